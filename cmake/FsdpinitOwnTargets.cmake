@@ -1,0 +1,41 @@
+# How the project's own tests, benchmarks and examples are compiled. Nothing here reaches a consumer of the library.
+
+set(FSDPINIT_SANITIZE "" CACHE STRING "Sanitizers for the project's own targets: address,undefined or thread")
+set_property(CACHE FSDPINIT_SANITIZE PROPERTY STRINGS "" "address,undefined" "thread")
+if(NOT FSDPINIT_SANITIZE MATCHES "^(address|undefined|address,undefined|thread)?$")
+  message(FATAL_ERROR "FSDPINIT_SANITIZE is '${FSDPINIT_SANITIZE}'; use address,undefined or thread")
+endif()
+
+set(fsdpinit_warnings -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # g++ 12 warns about its own std::string operator+ (GCC bug 105651).
+  list(APPEND fsdpinit_warnings -Wno-restrict)
+endif()
+
+add_library(fsdpinit_own INTERFACE)
+target_compile_options(fsdpinit_own INTERFACE ${fsdpinit_warnings})
+if(FSDPINIT_SANITIZE)
+  target_compile_options(fsdpinit_own INTERFACE -fsanitize=${FSDPINIT_SANITIZE} -fno-sanitize-recover=all
+                                                -fno-omit-frame-pointer)
+  target_link_options(fsdpinit_own INTERFACE -fsanitize=${FSDPINIT_SANITIZE})
+endif()
+
+# fsdpinit_own(<target>): warnings as errors, sanitizers, C++20 without extensions.
+function(fsdpinit_own target)
+  target_link_libraries(${target} PRIVATE fsdpinit_own)
+  target_compile_features(${target} PRIVATE cxx_std_20)
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+endfunction()
+
+if(PROJECT_IS_TOP_LEVEL)
+  # CMake makes the header verification targets itself, at the end of this directory: only the directory's own options
+  # reach them.
+  set_property(DIRECTORY PROPERTY COMPILE_OPTIONS ${fsdpinit_warnings})
+  set(CMAKE_CXX_EXTENSIONS OFF)
+
+  find_program(FSDPINIT_CCACHE ccache)
+  mark_as_advanced(FSDPINIT_CCACHE)
+  if(FSDPINIT_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+    set(CMAKE_CXX_COMPILER_LAUNCHER "${FSDPINIT_CCACHE}")
+  endif()
+endif()

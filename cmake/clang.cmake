@@ -1,0 +1,41 @@
+# Toolchain file: the newest clang++ (16 or newer) on this machine that has its sanitizer runtimes; FSDPINIT_CLANGXX in the
+# environment overrides it.
+
+# Sets <out> to whether <compiler> is new enough and complete.
+function(fsdpinit_usable_clang compiler out)
+  set(${out} FALSE PARENT_SCOPE)
+  execute_process(COMMAND "${compiler}" -dumpversion OUTPUT_VARIABLE version OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  execute_process(COMMAND "${compiler}" -print-runtime-dir OUTPUT_VARIABLE runtimes OUTPUT_STRIP_TRAILING_WHITESPACE
+                  ERROR_QUIET)
+  file(GLOB found "${runtimes}/libclang_rt.asan*")
+  if(version VERSION_GREATER_EQUAL 16 AND found)
+    set(${out} TRUE PARENT_SCOPE)
+  endif()
+endfunction()
+
+if(DEFINED ENV{FSDPINIT_CLANGXX})
+  set(CMAKE_CXX_COMPILER "$ENV{FSDPINIT_CLANGXX}")
+elseif(NOT FSDPINIT_CLANGXX)
+  set(fsdpinit_candidates)
+  foreach(version RANGE 30 16 -1)
+    list(APPEND fsdpinit_candidates clang++-${version})
+  endforeach()
+  foreach(name IN LISTS fsdpinit_candidates ITEMS clang++)
+    find_program(fsdpinit_candidate ${name} NO_CACHE)
+    if(fsdpinit_candidate)
+      fsdpinit_usable_clang("${fsdpinit_candidate}" fsdpinit_usable)
+      if(fsdpinit_usable)
+        set(FSDPINIT_CLANGXX "${fsdpinit_candidate}" CACHE FILEPATH "The clang++ of the presets clang, asan and tsan")
+        break()
+      endif()
+    endif()
+    unset(fsdpinit_candidate)
+  endforeach()
+  if(NOT FSDPINIT_CLANGXX)
+    message(FATAL_ERROR "no clang++ 16 or newer with its sanitizer runtimes; run 'bash cmake/packages.sh lint' or set "
+                        "FSDPINIT_CLANGXX in the environment")
+  endif()
+endif()
+if(NOT DEFINED ENV{FSDPINIT_CLANGXX})
+  set(CMAKE_CXX_COMPILER "${FSDPINIT_CLANGXX}")
+endif()

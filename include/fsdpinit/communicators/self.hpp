@@ -1,0 +1,28 @@
+#pragma once
+
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace fsdpinit {
+
+/// The communicator of a world of one: nothing moves.
+class self_communicator {
+ public:
+  struct token {};
+
+  [[nodiscard]] std::size_t rank() const noexcept { return 0; }
+  [[nodiscard]] std::size_t size() const noexcept { return 1; }
+  void broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/) noexcept {}
+  [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value) noexcept { return value; }
+  token start_broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/) noexcept { return {}; }
+  token start_scatter(std::span<const bytes_view> /*windows*/, mutable_bytes /*own*/, std::size_t /*root*/) noexcept {
+    return {};
+  }
+  void wait(token& /*operation*/, deadline /*limit*/) noexcept {}
+};
+
+}  // namespace fsdpinit

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/error.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+/// \file
+/// What moves bytes between ranks. `Communicator` is all that is required; each refinement is used where it is
+/// modelled.
+
+namespace fsdpinit {
+
+/// Ranks 0 .. size() - 1, and a broadcast: afterwards every rank's `buffer`, the same size everywhere, holds the root's
+/// bytes. Blocking operations are collective, and ordered among themselves on every rank.
+template <class C>
+concept Communicator = requires(C& comm, const C& constant, mutable_bytes buffer, std::size_t root) {
+  { constant.rank() } -> std::convertible_to<std::size_t>;
+  { constant.size() } -> std::convertible_to<std::size_t>;
+  { comm.broadcast(buffer, root) } -> std::same_as<void>;
+};
+
+/// Scatter: rank r receives `windows[r]` of the root into `own`, whose size equals that window's. `windows` has size()
+/// entries at the root and is ignored elsewhere; the root's own window is not copied: it is in its place already.
+template <class C>
+concept ScatterCommunicator =
+    Communicator<C> && requires(C& comm, std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
+      { comm.scatter(windows, own, root) } -> std::same_as<void>;
+    };
+
+/// Operations that are started and waited for, several in flight. Started operations are ordered among themselves on
+/// every rank, not with blocking ones. Buffers, and the array of windows, belong to the operation until `wait` has
+/// returned or thrown.
+///
+/// \throws error{peer_lost} from `wait` once the deadline has passed; error{interrupted} after `interrupt()` anywhere.
+template <class C>
+concept NonBlockingCommunicator =
+    Communicator<C> && std::movable<typename C::token> &&
+    requires(C& comm, mutable_bytes buffer, std::size_t root, typename C::token& token, deadline limit) {
+      { comm.start_broadcast(buffer, root) } -> std::same_as<typename C::token>;
+      { comm.wait(token, limit) } -> std::same_as<void>;
+    };
+
+template <class C>
+concept NonBlockingScatterCommunicator =
+    NonBlockingCommunicator<C> &&
+    requires(C& comm, std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
+      { comm.start_scatter(windows, own, root) } -> std::same_as<typename C::token>;
+    };
+
+/// A rank that fails in the middle of a stream reaches ranks that wait for it.
+///
+/// `interrupt()`: every rank's started operations, present and future, throw error{interrupted} from `wait`. `rearm()`:
+/// called once on every rank after all of them have agreed that the attempt is over; operations work again.
+template <class C>
+concept InterruptibleCommunicator = NonBlockingCommunicator<C> && requires(C& comm) {
+  { comm.interrupt() } noexcept;
+  { comm.rearm() } noexcept;
+};
+
+/// Does the communicator scatter at all? Where not, the scatter transport falls back to broadcast.
+template <class C>
+concept CanScatter = ScatterCommunicator<C> || NonBlockingScatterCommunicator<C>;
+
+/// The maximum of one number over all ranks, on every rank. Without it, agreement takes size() broadcasts.
+template <class C>
+concept ReducingControl = Communicator<C> && (
+                                                 requires(C& comm, std::uint64_t value, deadline limit) {
+                                                   { comm.all_reduce_max(value, limit) } -> std::same_as<std::uint64_t>;
+                                                 } ||
+                                                 requires(C& comm, std::uint64_t value) {
+                                                   { comm.all_reduce_max(value) } -> std::same_as<std::uint64_t>;
+                                                 });
+
+/// A rank whose control operation failed ends the pending and next control operation of every rank. Returns the error
+/// that all ranks get: the first one reported.
+template <class C>
+concept FailableControl = Communicator<C> && requires(C& comm, const error& cause) {
+  { comm.fail(cause) } -> std::same_as<error>;
+};
+
+/// The two channels: `data` moves payload (device memory with NCCL, say), `control` agrees on the host.
+template <Communicator Data, Communicator Control>
+struct channels {
+  Data& data;
+  Control& control;
+};
+
+template <Communicator Data, Communicator Control>
+channels(Data&, Control&) -> channels<Data, Control>;
+
+}  // namespace fsdpinit

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <fsdpinit/core/bytes.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+
+namespace fsdpinit {
+
+/// Where shards live. A space is a cheap, copyable handle; copies share one account.
+///
+/// - `host_accessible`: host code may dereference its addresses. Where not, only the copies below may touch them.
+/// - `allocate(bytes)`: aligned to 256 bytes, contents unspecified; \throws std::bad_alloc or fsdpinit::error.
+///   `deallocate(address, bytes)` takes the same count.
+/// - `copy_in(destination, source, stride, run, count, queue)`: `count` runs of `run` bytes, `stride` apart in host
+/// memory,
+///   one after the other to `destination`. `copy_out(destination, source, bytes, queue)`: back to the host, contiguous.
+/// - A queue orders copies; `wait(queue)` returns when they are done. Host memory's queue is empty.
+/// - `accounted()`, `accounted_peak()`: bytes allocated now, and at most since `restart_peak()`.
+template <class S>
+concept MemorySpace = std::copyable<S> && std::default_initializable<typename S::queue> &&
+                      requires(S& space, const S& constant, typename S::queue& queue, std::byte* address,
+                               const std::byte* from, std::uint64_t bytes) {
+                        { S::host_accessible } -> std::convertible_to<bool>;
+                        { space.allocate(bytes) } -> std::same_as<std::byte*>;
+                        { space.deallocate(address, bytes) } noexcept;
+                        { space.copy_in(address, from, bytes, bytes, bytes, queue) } -> std::same_as<void>;
+                        { space.copy_out(address, from, bytes, queue) } -> std::same_as<void>;
+                        { space.wait(queue) } -> std::same_as<void>;
+                        { constant.accounted() } -> std::same_as<std::uint64_t>;
+                        { constant.accounted_peak() } -> std::same_as<std::uint64_t>;
+                        { space.restart_peak() } noexcept;
+                      };
+
+/// May communicator C send from and receive into memory of space S? By default if the host may touch it. Specialise it
+/// for a communicator that works on device memory; where it is false, one staging copy is inserted, and the plan counts
+/// it.
+template <class C, class S>
+inline constexpr bool can_access = S::host_accessible;
+
+template <class C, class S>
+concept CanAccess = can_access<C, S>;
+
+}  // namespace fsdpinit

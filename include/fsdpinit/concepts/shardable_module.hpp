@@ -1,0 +1,50 @@
+#pragma once
+
+#include <fsdpinit/concepts/slot.hpp>
+
+#include <concepts>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fsdpinit {
+
+/// The extension point for module trees. Whatever has a member `visit_slots(visitor)` is a module as it stands; plain
+/// structs adapted for Boost.Hana are modules too (<fsdpinit/modules/struct_module.hpp>). Specialise it for others:
+///
+///     template <> struct fsdpinit::module_traits<my::module> {
+///       template <class Visitor> static void visit_slots(my::module&, Visitor&&);  // visitor(fqn, slot&) for each
+///       slot static std::vector<std::vector<std::string>> tie_groups(const my::module&);  // optional
+///     };
+template <class M>
+struct module_traits;
+
+template <class M>
+  requires requires(M& module) { module.visit_slots([](std::string_view, auto&) {}); }
+struct module_traits<M> {
+  template <class Visitor>
+  static void visit_slots(M& module, Visitor&& visitor) {
+    module.visit_slots(visitor);
+  }
+};
+
+/// A module tree: calls `visitor(fqn, slot&)` once for each slot, in an order that is the same on every rank. Slots
+/// stay where they are until the initialisation is over. It may throw; nothing was changed then.
+template <class M>
+concept ShardableModule =
+    requires(M& module) { module_traits<M>::visit_slots(module, [](std::string_view, auto&) {}); };
+
+/// Names that mean one tensor, group by group, declared by the module (`tie_groups()` as a member or in its traits);
+/// none by default. Never guessed from equal values.
+template <class M>
+[[nodiscard]] std::vector<std::vector<std::string>> tie_groups(const M& module) {
+  if constexpr (requires { module_traits<M>::tie_groups(module); }) {
+    return module_traits<M>::tie_groups(module);
+  } else if constexpr (requires { module.tie_groups(); }) {
+    return module.tie_groups();
+  } else {
+    return {};
+  }
+}
+
+}  // namespace fsdpinit

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/shape.hpp>
+#include <fsdpinit/plan/placement.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <utility>
+
+namespace fsdpinit {
+
+/// What a slot holds, and so where its values come from.
+enum class slot_role : std::uint8_t {
+  parameter,             ///< from the source, sharded or replicated by its placement
+  persistent_buffer,     ///< from the source, whole on every rank
+  non_persistent_buffer  ///< not in checkpoints: from the source rank's module, whole on every rank
+};
+
+[[nodiscard]] constexpr std::string_view name(slot_role role) noexcept {
+  switch (role) {
+    case slot_role::parameter:
+      return "parameter";
+    case slot_role::persistent_buffer:
+      return "persistent buffer";
+    case slot_role::non_persistent_buffer:
+      return "non-persistent buffer";
+  }
+  return "unknown";
+}
+
+/// A rank's part of a tensor in storage it owns; complete in <fsdpinit/concepts/local_shard.hpp>.
+struct local_shard;
+
+/// The extension point for a framework's own tensor type: specialise it with these static functions.
+///
+///     template <> struct fsdpinit::slot_traits<my::tensor> {
+///       static slot_role role(const my::tensor&);
+///       static fsdpinit::dtype dtype(const my::tensor&);
+///       static fsdpinit::shape shape(const my::tensor&);            // global
+///       static fsdpinit::placement placement(const my::tensor&);    // of buffers: ignored, they are replicated
+///       static const std::byte* data(const my::tensor&);            // the whole tensor, dense; nullptr on meta
+///       static void drop(my::tensor&) noexcept;                     // to meta: storage released, shape and dtype kept
+///       static void adopt(my::tensor&, local_shard&&) noexcept;     // take the storage
+///     };
+template <class T>
+struct slot_traits;
+
+/// The place in a module where one parameter or buffer lives.
+///
+/// `drop` and `adopt` are noexcept because a module is committed on every rank or on none: nothing may fail in between.
+/// After `drop`, `data` is nullptr; after `adopt` it is the shard's, and dropping again releases it.
+template <class T>
+concept ParameterSlot = requires(T& slot, const T& constant, local_shard&& part) {
+  { slot_traits<T>::role(constant) } -> std::same_as<slot_role>;
+  { slot_traits<T>::dtype(constant) } -> std::same_as<fsdpinit::dtype>;
+  { slot_traits<T>::shape(constant) } -> std::convertible_to<const fsdpinit::shape&>;
+  { slot_traits<T>::placement(constant) } -> std::convertible_to<fsdpinit::placement>;
+  { slot_traits<T>::data(constant) } -> std::convertible_to<const std::byte*>;
+  { slot_traits<T>::drop(slot) } noexcept;
+  { slot_traits<T>::adopt(slot, std::move(part)) } noexcept;
+};
+
+}  // namespace fsdpinit

@@ -1,0 +1,123 @@
+#pragma once
+
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/control/wire.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/error.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+/// \file
+/// How ranks fail together. Between two agreements a rank may fail alone; at the agreement all learn of it and throw
+/// the same error. Every function here is collective over the control channel.
+
+namespace fsdpinit {
+
+namespace detail {
+
+/// Control operations never fail on one rank alone: where the channel can, the failure is handed to all of them.
+template <class Control, class Fn>
+auto guarded(Control& control, Fn&& fn) {
+  try {
+    return fn();
+  } catch (...) {
+    const error mine = current_error().reported_by(static_cast<std::int32_t>(control.rank()));
+    if constexpr (FailableControl<Control>) {
+      throw control.fail(mine);
+    } else {
+      throw mine;
+    }
+  }
+}
+
+template <class Control>
+std::uint64_t reduce_max(Control& control, std::uint64_t value, deadline limit) {
+  if constexpr (requires { control.all_reduce_max(value, limit); }) {
+    return control.all_reduce_max(value, limit);
+  } else if constexpr (requires { control.all_reduce_max(value); }) {
+    return control.all_reduce_max(value);
+  } else {
+    std::uint64_t most = 0;
+    for (std::size_t root = 0; root < control.size(); ++root) {
+      std::uint64_t theirs = value;
+      control.broadcast(std::as_writable_bytes(std::span(&theirs, 1)), root);
+      most = std::max(most, theirs);
+    }
+    return most;
+  }
+}
+
+template <class Control>
+void broadcast(Control& control, mutable_bytes buffer, std::size_t root, deadline limit) {
+  if constexpr (requires { control.broadcast(buffer, root, limit); }) {
+    control.broadcast(buffer, root, limit);
+  } else {
+    control.broadcast(buffer, root);
+  }
+}
+
+}  // namespace detail
+
+/// The maximum of `value` over all ranks, on every rank. O(log N) messages where the channel reduces, else N
+/// broadcasts.
+template <Communicator Control>
+[[nodiscard]] std::uint64_t all_reduce_max(Control& control, std::uint64_t value, deadline limit) {
+  return detail::guarded(control, [&] { return detail::reduce_max(control, value, limit); });
+}
+
+/// The root's bytes on every rank; their number need not be known elsewhere. Host metadata: not accounted.
+template <Communicator Control>
+[[nodiscard]] std::vector<std::byte> broadcast_bytes(Control& control, std::vector<std::byte> bytes, std::size_t root,
+                                                     deadline limit) {
+  return detail::guarded(control, [&] {
+    std::uint64_t size = bytes.size();
+    detail::broadcast(control, std::as_writable_bytes(std::span(&size, 1)), root, limit);
+    bytes.resize(size);
+    if (size != 0) {
+      detail::broadcast(control, bytes, root, limit);
+    }
+    return std::move(bytes);
+  });
+}
+
+/// Returns if no rank failed; else throws one error, the same on every rank: the worst (an error proper is worse than
+/// having been interrupted by one), of the lowest rank that has it, and naming that rank.
+///
+/// One reduction where all is well, and one broadcast of 4 KiB more where not. \throws error{peer_lost} if a rank did
+/// not come before the deadline, for channels that take one.
+template <Communicator Control>
+void agree(Control& control, const std::optional<error>& mine, deadline limit) {
+  constexpr std::uint64_t rank_mask = 0xffff'ffff;
+  const std::uint64_t severity = !mine ? 0 : mine->code() == errc::interrupted ? 1 : 2;
+  const std::uint64_t status = severity == 0 ? 0 : (severity << 32U) | (rank_mask - control.rank());
+  const std::uint64_t worst = all_reduce_max(control, status, limit);
+  if (worst == 0) {
+    return;
+  }
+  const std::size_t origin = rank_mask - (worst & rank_mask);
+  throw detail::guarded(control, [&] {
+    std::vector<std::byte> buffer(detail::error_wire_bytes);
+    if (origin == control.rank()) {
+      buffer = detail::encode(mine->reported_by(static_cast<std::int32_t>(origin)));
+    }
+    detail::broadcast(control, buffer, origin, limit);
+    return detail::decode_error(buffer);
+  });
+}
+
+/// Runs `fn` on every rank, then agrees.
+template <Communicator Control, class Fn>
+void agreed(Control& control, double deadline_seconds, Fn&& fn) {
+  const std::optional<error> mine = attempt(std::forward<Fn>(fn));
+  agree(control, mine, deadline::after(deadline_seconds));
+}
+
+}  // namespace fsdpinit

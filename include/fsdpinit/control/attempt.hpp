@@ -1,0 +1,39 @@
+#pragma once
+
+#include <fsdpinit/core/error.hpp>
+
+#include <exception>
+#include <new>
+#include <optional>
+#include <utility>
+
+namespace fsdpinit {
+
+/// The exception being handled, as an `error`: itself; out_of_memory for std::bad_alloc; user_exception, with its text,
+/// for anything else. \pre called within a catch block.
+[[nodiscard]] inline error current_error() {
+  try {
+    throw;
+  } catch (const error& known) {
+    return known;
+  } catch (const std::bad_alloc&) {
+    return {errc::out_of_memory, "", "out of memory; use more ranks, smaller buckets, or a machine with more memory"};
+  } catch (const std::exception& other) {
+    return {errc::user_exception, "", other.what()};
+  } catch (...) {
+    return {errc::user_exception, "", "an exception that is not a std::exception"};
+  }
+}
+
+/// Runs `fn`; what it throws comes back as a value, so that this rank can go on to the agreement where its peers wait.
+template <class Fn>
+[[nodiscard]] std::optional<error> attempt(Fn&& fn) {
+  try {
+    std::forward<Fn>(fn)();
+    return std::nullopt;
+  } catch (...) {
+    return current_error();
+  }
+}
+
+}  // namespace fsdpinit

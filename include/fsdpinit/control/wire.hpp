@@ -1,0 +1,123 @@
+#pragma once
+
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/shape.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+/// \file
+/// How small host-side facts travel: little-endian 64-bit numbers, and strings with their length in front. Every rank
+/// runs the same build, so the form needs no version.
+
+namespace fsdpinit::detail {
+
+class wire_writer {
+ public:
+  void number(std::uint64_t value) {
+    const std::size_t at = bytes_.size();
+    bytes_.resize(at + sizeof value);
+    std::memcpy(bytes_.data() + at, &value, sizeof value);
+  }
+  void text(std::string_view value) {
+    number(value.size());
+    const auto from = std::as_bytes(std::span(value));
+    bytes_.insert(bytes_.end(), from.begin(), from.end());
+  }
+  [[nodiscard]] std::vector<std::byte>& bytes() noexcept { return bytes_; }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+class wire_reader {
+ public:
+  explicit wire_reader(bytes_view bytes) noexcept : rest_(bytes) {}
+
+  std::uint64_t number() {
+    std::uint64_t value = 0;
+    std::memcpy(&value, take(sizeof value).data(), sizeof value);
+    return value;
+  }
+  std::string text() {
+    const std::uint64_t size = number();
+    const bytes_view from = take(size);
+    return {reinterpret_cast<const char*>(from.data()), from.size()};
+  }
+
+ private:
+  bytes_view take(std::uint64_t count) {
+    if (count > rest_.size()) {
+      throw error(errc::communication, "", "a control message ended early; are all ranks running the same build?");
+    }
+    const bytes_view taken = rest_.first(count);
+    rest_ = rest_.subspan(count);
+    return taken;
+  }
+  bytes_view rest_;
+};
+
+/// An error on the wire, cut to fit: 4 KiB carry the whole of any sensible message.
+inline constexpr std::size_t error_wire_bytes = 4096;
+
+[[nodiscard]] inline std::vector<std::byte> encode(const error& value) {
+  constexpr std::size_t fixed = 5 * sizeof(std::uint64_t);
+  constexpr std::size_t subject_limit = 1024;
+  const std::string_view subject = std::string_view(value.subject()).substr(0, subject_limit);
+  wire_writer out;
+  out.number(static_cast<std::uint64_t>(value.code()));
+  out.number(static_cast<std::uint64_t>(static_cast<std::int64_t>(value.rank())));
+  out.number(static_cast<std::uint64_t>(static_cast<std::int64_t>(value.native_code())));
+  out.text(subject);
+  out.text(std::string_view(value.text()).substr(0, error_wire_bytes - fixed - subject.size()));
+  out.bytes().resize(error_wire_bytes);
+  return std::move(out.bytes());
+}
+
+[[nodiscard]] inline error decode_error(bytes_view bytes) {
+  wire_reader in(bytes);
+  const auto code = static_cast<errc>(in.number());
+  const auto rank = static_cast<std::int32_t>(static_cast<std::int64_t>(in.number()));
+  const auto native_code = static_cast<std::int32_t>(static_cast<std::int64_t>(in.number()));
+  const std::string subject = in.text();
+  const std::string text = in.text();
+  return {code, subject, text, {.rank = rank, .native_code = native_code}};
+}
+
+[[nodiscard]] inline std::vector<std::byte> encode(std::span<const tensor_descriptor> tensors) {
+  wire_writer out;
+  out.number(tensors.size());
+  for (const tensor_descriptor& tensor : tensors) {
+    out.text(tensor.name);
+    out.number(static_cast<std::uint64_t>(tensor.dtype));
+    out.number(tensor.shape.rank());
+    for (const std::uint64_t dim : tensor.shape) {
+      out.number(dim);
+    }
+  }
+  return std::move(out.bytes());
+}
+
+[[nodiscard]] inline std::vector<tensor_descriptor> decode_descriptors(bytes_view bytes) {
+  wire_reader in(bytes);
+  std::vector<tensor_descriptor> tensors(in.number());
+  for (tensor_descriptor& tensor : tensors) {
+    tensor.name = in.text();
+    tensor.dtype = static_cast<dtype>(in.number());
+    std::vector<std::uint64_t> dims(in.number());
+    for (std::uint64_t& dim : dims) {
+      dim = in.number();
+    }
+    tensor.shape = shape(std::move(dims));
+  }
+  return tensors;
+}
+
+}  // namespace fsdpinit::detail

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/error.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit {
+
+/// The dimensions of a tensor, outermost first. `shape{}` is a scalar (rank 0, one element); a zero dimension is legal.
+class shape {
+ public:
+  shape() = default;
+  shape(std::initializer_list<std::uint64_t> dims) : dims_(dims) {}
+  explicit shape(std::vector<std::uint64_t> dims) noexcept : dims_(std::move(dims)) {}
+
+  [[nodiscard]] std::size_t rank() const noexcept { return dims_.size(); }
+  [[nodiscard]] bool is_scalar() const noexcept { return dims_.empty(); }
+  [[nodiscard]] std::uint64_t operator[](std::size_t dim) const noexcept { return dims_[dim]; }
+  [[nodiscard]] std::uint64_t& operator[](std::size_t dim) noexcept { return dims_[dim]; }
+  [[nodiscard]] auto begin() const noexcept { return dims_.begin(); }
+  [[nodiscard]] auto end() const noexcept { return dims_.end(); }
+
+  friend bool operator==(const shape&, const shape&) = default;
+
+ private:
+  std::vector<std::uint64_t> dims_;
+};
+
+/// `[8, 17]`, `[]` for a scalar.
+[[nodiscard]] inline std::string to_string(const shape& extents) {
+  std::string out = "[";
+  for (std::size_t dim = 0; dim < extents.rank(); ++dim) {
+    out += concat(dim == 0 ? "" : ", ", extents[dim]);
+  }
+  return out + "]";
+}
+
+/// The number of elements, multiplied left to right as the safetensors reference does: `[0, 2^63, 4]` is 0 elements,
+/// `[2^63, 4, 0]` overflows (nothing).
+[[nodiscard]] inline std::optional<std::uint64_t> checked_elements(const shape& extents) noexcept {
+  std::uint64_t product = 1;
+  for (const std::uint64_t dim : extents) {
+    if (!checked_multiply(product, dim, product)) {
+      return std::nullopt;
+    }
+  }
+  return product;
+}
+
+/// The number of bits, or nothing on overflow.
+[[nodiscard]] inline std::optional<std::uint64_t> checked_bits(dtype type, const shape& extents) noexcept {
+  const auto elements = checked_elements(extents);
+  std::uint64_t product = 0;
+  if (!elements || !checked_multiply(*elements, bits(type), product)) {
+    return std::nullopt;
+  }
+  return product;
+}
+
+/// Bytes of a dense tensor. \throws error{invalid_argument} naming `fqn` if that overflows 64 bits or, for a sub-byte
+/// dtype, is not a whole number of bytes.
+[[nodiscard]] inline std::uint64_t byte_size(std::string_view fqn, dtype type, const shape& extents) {
+  const auto total = checked_bits(type, extents);
+  if (!total) {
+    throw error(errc::invalid_argument, fqn,
+                concat("the size of ", to_string(extents), " ", name(type), " overflows 64 bits; check its shape"));
+  }
+  if (*total % 8 != 0) {
+    throw error(errc::invalid_argument, fqn,
+                concat(to_string(extents), " ", name(type), " is ", *total,
+                       " bits, not a whole number of bytes; pad its last dimension"));
+  }
+  return *total / 8;
+}
+
+}  // namespace fsdpinit

@@ -1,0 +1,18 @@
+#pragma once
+
+/// \file
+/// The whole library but what needs JSON, fmt, CUDA, MPI or a tensor framework.
+
+#include <fsdpinit/communicators/self.hpp>
+#include <fsdpinit/communicators/threads.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/core.hpp>
+#include <fsdpinit/init/initialize.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/modules/dynamic_module.hpp>
+#include <fsdpinit/modules/parameter.hpp>
+#include <fsdpinit/modules/struct_module.hpp>
+#include <fsdpinit/observe/observer.hpp>
+#include <fsdpinit/observe/report.hpp>
+#include <fsdpinit/sources/in_memory.hpp>
+#include <fsdpinit/sources/remote.hpp>

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/options.hpp>
+
+#include <string>
+#include <string_view>
+
+namespace fsdpinit {
+
+/// What a rank was called with, line by line: policy, options, mesh, slots, ties. Equal on every rank, or the call is
+/// an error. Text rather than a digest, so that equality is exact and the first difference can be named.
+[[nodiscard]] inline std::string manifest_of(const module_view& view, const options& how, std::string_view policy,
+                                             std::string_view transport, std::size_t shards) {
+  std::string out =
+      concat("policy ", policy, "\ntransport ", transport, "\nshards ", shards, "\nbucket_bytes ", how.bucket_bytes,
+             "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ", how.source_rank, "\n");
+  constexpr auto whole = static_cast<std::size_t>(-1);
+  for (const slot_record& slot : view.slots) {
+    out += concat(name(slot.role), " ", printable(slot.fqn, whole), " ", name(slot.dtype), " ", to_string(slot.shape),
+                  " ", to_string(slot.placement));
+    const stored_tensor& tensor = view.tensors[slot.tensor];
+    if (&view.first_slot(tensor) != &slot) {
+      out += concat(" tied to ", printable(view.first_slot(tensor).fqn, whole));
+    }
+    out += '\n';
+  }
+  return out;
+}
+
+/// \throws error{disagreement} naming the first line in which the manifests differ.
+inline void require_equal_manifests(std::string_view reference, std::string_view mine) {
+  const auto take_line = [](std::string_view& rest) {
+    const std::size_t end = rest.find('\n');
+    const std::string_view line = rest.substr(0, end);
+    rest = end == std::string_view::npos ? std::string_view{} : rest.substr(end + 1);
+    return line;
+  };
+  while (!reference.empty() || !mine.empty()) {
+    const std::string_view theirs = take_line(reference);
+    const std::string_view ours = take_line(mine);
+    if (theirs != ours) {
+      const auto shown = [](std::string_view line) {
+        return line.empty() ? std::string("nothing more") : concat("'", line.substr(0, 1000), "'");
+      };
+      throw error(errc::disagreement, "",
+                  concat("this rank was called with ", shown(ours), " where rank 0 has ", shown(theirs),
+                         "; call every rank with the same module, policy and options"));
+    }
+  }
+}
+
+}  // namespace fsdpinit

@@ -1,0 +1,130 @@
+#pragma once
+
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/init/module_view.hpp>
+
+#include <cstddef>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit {
+
+/// Where the bytes of one stored tensor come from.
+struct load_item {
+  std::size_t tensor = 0;             ///< index into module_view::tensors
+  bool captured = false;              ///< a non-persistent buffer: from the source rank's module
+  std::size_t source = 0;             ///< index into the source's tensors, if not captured
+  std::vector<std::size_t> copies{};  ///< further names of it in the source, to be compared
+};
+
+namespace detail {
+
+/// All that does not fit between module and source, as one error that lists it.
+class mismatch_list {
+ public:
+  void add(errc code, std::string_view fqn, std::string text) {
+    if (count_ == 0) {
+      code_ = code;
+      subject_ = fqn;
+      first_ = text;
+    }
+    if (count_ < shown) {
+      lines_ += concat("\n  ", printable(fqn, 100), ": ", text.substr(0, text.find(';')));
+    }
+    ++count_;
+  }
+  void throw_if_any() const {
+    if (count_ == 0) {
+      return;
+    }
+    std::string text = first_;
+    if (count_ > 1) {
+      text += concat(" (", count_, " such problems)", lines_);
+      if (count_ > shown) {
+        text += concat("\n  and ", count_ - shown, " more");
+      }
+    }
+    throw error(code_, subject_, text, {.rank = every_rank});
+  }
+
+ private:
+  static constexpr std::size_t shown = 20;
+  errc code_ = errc::missing_tensor;
+  std::string subject_;
+  std::string first_;
+  std::string lines_;
+  std::size_t count_ = 0;
+};
+
+}  // namespace detail
+
+/// Finds for every stored tensor of the module its tensor in the source. A tie group may be stored under any of its
+/// names.
+///
+/// Pure, and equal on every rank: items in source order, so that reading is sequential, then the captured buffers.
+/// \throws error{missing_tensor, unexpected_tensor, shape_mismatch, dtype_mismatch} listing up to 20 problems and their
+/// number; its subject is the first one's FQN.
+[[nodiscard]] inline std::vector<load_item> match(const module_view& view, std::span<const tensor_descriptor> source) {
+  constexpr auto none = static_cast<std::size_t>(-1);
+  const detail::fqn_index by_name = detail::index_of(view.slots);
+  std::vector<std::size_t> item_of(view.tensors.size(), none);
+  std::vector<load_item> items;
+  std::vector<std::pair<std::size_t, const slot_record*>> misfits;
+  detail::mismatch_list problems;
+
+  std::vector<const tensor_descriptor*> unexpected;
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    const auto at = by_name.find(source[i].name);
+    if (at == by_name.end() || view.slots[at->second].role == slot_role::non_persistent_buffer) {
+      unexpected.push_back(&source[i]);
+      continue;
+    }
+    const slot_record& slot = view.slots[at->second];
+    if (source[i].shape != slot.shape || source[i].dtype != slot.dtype) {
+      misfits.emplace_back(i, &slot);
+    }
+    std::size_t& item = item_of[slot.tensor];
+    if (item == none) {
+      item = items.size();
+      items.push_back({.tensor = slot.tensor, .source = i});
+    } else {
+      items[item].copies.push_back(i);
+    }
+  }
+  for (std::size_t t = 0; t < view.tensors.size(); ++t) {
+    const slot_record& slot = view.first_slot(view.tensors[t]);
+    if (slot.role == slot_role::non_persistent_buffer) {
+      items.push_back({.tensor = t, .captured = true});
+    } else if (item_of[t] == none) {
+      problems.add(errc::missing_tensor, slot.fqn,
+                   "missing: the module wants it, the checkpoint does not have it; check that this is the model's "
+                   "checkpoint, and its prefix");
+    }
+  }
+  for (const tensor_descriptor* tensor : unexpected) {
+    problems.add(errc::unexpected_tensor, tensor->name,
+                 "unexpected: the checkpoint has it, the module does not want it; check that this is the model's "
+                 "checkpoint, and its prefix");
+  }
+  for (const auto& [i, slot] : misfits) {
+    if (source[i].shape != slot->shape) {
+      problems.add(errc::shape_mismatch, slot->fqn,
+                   concat("the checkpoint has shape ", to_string(source[i].shape), ", the module ",
+                          to_string(slot->shape), "; check the model's configuration"));
+    } else {
+      problems.add(
+          errc::dtype_mismatch, slot->fqn,
+          concat("the checkpoint has ", name(source[i].dtype), ", the module ", name(slot->dtype),
+                 "; nothing is cast unasked: give the module the checkpoint's dtype, or convert the checkpoint"));
+    }
+  }
+  problems.throw_if_any();
+  return items;
+}
+
+}  // namespace fsdpinit

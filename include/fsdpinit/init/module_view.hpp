@@ -1,0 +1,170 @@
+#pragma once
+
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/concepts/slot.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/plan/units.hpp>
+
+#include <cstddef>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit {
+
+/// A slot of any type, for the cold path. Bytes never pass through here.
+struct slot_handle {
+  struct operations {
+    const std::byte* (*data)(const void*);
+    void (*drop)(void*) noexcept;
+    void (*adopt)(void*, local_shard&&) noexcept;
+  };
+  void* slot = nullptr;
+  const operations* table = nullptr;
+
+  [[nodiscard]] const std::byte* data() const { return table->data(slot); }
+  void drop() const noexcept { table->drop(slot); }
+  void adopt(local_shard&& part) const noexcept { table->adopt(slot, std::move(part)); }
+};
+
+template <ParameterSlot T>
+[[nodiscard]] slot_handle handle_of(T& slot) noexcept {
+  static constexpr slot_handle::operations table{
+      .data = [](const void* at) -> const std::byte* { return slot_traits<T>::data(*static_cast<const T*>(at)); },
+      .drop = [](void* at) noexcept { slot_traits<T>::drop(*static_cast<T*>(at)); },
+      .adopt = [](void* at,
+                  local_shard&& part) noexcept { slot_traits<T>::adopt(*static_cast<T*>(at), std::move(part)); },
+  };
+  return {.slot = &slot, .table = &table};
+}
+
+struct slot_record {
+  std::string fqn;
+  slot_role role = slot_role::parameter;
+  fsdpinit::dtype dtype = fsdpinit::dtype::f32;
+  fsdpinit::shape shape;
+  fsdpinit::placement placement;
+  slot_handle handle;
+  std::size_t tensor = 0;  ///< index into module_view::tensors
+};
+
+/// One stored tensor: the slot that stands for it is the first; the others are tied to it.
+struct stored_tensor {
+  std::vector<std::size_t> slots;
+  std::size_t unit = 0;
+};
+
+/// A module tree as a list, taken once: whatever of the user's code can throw does so here, before anything has
+/// changed.
+struct module_view {
+  std::vector<slot_record> slots;
+  std::vector<stored_tensor> tensors;
+  std::vector<std::string> units;
+
+  [[nodiscard]] const slot_record& first_slot(const stored_tensor& tensor) const { return slots[tensor.slots.front()]; }
+};
+
+namespace detail {
+
+using fqn_index = std::map<std::string_view, std::size_t>;
+
+[[nodiscard]] inline fqn_index index_of(const std::vector<slot_record>& slots) {
+  fqn_index by_name;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    if (!by_name.emplace(slots[i].fqn, i).second) {
+      throw error(errc::invalid_argument, slots[i].fqn,
+                  "the module visits two slots of this name; names must be unique");
+    }
+  }
+  return by_name;
+}
+
+/// Merges the groups: afterwards `leader[i]` is the first slot of the tensor that slot i belongs to.
+[[nodiscard]] inline std::vector<std::size_t> leaders_of(const std::vector<slot_record>& slots,
+                                                         const std::vector<std::vector<std::string>>& ties) {
+  const fqn_index by_name = index_of(slots);
+  std::vector<std::size_t> leader(slots.size());
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    leader[i] = i;
+  }
+  const auto find = [&](std::size_t i) {
+    while (leader[i] != i) {
+      i = leader[i];
+    }
+    return i;
+  };
+  for (const std::vector<std::string>& group : ties) {
+    const slot_record* first = nullptr;
+    for (const std::string& fqn : group) {
+      const auto at = by_name.find(fqn);
+      if (at == by_name.end() || slots[at->second].role != slot_role::parameter) {
+        throw error(errc::invalid_tie, fqn, "it is declared tied, but the module has no parameter of this name");
+      }
+      const slot_record& slot = slots[at->second];
+      first = first == nullptr ? &slot : first;
+      if (slot.dtype != first->dtype || slot.shape != first->shape || slot.placement != first->placement) {
+        throw error(
+            errc::invalid_tie, fqn,
+            concat("it is tied to ", printable(first->fqn), ", but is ", name(slot.dtype), " ", to_string(slot.shape),
+                   " ", to_string(slot.placement), " where that is ", name(first->dtype), " ", to_string(first->shape),
+                   " ", to_string(first->placement), "; tied names must agree in dtype, shape and placement"));
+      }
+      const std::size_t a = find(by_name.at(first->fqn));
+      const std::size_t b = find(at->second);
+      leader[a < b ? b : a] = a < b ? a : b;
+    }
+  }
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    leader[i] = find(i);
+  }
+  return leader;
+}
+
+}  // namespace detail
+
+/// Visits the module once. A tie that spans units belongs to the root.
+/// \throws error{invalid_argument} for a name visited twice; error{invalid_tie} for ties that do not fit; and what
+/// the module throws.
+template <ShardableModule Module>
+[[nodiscard]] module_view view_of(Module& module) {
+  module_view view;
+  module_traits<Module>::visit_slots(module, [&]<class Slot>(std::string_view fqn, Slot& slot) {
+    static_assert(
+        ParameterSlot<Slot>,
+        "fsdpinit: the module visits a type that does not model ParameterSlot; specialise fsdpinit::slot_traits");
+    using traits = slot_traits<Slot>;
+    const slot_role role = traits::role(slot);
+    view.slots.push_back({.fqn = std::string(fqn),
+                          .role = role,
+                          .dtype = traits::dtype(slot),
+                          .shape = traits::shape(slot),
+                          .placement = role == slot_role::parameter ? placement(traits::placement(slot)) : replicate{},
+                          .handle = handle_of(slot)});
+  });
+  const std::vector<std::size_t> leader = detail::leaders_of(view.slots, tie_groups(module));
+
+  std::vector<std::string_view> fqns;
+  fqns.reserve(view.slots.size());
+  for (const slot_record& slot : view.slots) {
+    fqns.push_back(slot.fqn);
+  }
+  unit_assignment units = default_units(fqns);
+  for (std::size_t i = 0; i < view.slots.size(); ++i) {
+    if (leader[i] == i) {
+      view.slots[i].tensor = view.tensors.size();
+      view.tensors.push_back({.slots = {i}, .unit = units.unit_of[i]});
+      continue;
+    }
+    stored_tensor& tensor = view.tensors[view.slots[leader[i]].tensor];
+    view.slots[i].tensor = view.slots[leader[i]].tensor;
+    tensor.slots.push_back(i);
+    tensor.unit = tensor.unit == units.unit_of[i] ? tensor.unit : 0;
+  }
+  view.units = std::move(units.names);
+  return view;
+}
+
+}  // namespace fsdpinit

@@ -1,0 +1,170 @@
+#pragma once
+
+#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/init/match.hpp>
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/observe/observer.hpp>
+#include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/prediction.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+/// \file
+/// What a rank has in hand while bytes move, and the two ends of the way: reading from the state dict, and placing into
+/// slabs.
+
+namespace fsdpinit::detail {
+
+/// Where buckets are staged: in the module's own space if the host may touch it, else in host memory.
+template <class Space>
+using staging_space = std::conditional_t<Space::host_accessible, Space, host_memory>;
+
+struct transfer_counters {
+  std::uint64_t read = 0;
+  std::uint64_t sent = 0;
+  std::uint64_t received = 0;
+};
+
+/// The allocations of one initialisation, all made before the first byte moves.
+template <MemorySpace Space>
+struct workspace {
+  Space memory;
+  staging_space<Space> host;
+  std::vector<std::shared_ptr<block<Space>>> slabs;
+  std::vector<block<staging_space<Space>>> slots;
+  block<staging_space<Space>> scratch;
+  block<staging_space<Space>> full_copy;
+};
+
+/// Calls the observer seldom.
+template <Observer Watch>
+class progress_meter {
+ public:
+  progress_meter(Watch& watch, std::uint64_t total, double interval) noexcept
+      : watch_(watch), total_(total), interval_(interval) {}
+  void add(std::uint64_t bytes) {
+    done_ += bytes;
+    const double now = monotonic_seconds();
+    if (now >= next_ || done_ == total_) {
+      next_ = now + interval_;
+      watch_.progress(done_, total_);
+    }
+  }
+
+ private:
+  Watch& watch_;
+  std::uint64_t done_ = 0;
+  std::uint64_t total_;
+  double interval_;
+  double next_ = monotonic_seconds() + interval_;
+};
+
+/// Reads the bytes of planned tensors, from the state dict or from the source rank's own buffers.
+template <class Source, MemorySpace Space>
+class tensor_reader {
+ public:
+  /// `source` may be nullptr on ranks that never read. `captured[i]` is the memory of request i, for captured ones.
+  tensor_reader(const plan& made, std::span<const load_item> items, std::span<const std::byte* const> captured,
+                Source* source, workspace<Space>& work, transfer_counters& counters) noexcept
+      : plan_(made), items_(items), captured_(captured), source_(source), work_(work), counters_(counters) {}
+
+  /// Global bytes [offset, offset + destination.size()) of a planned tensor, into host memory. Further copies of it in
+  /// the source are read along and compared, piece by piece within the scratch memory. \throws what the source throws;
+  /// error{invalid_tie} where stored copies differ.
+  void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    const planned_tensor& planned = plan_.tensors[tensor];
+    const load_item& item = items_[planned.request];
+    if (planned.captured) {
+      work_.memory.copy_out(destination.data(), captured_[planned.request] + offset, destination.size(), queue_);
+      work_.memory.wait(queue_);
+      return;
+    }
+    source_->read(item.source, offset, destination);
+    counters_.read += destination.size();
+    for (const std::size_t copy : item.copies) {
+      compare(item.source, copy, offset, destination);
+    }
+  }
+
+ private:
+  void compare(std::size_t first, std::size_t copy, std::uint64_t offset, bytes_view expected) {
+    while (!expected.empty()) {
+      const mutable_bytes piece =
+          work_.scratch.bytes().first(std::min<std::size_t>(expected.size(), work_.scratch.size()));
+      source_->read(copy, offset, piece);
+      counters_.read += piece.size();
+      if (std::memcmp(piece.data(), expected.data(), piece.size()) != 0) {
+        const std::span<const tensor_descriptor> tensors = source_->tensors();
+        throw error(errc::invalid_tie, tensors[copy].name,
+                    concat("tied to ", printable(tensors[first].name),
+                           ", but the checkpoint stores different values under "
+                           "the two names; untie them in the module, or repair the checkpoint"));
+      }
+      offset += piece.size();
+      expected = expected.subspan(piece.size());
+    }
+  }
+
+  const plan& plan_;
+  std::span<const load_item> items_;
+  std::span<const std::byte* const> captured_;
+  Source* source_;
+  workspace<Space>& work_;
+  transfer_counters& counters_;
+  [[no_unique_address]] typename Space::queue queue_{};
+};
+
+/// Places this rank's part of host bytes into its slabs.
+template <MemorySpace Space>
+class tensor_placer {
+ public:
+  tensor_placer(const plan& made, std::size_t rank, workspace<Space>& work) noexcept
+      : plan_(made), rank_(rank), work_(work) {}
+
+  /// The address of this rank's local byte `local` of a planned tensor.
+  [[nodiscard]] std::byte* address(std::size_t tensor, std::uint64_t local) const noexcept {
+    const planned_tensor& planned = plan_.tensors[tensor];
+    return work_.slabs[planned.slab]->data() + planned.offset + local;
+  }
+  [[nodiscard]] std::byte* address(const slab_range& range) const noexcept {
+    return work_.slabs.empty() ? nullptr : work_.slabs[range.slab]->data() + range.offset;
+  }
+
+  /// `bytes` are the tensor's global bytes from `begin` on; this rank's part of them is kept.
+  void place_global(std::size_t tensor, std::uint64_t begin, bytes_view bytes) {
+    const byte_region region = plan_.tensors[tensor].partition.region(rank_);
+    for_each_overlap(region, begin, begin + bytes.size(),
+                     [&](std::uint64_t global, std::uint64_t local, std::uint64_t run, std::uint64_t count) {
+                       work_.memory.copy_in(address(tensor, local), bytes.data() + (global - begin), region.stride, run,
+                                            count, queue_);
+                     });
+  }
+  /// `bytes` are this rank's local bytes from `begin` on.
+  void place_local(std::size_t tensor, std::uint64_t begin, bytes_view bytes) {
+    if (!bytes.empty()) {
+      work_.memory.copy_in(address(tensor, begin), bytes.data(), bytes.size(), bytes.size(), 1, queue_);
+    }
+  }
+  /// The host bytes handed in may be overwritten now.
+  void wait() { work_.memory.wait(queue_); }
+
+ private:
+  const plan& plan_;
+  std::size_t rank_;
+  workspace<Space>& work_;
+  [[no_unique_address]] typename Space::queue queue_{};
+};
+
+}  // namespace fsdpinit::detail

@@ -1,0 +1,172 @@
+#pragma once
+
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/sources/file_descriptor.hpp>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <ctime>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/// \file
+/// A file that is only read, with pread and never through a mapping: the memory of a load stays what the plan says, and
+/// a file that is cut short underneath is an error instead of a SIGBUS.
+
+namespace fsdpinit {
+
+namespace detail {
+
+using file_status = struct ::stat;
+
+/// What a path leads to, links followed. \throws error{io} if it leads nowhere, saying whether a link dangles.
+[[nodiscard]] inline file_status status_of(const std::string& path) {
+  if (path.find('\0') != std::string::npos) {
+    throw error(errc::invalid_argument, path, "the path holds a NUL character, which no file name can; check the path");
+  }
+  file_status status{};
+  if (::stat(path.c_str(), &status) == 0) {
+    return status;
+  }
+  const int code = errno;
+  file_status link{};
+  if (code == ENOENT && ::lstat(path.c_str(), &link) == 0 && S_ISLNK(link.st_mode)) {
+    throw error(errc::io, path, "is a dangling link, its target does not exist; restore the target or download again",
+                {.native_code = code});
+  }
+  throw io_error(path, code == ENOENT ? "no such file or folder, check the path" : "cannot be opened", code);
+}
+
+/// `a folder`, `a FIFO`; for a regular file too.
+[[nodiscard]] inline std::string_view kind_of(const file_status& status) noexcept {
+  switch (status.st_mode & S_IFMT) {
+    case S_IFREG:
+      return "a regular file";
+    case S_IFDIR:
+      return "a folder";
+    case S_IFIFO:
+      return "a FIFO";
+    case S_IFSOCK:
+      return "a socket";
+    case S_IFCHR:
+      return "a character device";
+    case S_IFBLK:
+      return "a block device";
+    default:
+      return "a special file";
+  }
+}
+
+inline void expect_regular(const std::string& path, const file_status& status) {
+  if (!S_ISREG(status.st_mode)) {
+    throw error(errc::invalid_file, path, concat("is ", kind_of(status), "; give a regular file, or a link to one"));
+  }
+}
+
+/// Fills `destination` from `offset` on. `pread` is called as pread(2) is, (descriptor, to, count, offset) -> count or
+/// -1 with errno: a template parameter so that tests can cut reads short and interrupt them.
+template <class Pread>
+void read_exact_at(Pread pread, int descriptor, const std::string& path, std::uint64_t offset,
+                   mutable_bytes destination) {
+  while (!destination.empty()) {
+    const auto count = pread(descriptor, destination.data(), destination.size(), static_cast<off_t>(offset));
+    if (count < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      throw io_error(path, concat("reading ", destination.size(), " bytes at ", offset, " failed"), errno);
+    }
+    if (count == 0) {
+      throw error(errc::invalid_file, path,
+                  concat("the file shrank while it was read: it ends at or before byte ", offset, ", ",
+                         destination.size(), " more were expected; load again once nothing writes to it"));
+    }
+    destination = destination.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
+  }
+}
+
+}  // namespace detail
+
+/// A regular file opened for reading, as it was when it was opened.
+///
+/// Links to regular files are followed (Hugging Face caches are made of them). Anything else, a FIFO above all, is
+/// refused without being opened, so that nothing blocks.
+class input_file {
+ public:
+  /// \throws error{io} with errno where the path leads nowhere or may not be read; error{invalid_file} where it leads
+  /// to something that is no regular file.
+  explicit input_file(std::string path) : path_(std::move(path)) {
+    detail::expect_regular(path_, detail::status_of(path_));
+    // The path may lead elsewhere by now: O_NONBLOCK keeps a FIFO from blocking, and fstat asks again.
+    do {
+      descriptor_ = detail::file_descriptor(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+    } while (!descriptor_ && errno == EINTR);
+    if (!descriptor_) {
+      throw detail::io_error(path_, errno == EMFILE ? "cannot be opened, raise `ulimit -n`" : "cannot be opened",
+                             errno);
+    }
+    const detail::file_status status = own_status();
+    detail::expect_regular(path_, status);
+    size_ = static_cast<std::uint64_t>(status.st_size);
+    modified_ = status.st_mtim;
+    linked_ = status.st_nlink > 0;
+    // Advice: a kernel that does not take it reads all the same.
+    static_cast<void>(::posix_fadvise(descriptor_.number(), 0, 0, POSIX_FADV_SEQUENTIAL));
+  }
+
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  /// Bytes, when it was opened.
+  [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
+
+  /// Fills `destination` with the bytes from `offset` on. Short reads and EINTR are retried.
+  /// \throws error{invalid_file} where the file ends before; error{io} with errno where the system refuses.
+  void read_exact_at(std::uint64_t offset, mutable_bytes destination) const {
+    detail::read_exact_at(::pread, descriptor_.number(), path_, offset, destination);
+  }
+
+  /// Holds what was read against what was opened: one fstat, well under a microsecond on a local disk.
+  /// \throws error{invalid_file} if size or modification time differ, or if the file was deleted or replaced.
+  void check_unchanged() const {
+    const detail::file_status now = own_status();
+    const auto size = static_cast<std::uint64_t>(now.st_size);
+    if (size != size_) {
+      fail_changed(concat("the file ", size < size_ ? "shrank" : "grew", " from ", size_, " to ", size, " bytes"));
+    }
+    if (now.st_mtim.tv_sec != modified_.tv_sec || now.st_mtim.tv_nsec != modified_.tv_nsec) {
+      fail_changed("the file was modified");
+    }
+    // The descriptor still reads the old bytes, but a rank that opens the path by now reads others.
+    if (linked_ && now.st_nlink == 0) {
+      fail_changed("the file was deleted or replaced");
+    }
+  }
+
+ private:
+  [[nodiscard]] detail::file_status own_status() const {
+    detail::file_status status{};
+    if (::fstat(descriptor_.number(), &status) != 0) {
+      throw detail::io_error(path_, "fstat failed", errno);
+    }
+    return status;
+  }
+
+  [[noreturn]] void fail_changed(std::string_view what) const {
+    throw error(errc::invalid_file, path_, concat(what, " while it was read; load again once nothing writes to it"));
+  }
+
+  std::string path_;
+  detail::file_descriptor descriptor_;
+  std::uint64_t size_ = 0;
+  std::timespec modified_{};
+  bool linked_ = true;
+};
+
+}  // namespace fsdpinit

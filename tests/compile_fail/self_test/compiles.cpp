@@ -1,0 +1,2 @@
+// expect: fsdpinit: this never happens
+int main() { return 0; }
