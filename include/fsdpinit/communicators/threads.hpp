@@ -1,17 +1,14 @@
 #pragma once
 
+#include <fsdpinit/communicators/monitor.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 
-#include <algorithm>
-#include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <utility>
@@ -55,7 +52,7 @@ class threads_state {
 
   token start(std::size_t self, std::size_t root, bool scatter, std::span<const bytes_view> windows,
               mutable_bytes buffer) {
-    const std::lock_guard lock(mutex_);
+    const monitor::lock lock(changed_);
     rank_state& mine = ranks_[self];
     const token made{.epoch = mine.epoch,
                      .sequence = mine.started++,
@@ -64,10 +61,7 @@ class threads_state {
                      .scatter = scatter,
                      .active = true};
     if (self == root) {
-      auto free = std::find_if(mine.posts.begin(), mine.posts.end(), [](const posted& post) { return !post.live; });
-      if (free == mine.posts.end()) {
-        free = mine.posts.emplace(free);  // as many as were ever in flight: a handful
-      }
+      posted* const free = free_post(mine);
       *free = {.epoch = made.epoch,
                .sequence = made.sequence,
                .windows = windows,
@@ -83,7 +77,7 @@ class threads_state {
     if (!std::exchange(operation.active, false)) {
       return;
     }
-    std::unique_lock lock(mutex_);
+    monitor::lock lock(changed_);
     if (self == operation.root) {
       finish_root(lock, operation, limit);
     } else {
@@ -92,22 +86,21 @@ class threads_state {
   }
 
   void interrupt(std::size_t self) noexcept {
-    const std::lock_guard lock(mutex_);
-    interrupted_epoch_ = std::max(interrupted_epoch_, ranks_[self].epoch);
-    changed_.notify_all();
+    const monitor::lock lock(changed_);
+    interrupt_locked(self);
   }
 
   void rearm(std::size_t self) noexcept {
-    const std::lock_guard lock(mutex_);
+    const monitor::lock lock(changed_);
     ++ranks_[self].epoch;
     ranks_[self].started = 0;
   }
 
   std::uint64_t all_reduce_max(std::size_t self, std::uint64_t value, deadline limit) {
-    std::unique_lock lock(mutex_);
+    monitor::lock lock(changed_);
     enter_control(lock, self, limit);
     const std::uint64_t generation = reduce_.generation;
-    reduce_.most = std::max(reduce_.most, value);
+    reduce_.most = reduce_.most < value ? value : reduce_.most;
     if (++reduce_.arrived == size()) {
       reduce_.result = std::exchange(reduce_.most, 0);
       reduce_.arrived = 0;
@@ -120,7 +113,7 @@ class threads_state {
   }
 
   void broadcast(std::size_t self, mutable_bytes buffer, std::size_t root, deadline limit) {
-    std::unique_lock lock(mutex_);
+    monitor::lock lock(changed_);
     enter_control(lock, self, limit);
     if (size() == 1) {
       return;
@@ -136,7 +129,9 @@ class threads_state {
       if (broadcast_.payload.size() != buffer.size()) {
         throw size_mismatch(broadcast_.payload.size(), buffer.size());
       }
-      std::memcpy(buffer.data(), broadcast_.payload.data(), buffer.size());
+      if (!buffer.empty()) {
+        std::memcpy(buffer.data(), broadcast_.payload.data(), buffer.size());
+      }
       --broadcast_.remaining;
       changed_.notify_all();
     }
@@ -145,14 +140,17 @@ class threads_state {
 
   /// Every rank whose control operation threw comes here, once; the last one clears the failure.
   error fail(std::size_t self, const error& cause) {
-    const std::lock_guard lock(mutex_);
+    const monitor::lock lock(changed_);
     if (!failure_) {
       failure_ = cause;
-      interrupted_epoch_ = std::max(interrupted_epoch_, ranks_[self].epoch);
+      interrupt_locked(self);
     }
     const error first = *failure_;
-    ranks_[self].has_failed = true;
-    if (std::all_of(ranks_.begin(), ranks_.end(), [](const rank_state& rank) { return rank.has_failed; })) {
+    if (std::exchange(ranks_[self].has_failed, true)) {
+      return first;
+    }
+    if (++failed_ == size()) {
+      failed_ = 0;
       failure_.reset();
       reduce_ = {};
       broadcast_ = {};
@@ -185,19 +183,6 @@ class threads_state {
     std::size_t remaining = 0;  // receivers that have not read it yet
   };
 
-  template <class Predicate>
-  bool wait_for(std::unique_lock<std::mutex>& lock, deadline limit, Predicate&& done) {
-    while (!done()) {
-      const double left = limit.remaining();
-      if (left <= 0) {
-        return false;
-      }
-      // An hour at a time, so that "never" does not overflow the clock.
-      changed_.wait_for(lock, std::chrono::duration<double>(std::min(left, 3600.0)));
-    }
-    return true;
-  }
-
   static error size_mismatch(std::uint64_t sent, std::uint64_t expected) {
     return {
         errc::communication, "",
@@ -212,6 +197,19 @@ class threads_state {
   [[nodiscard]] bool is_interrupted(const token& operation) const noexcept {
     return interrupted_epoch_ >= operation.epoch;
   }
+  /// As many as were ever in flight from this root: a handful.
+  static posted* free_post(rank_state& root) {
+    for (posted& post : root.posts) {
+      if (!post.live) {
+        return &post;
+      }
+    }
+    return &root.posts.emplace_back();
+  }
+  void interrupt_locked(std::size_t self) noexcept {
+    interrupted_epoch_ = interrupted_epoch_ < ranks_[self].epoch ? ranks_[self].epoch : interrupted_epoch_;
+    changed_.notify_all();
+  }
   posted* find(const token& operation) noexcept {
     for (posted& post : ranks_[operation.root].posts) {
       if (post.live && post.epoch == operation.epoch && post.sequence == operation.sequence) {
@@ -221,24 +219,23 @@ class threads_state {
     return nullptr;
   }
 
-  void finish_root(std::unique_lock<std::mutex>& lock, const token& operation, deadline limit) {
+  void finish_root(monitor::lock& lock, const token& operation, deadline limit) {
     const bool in_time =
-        wait_for(lock, limit, [&] { return find(operation)->finished == size() - 1 || is_interrupted(operation); });
+        lock.wait_until(limit, [&] { return find(operation)->finished == size() - 1 || is_interrupted(operation); });
     const bool complete = find(operation)->finished == size() - 1;
     // The buffers go back to the caller: whoever still reads them is waited for (one memcpy), whoever has not begun
     // never will.
-    find(operation)->live = find(operation)->copying != 0;
-    while (posted* const post = find(operation)) {
-      changed_.wait(lock);
-      post->live = post->copying != 0;
-    }
+    posted& post = *find(operation);
+    static_cast<void>(lock.wait_until(deadline::never(), [&] { return post.copying == 0; }));
+    post.live = false;
     if (!complete) {
       throw in_time ? interrupted() : lost();
     }
   }
 
-  void receive(std::unique_lock<std::mutex>& lock, std::size_t self, const token& operation, deadline limit) {
-    const bool in_time = wait_for(lock, limit, [&] { return find(operation) != nullptr || is_interrupted(operation); });
+  void receive(monitor::lock& lock, std::size_t self, const token& operation, deadline limit) {
+    const bool in_time =
+        lock.wait_until(limit, [&] { return find(operation) != nullptr || is_interrupted(operation); });
     posted* post = find(operation);
     if (is_interrupted(operation) || post == nullptr) {
       throw in_time ? interrupted() : lost();
@@ -248,11 +245,11 @@ class threads_state {
       throw size_mismatch(from.size(), operation.destination.size());
     }
     ++post->copying;
-    lock.unlock();
-    if (!from.empty()) {
-      std::memcpy(operation.destination.data(), from.data(), from.size());
-    }
-    lock.lock();
+    lock.without([&] {
+      if (!from.empty()) {
+        std::memcpy(operation.destination.data(), from.data(), from.size());
+      }
+    });
     post = find(operation);  // posts may have moved; while copying it is live
     --post->copying;
     ++post->finished;
@@ -260,8 +257,8 @@ class threads_state {
   }
 
   /// A rank that knows of a failure waits here until all do, and the channel starts afresh.
-  void enter_control(std::unique_lock<std::mutex>& lock, std::size_t self, deadline limit) {
-    if (!wait_for(lock, limit, [&] { return !ranks_[self].has_failed; })) {
+  void enter_control(monitor::lock& lock, std::size_t self, deadline limit) {
+    if (!lock.wait_until(limit, [&] { return !ranks_[self].has_failed; })) {
       throw lost();
     }
     if (failure_) {
@@ -270,8 +267,8 @@ class threads_state {
   }
 
   template <class Predicate>
-  void wait_control(std::unique_lock<std::mutex>& lock, deadline limit, Predicate&& done) {
-    if (!wait_for(lock, limit, [&] { return done() || failure_; })) {
+  void wait_control(monitor::lock& lock, deadline limit, Predicate&& done) {
+    if (!lock.wait_until(limit, [&] { return done() || failure_; })) {
       throw lost();
     }
     if (!done()) {
@@ -279,13 +276,13 @@ class threads_state {
     }
   }
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  monitor changed_;
   std::vector<rank_state> ranks_;
   std::uint64_t interrupted_epoch_ = 0;
   reduction reduce_;
   control_broadcast broadcast_;
   std::optional<error> failure_;
+  std::size_t failed_ = 0;  // ranks that know of it
 };
 
 }  // namespace detail

@@ -7,7 +7,6 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -49,7 +48,7 @@ std::uint64_t reduce_max(Control& control, std::uint64_t value, deadline limit) 
     for (std::size_t root = 0; root < control.size(); ++root) {
       std::uint64_t theirs = value;
       control.broadcast(std::as_writable_bytes(std::span(&theirs, 1)), root);
-      most = std::max(most, theirs);
+      most = most < theirs ? theirs : most;
     }
     return most;
   }

@@ -33,6 +33,9 @@ inline constexpr std::uint64_t gib = 1024 * mib;
   return value / alignment * alignment;
 }
 
+/// The smaller of two byte counts; <algorithm> is more than this header should cost.
+[[nodiscard]] constexpr std::uint64_t smaller(std::uint64_t a, std::uint64_t b) noexcept { return a < b ? a : b; }
+
 /// `product = a * b`; false, with `product` unspecified, where that does not fit into 64 bits.
 [[nodiscard]] constexpr bool checked_multiply(std::uint64_t a, std::uint64_t b, std::uint64_t& product) noexcept {
   return !__builtin_mul_overflow(a, b, &product);

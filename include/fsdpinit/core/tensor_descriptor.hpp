@@ -10,9 +10,9 @@ namespace fsdpinit {
 
 /// What is known of a tensor without its storage: its fully qualified name (FQN), element type and global shape.
 struct tensor_descriptor {
-  std::string name;
+  std::string name{};
   fsdpinit::dtype dtype = fsdpinit::dtype::f32;
-  fsdpinit::shape shape;
+  fsdpinit::shape shape{};
 
   friend bool operator==(const tensor_descriptor&, const tensor_descriptor&) = default;
 };

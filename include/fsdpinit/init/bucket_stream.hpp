@@ -287,7 +287,7 @@ class bucket_stream {
     const std::uint64_t period = how.period_bytes();
     const std::uint64_t rows_at_once = work_.scratch.size() / period;
     for (std::uint64_t row = part.begin / run; row < part.end / run;) {
-      const std::uint64_t rows = std::min(rows_at_once, part.end / run - row);
+      const std::uint64_t rows = smaller(rows_at_once, part.end / run - row);
       const mutable_bytes block = work_.scratch.bytes().first(rows * period);
       reader_.read(part.tensor, row * period, block);
       for (std::size_t r = 0; r < cursors_.size(); ++r) {

@@ -42,12 +42,12 @@ template <ParameterSlot T>
 }
 
 struct slot_record {
-  std::string fqn;
+  std::string fqn{};
   slot_role role = slot_role::parameter;
   fsdpinit::dtype dtype = fsdpinit::dtype::f32;
-  fsdpinit::shape shape;
-  fsdpinit::placement placement;
-  slot_handle handle;
+  fsdpinit::shape shape{};
+  fsdpinit::placement placement{};
+  slot_handle handle{};
   std::size_t tensor = 0;  ///< index into module_view::tensors
 };
 

@@ -12,7 +12,6 @@
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -101,8 +100,7 @@ class tensor_reader {
  private:
   void compare(std::size_t first, std::size_t copy, std::uint64_t offset, bytes_view expected) {
     while (!expected.empty()) {
-      const mutable_bytes piece =
-          work_.scratch.bytes().first(std::min<std::size_t>(expected.size(), work_.scratch.size()));
+      const mutable_bytes piece = work_.scratch.bytes().first(smaller(expected.size(), work_.scratch.size()));
       source_->read(copy, offset, piece);
       counters_.read += piece.size();
       if (std::memcmp(piece.data(), expected.data(), piece.size()) != 0) {

@@ -3,8 +3,9 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/modules/parameter.hpp>
 
-#include <deque>
+#include <cstddef>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -32,8 +33,12 @@ class dynamic_module {
 
   template <class Visitor>
   void visit_slots(Visitor&& visitor) {
-    for (entry& each : entries_) {
-      std::visit([&](auto& slot) { visitor(std::string_view(each.fqn), slot); }, each.slot);
+    for (const std::unique_ptr<entry>& each : entries_) {
+      if (parameter* const slot = std::get_if<parameter>(&each->slot)) {
+        visitor(std::string_view(each->fqn), *slot);
+      } else {
+        visitor(std::string_view(each->fqn), *std::get_if<buffer>(&each->slot));
+      }
     }
   }
   [[nodiscard]] const std::vector<std::vector<std::string>>& tie_groups() const noexcept { return ties_; }
@@ -49,22 +54,23 @@ class dynamic_module {
     if (by_name_.contains(fqn)) {
       throw error(errc::invalid_argument, fqn, "the module has this name already; names must be unique");
     }
-    entry& made = entries_.emplace_back(std::move(fqn), std::move(slot));
-    by_name_.emplace(made.fqn, &made.slot);
-    return made.slot;
+    entries_.push_back(std::make_unique<entry>(entry{std::move(fqn), std::move(slot)}));
+    by_name_.emplace(entries_.back()->fqn, entries_.size() - 1);
+    return entries_.back()->slot;
   }
 
   template <class Slot>
   Slot& get(std::string_view fqn, std::string_view what) {
     const auto at = by_name_.find(fqn);
-    if (at == by_name_.end() || !std::holds_alternative<Slot>(*at->second)) {
+    Slot* const slot = at == by_name_.end() ? nullptr : std::get_if<Slot>(&entries_[at->second]->slot);
+    if (slot == nullptr) {
       throw error(errc::invalid_argument, fqn, concat("the module has no ", what, " of this name"));
     }
-    return std::get<Slot>(*at->second);
+    return *slot;
   }
 
-  std::deque<entry> entries_;  // a deque, so that slots stay where they are
-  std::map<std::string_view, slot_variant*> by_name_;
+  std::vector<std::unique_ptr<entry>> entries_;  // slots stay where they are as others are added
+  std::map<std::string_view, std::size_t> by_name_;
   std::vector<std::vector<std::string>> ties_;
 };
 

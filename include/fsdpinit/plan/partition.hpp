@@ -34,7 +34,7 @@ namespace fsdpinit {
 /// What one rank sees of a tensor: the shape of its shard, and where along the sharded dim that shard begins.
 /// A replicated tensor is whole, at offset 0. An empty shard keeps its other dims: [0, 8] at offset n.
 struct shard_view {
-  fsdpinit::shape shape;
+  fsdpinit::shape shape{};
   std::uint64_t offset = 0;
   friend bool operator==(const shard_view&, const shard_view&) = default;
 };

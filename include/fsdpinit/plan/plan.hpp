@@ -18,12 +18,12 @@ struct slab_access {
 };
 
 struct plan_options {
-  mesh ranks;
+  mesh ranks{};
   std::size_t source_rank = 0;
   transport_kind transport = transport_kind::scatter;
   std::uint64_t bucket_bytes = 4 * mib;
   std::size_t buckets_in_flight = 2;
-  slab_access access;
+  slab_access access{};
 };
 
 /// Everything that will happen, the same on every rank: where each tensor lies, and which bucket carries what when.

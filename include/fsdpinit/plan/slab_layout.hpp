@@ -19,10 +19,10 @@ inline constexpr std::uint64_t slab_alignment = 256;
 
 /// What the planner is told of one stored tensor; tied names are one request.
 struct tensor_request {
-  std::string_view fqn;  ///< for errors only
+  std::string_view fqn{};  ///< for errors only
   fsdpinit::dtype dtype = fsdpinit::dtype::f32;
-  fsdpinit::shape shape;
-  fsdpinit::placement placement;
+  fsdpinit::shape shape{};
+  fsdpinit::placement placement{};
   std::size_t unit = 0;
   /// A non-persistent buffer: its bytes come from the source rank's module, not from the source.
   bool captured = false;
@@ -32,7 +32,7 @@ struct tensor_request {
 
 /// A request with its place. The order of planned tensors is the order in which they lie and travel.
 struct planned_tensor {
-  fsdpinit::partition partition;
+  fsdpinit::partition partition{};
   std::size_t request = 0;  ///< index of the request it came from
   std::size_t slab = 0;
   std::uint64_t offset = 0;  ///< first byte within the slab, the same on every rank
