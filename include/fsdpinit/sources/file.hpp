@@ -78,10 +78,11 @@ void read_exact_at(Pread pread, int descriptor, const std::string& path, std::ui
   while (!destination.empty()) {
     const auto count = pread(descriptor, destination.data(), destination.size(), static_cast<off_t>(offset));
     if (count < 0) {
-      if (errno == EINTR) {
+      const int code = errno;
+      if (code == EINTR) {
         continue;
       }
-      throw io_error(path, concat("reading ", destination.size(), " bytes at ", offset, " failed"), errno);
+      throw io_error(path, concat("reading ", destination.size(), " bytes at ", offset, " failed"), code);
     }
     if (count == 0) {
       throw error(errc::invalid_file, path,
@@ -110,8 +111,8 @@ class input_file {
       descriptor_ = detail::file_descriptor(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
     } while (!descriptor_ && errno == EINTR);
     if (!descriptor_) {
-      throw detail::io_error(path_, errno == EMFILE ? "cannot be opened, raise `ulimit -n`" : "cannot be opened",
-                             errno);
+      const int code = errno;
+      throw detail::io_error(path_, code == EMFILE ? "cannot be opened, raise `ulimit -n`" : "cannot be opened", code);
     }
     const detail::file_status status = own_status();
     detail::expect_regular(path_, status);

@@ -337,9 +337,9 @@ inline void check_entry(std::string_view file, const safetensors_entry& entry, c
   auto& tensors = header.tensors;
   const auto name_of = [](const safetensors_entry& entry) -> const std::string& { return entry.descriptor.name; };
   if (const std::string* twice = detail::repeated_name(tensors, name_of); twice != nullptr) {
-    throw error(
-        errc::invalid_file, file,
-        concat(detail::tensor_text(*twice), ": the header holds this name twice (escapes do not make it another)"));
+    throw error(errc::invalid_file, file,
+                concat(detail::tensor_text(*twice),
+                       ": the header holds this name twice; once is expected, however it is escaped"));
   }
 
   std::stable_sort(tensors.begin(), tensors.end(), [](const safetensors_entry& a, const safetensors_entry& b) {
