@@ -1,7 +1,8 @@
 #pragma once
 
 /// \file
-/// The vocabulary, the planner and the concepts: no I/O, no threads, no <memory>. For adapters and tools.
+/// The vocabulary, the planner and the concepts: no I/O, no threads, no <memory>. For adapters and tools. The default
+/// unit assignment, plan/units.hpp, is apart: it is needed where a module is initialised, and costs a map.
 
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
@@ -24,4 +25,3 @@
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
-#include <fsdpinit/plan/units.hpp>

@@ -123,7 +123,12 @@ class threads_state {
       wait_control(lock, limit, [&] { return broadcast_.remaining == 0; });  // the previous one, of another root
       broadcast_ = {.payload = buffer, .number = number, .remaining = size() - 1};
       changed_.notify_all();
-      wait_control(lock, limit, [&] { return broadcast_.remaining == 0 || broadcast_.number != number; });
+      try {
+        wait_control(lock, limit, [&] { return broadcast_.remaining == 0 || broadcast_.number != number; });
+      } catch (...) {
+        broadcast_.remaining = 0;  // the buffer goes back to the caller: nobody may begin to read it
+        throw;
+      }
     } else {
       wait_control(lock, limit, [&] { return broadcast_.remaining != 0 && broadcast_.number == number; });
       if (broadcast_.payload.size() != buffer.size()) {

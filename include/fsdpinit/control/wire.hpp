@@ -28,8 +28,11 @@ class wire_writer {
   }
   void text(std::string_view value) {
     number(value.size());
-    const auto from = std::as_bytes(std::span(value));
-    bytes_.insert(bytes_.end(), from.begin(), from.end());
+    const std::size_t at = bytes_.size();
+    bytes_.resize(at + value.size());
+    if (!value.empty()) {
+      std::memcpy(bytes_.data() + at, value.data(), value.size());
+    }
   }
   [[nodiscard]] std::vector<std::byte>& bytes() noexcept { return bytes_; }
 

@@ -100,7 +100,7 @@ class bucket_stream {
 
   struct flight {
     const bucket* which = nullptr;  // nullptr: free
-    typename token_of<Data>::type token{};
+    std::optional<typename token_of<Data>::type> token;  // of an operation that was started and not waited for
     mutable_bytes staging;
     mutable_bytes own;      // what this rank sends (broadcast) or receives
     bool to_place = false;  // this rank's part is still in the staging memory
@@ -157,7 +157,11 @@ class bucket_stream {
       return;
     }
     if constexpr (NonBlockingCommunicator<Data>) {
-      data_.wait(each.token, deadline::after(deadline_seconds_));
+      if (each.token) {
+        auto operation = std::move(*each.token);
+        each.token.reset();
+        data_.wait(operation, deadline::after(deadline_seconds_));
+      }
     }
   }
 

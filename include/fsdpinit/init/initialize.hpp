@@ -94,11 +94,8 @@ class initialization {
         options_(how),
         watch_(watch),
         rank_(links.control.rank()),
-        shards_(links.control.size()) {
-    work_.memory = memory;
-    if constexpr (Space::host_accessible) {
-      work_.host = memory;
-    }
+        shards_(links.control.size()),
+        work_{.memory = memory, .host = staging_for(memory)} {
     already_accounted_ = work_.memory.accounted();
     work_.memory.restart_peak();
   }
@@ -113,7 +110,13 @@ class initialization {
         slot.handle.drop();
       }
     }
-    agreed([&] { fill(); });
+    if constexpr (Policy::every_rank_reads) {
+      agreed([&] { load_everything(); });
+    }
+    agreed([&] {
+      stream_->run();
+      enter("commit");
+    });
     report_slowest();
     release_staging();
     commit();
@@ -230,8 +233,8 @@ class initialization {
     for (std::size_t i = 0; i < predicted_.slots; ++i) {
       work_.slots.emplace_back(work_.host, predicted_.slot_bytes);
     }
-    work_.scratch = {work_.host, predicted_.scratch_bytes};
-    work_.full_copy = {work_.host, predicted_.full_copy_bytes};
+    work_.scratch = block(work_.host, predicted_.scratch_bytes);
+    work_.full_copy = block(work_.host, predicted_.full_copy_bytes);
     for (const planned_tensor& planned : plan_.tensors) {
       const stored_tensor& tensor = view_.tensors[items_[planned.request].tensor];
       for (const std::size_t slot : tensor.slots) {
@@ -245,32 +248,32 @@ class initialization {
                                      .data = {work_.slabs[planned.slab], begin}}});
       }
     }
+    prepare_stream();
   }
 
-  void fill() {
+  /// What can fail before the stream fails here: a rank that left its peers alone within the stream could not reach them.
+  void prepare_stream() {
     std::uint64_t total = 0;
     for (const planned_tensor& tensor : plan_.tensors) {
       total += tensor.partition.bytes();
     }
-    tensor_reader<opened, Space> reader(plan_, items_, captured_, source_, work_, counters_);
-    progress_meter<Watch> progress(watch_, total, options_.progress_interval_seconds);
-    if constexpr (Policy::every_rank_reads) {
-      enter("read");
+    reader_.emplace(plan_, items_, captured_, source_, work_, counters_);
+    progress_.emplace(watch_, total, options_.progress_interval_seconds);
+    stream_.emplace(plan_, data_, control_, *reader_, work_, counters_, *progress_, options_.deadline_seconds);
+    enter(Policy::every_rank_reads ? "read" : "stream");
+  }
+
+  void load_everything() {
+    if (rank_ == options_.source_rank) {
+      read_everything(plan_, *reader_, work_, *progress_);
+    } else {
       null_observer nobody;
-      progress_meter<null_observer> unseen(nobody, total, options_.progress_interval_seconds);
-      if (rank_ == options_.source_rank) {
-        read_everything(plan_, reader, work_, progress);
-      } else {
-        read_everything(plan_, reader, work_, unseen);
-      }
-      enter("shard");
-      keep_own_part(plan_, rank_, work_);
+      progress_meter<null_observer> unseen(nobody, 0, options_.progress_interval_seconds);
+      read_everything(plan_, *reader_, work_, unseen);
     }
+    enter("shard");
+    keep_own_part(plan_, rank_, work_);
     enter("stream");
-    bucket_stream<Data, Control, opened, Space, Watch>(plan_, data_, control_, reader, work_, counters_, progress,
-                                                       options_.deadline_seconds)
-        .run();
-    enter("commit");
   }
 
   /// Also the last moment at which a rank can fail: past it the commit happens everywhere.
@@ -285,8 +288,8 @@ class initialization {
 
   void release_staging() noexcept {
     work_.slots.clear();
-    work_.scratch = {};
-    work_.full_copy = {};
+    work_.scratch.release();
+    work_.full_copy.release();
   }
 
   void commit() noexcept {
@@ -346,6 +349,9 @@ class initialization {
   prediction predicted_;
   std::vector<pending_shard> pending_;
   transfer_counters counters_;
+  std::optional<tensor_reader<opened, Space>> reader_;
+  std::optional<progress_meter<Watch>> progress_;
+  std::optional<bucket_stream<Data, Control, opened, Space, Watch>> stream_;
   std::size_t slowest_rank_ = 0;
   double slowest_seconds_ = 0;
 };

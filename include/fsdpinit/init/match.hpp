@@ -9,7 +9,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace fsdpinit {
@@ -27,7 +26,7 @@ namespace detail {
 /// All that does not fit between module and source, as one error that lists it.
 class mismatch_list {
  public:
-  void add(errc code, std::string_view fqn, std::string text) {
+  void add(errc code, std::string_view fqn, std::string_view text) {
     if (count_ == 0) {
       code_ = code;
       subject_ = fqn;
@@ -72,30 +71,28 @@ class mismatch_list {
 [[nodiscard]] inline std::vector<load_item> match(const module_view& view, std::span<const tensor_descriptor> source) {
   constexpr auto none = static_cast<std::size_t>(-1);
   const detail::fqn_index by_name = detail::index_of(view.slots);
+  const auto slot_for = [&](const tensor_descriptor& tensor) -> const slot_record* {
+    const auto at = by_name.find(tensor.name);
+    const bool wanted = at != by_name.end() && view.slots[at->second].role != slot_role::non_persistent_buffer;
+    return wanted ? &view.slots[at->second] : nullptr;
+  };
   std::vector<std::size_t> item_of(view.tensors.size(), none);
   std::vector<load_item> items;
-  std::vector<std::pair<std::size_t, const slot_record*>> misfits;
-  detail::mismatch_list problems;
-
-  std::vector<const tensor_descriptor*> unexpected;
   for (std::size_t i = 0; i < source.size(); ++i) {
-    const auto at = by_name.find(source[i].name);
-    if (at == by_name.end() || view.slots[at->second].role == slot_role::non_persistent_buffer) {
-      unexpected.push_back(&source[i]);
+    const slot_record* const slot = slot_for(source[i]);
+    if (slot == nullptr) {
       continue;
     }
-    const slot_record& slot = view.slots[at->second];
-    if (source[i].shape != slot.shape || source[i].dtype != slot.dtype) {
-      misfits.emplace_back(i, &slot);
-    }
-    std::size_t& item = item_of[slot.tensor];
+    std::size_t& item = item_of[slot->tensor];
     if (item == none) {
       item = items.size();
-      items.push_back({.tensor = slot.tensor, .source = i});
+      items.push_back({.tensor = slot->tensor, .source = i});
     } else {
       items[item].copies.push_back(i);
     }
   }
+
+  detail::mismatch_list problems;
   for (std::size_t t = 0; t < view.tensors.size(); ++t) {
     const slot_record& slot = view.first_slot(view.tensors[t]);
     if (slot.role == slot_role::non_persistent_buffer) {
@@ -106,20 +103,26 @@ class mismatch_list {
                    "checkpoint, and its prefix");
     }
   }
-  for (const tensor_descriptor* tensor : unexpected) {
-    problems.add(errc::unexpected_tensor, tensor->name,
-                 "unexpected: the checkpoint has it, the module does not want it; check that this is the model's "
-                 "checkpoint, and its prefix");
+  for (const tensor_descriptor& tensor : source) {
+    if (slot_for(tensor) == nullptr) {
+      problems.add(errc::unexpected_tensor, tensor.name,
+                   "unexpected: the checkpoint has it, the module does not want it; check that this is the model's "
+                   "checkpoint, and its prefix");
+    }
   }
-  for (const auto& [i, slot] : misfits) {
-    if (source[i].shape != slot->shape) {
+  for (const tensor_descriptor& tensor : source) {
+    const slot_record* const slot = slot_for(tensor);
+    if (slot == nullptr) {
+      continue;
+    }
+    if (tensor.shape != slot->shape) {
       problems.add(errc::shape_mismatch, slot->fqn,
-                   concat("the checkpoint has shape ", to_string(source[i].shape), ", the module ",
-                          to_string(slot->shape), "; check the model's configuration"));
-    } else {
+                   concat("the checkpoint has shape ", to_string(tensor.shape), ", the module ", to_string(slot->shape),
+                          "; check the model's configuration"));
+    } else if (tensor.dtype != slot->dtype) {
       problems.add(
           errc::dtype_mismatch, slot->fqn,
-          concat("the checkpoint has ", name(source[i].dtype), ", the module ", name(slot->dtype),
+          concat("the checkpoint has ", name(tensor.dtype), ", the module ", name(slot->dtype),
                  "; nothing is cast unasked: give the module the checkpoint's dtype, or convert the checkpoint"));
     }
   }

@@ -30,6 +30,15 @@ namespace fsdpinit::detail {
 template <class Space>
 using staging_space = std::conditional_t<Space::host_accessible, Space, host_memory>;
 
+template <MemorySpace Space>
+[[nodiscard]] staging_space<Space> staging_for([[maybe_unused]] const Space& memory) {
+  if constexpr (Space::host_accessible) {
+    return memory;
+  } else {
+    return {};
+  }
+}
+
 struct transfer_counters {
   std::uint64_t read = 0;
   std::uint64_t sent = 0;
@@ -41,10 +50,10 @@ template <MemorySpace Space>
 struct workspace {
   Space memory;
   staging_space<Space> host;
-  std::vector<std::shared_ptr<block<Space>>> slabs;
-  std::vector<block<staging_space<Space>>> slots;
-  block<staging_space<Space>> scratch;
-  block<staging_space<Space>> full_copy;
+  std::vector<std::shared_ptr<block<Space>>> slabs{};
+  std::vector<block<staging_space<Space>>> slots{};
+  block<staging_space<Space>> scratch{host, 0};
+  block<staging_space<Space>> full_copy{host, 0};
 };
 
 /// Calls the observer seldom.
@@ -54,6 +63,9 @@ class progress_meter {
   progress_meter(Watch& watch, std::uint64_t total, double interval) noexcept
       : watch_(watch), total_(total), interval_(interval) {}
   void add(std::uint64_t bytes) {
+    if (bytes == 0) {
+      return;
+    }
     done_ += bytes;
     const double now = monotonic_seconds();
     if (now >= next_ || done_ == total_) {

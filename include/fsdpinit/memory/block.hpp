@@ -14,7 +14,6 @@ namespace fsdpinit {
 template <MemorySpace Space>
 class block {
  public:
-  block() = default;
   /// \throws what the space throws.
   block(Space space, std::uint64_t bytes)
       : space_(std::move(space)), data_(bytes == 0 ? nullptr : space_.allocate(bytes)), bytes_(bytes) {}
@@ -27,13 +26,15 @@ class block {
     std::swap(bytes_, taken.bytes_);
     return *this;
   }
-  block(const block&) = delete;
-  block& operator=(const block&) = delete;
-  ~block() {
+  /// Gives the memory back early.
+  void release() noexcept {
     if (data_ != nullptr) {
-      space_.deallocate(data_, bytes_);
+      space_.deallocate(std::exchange(data_, nullptr), std::exchange(bytes_, 0));
     }
   }
+  block(const block&) = delete;
+  block& operator=(const block&) = delete;
+  ~block() { release(); }
 
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
   [[nodiscard]] std::uint64_t size() const noexcept { return bytes_; }

@@ -65,18 +65,27 @@ struct slabs_layout {
   std::vector<std::size_t> slab_of_unit(unit_bound, none);
 
   slabs_layout layout;
-  std::vector<partition> partitions;
+  std::vector<planned_tensor> in_request_order;
   std::vector<std::size_t> counts;  // of slab k: sharded at 2k, whole at 2k + 1; then their first positions
-  partitions.reserve(requests.size());
-  for (const tensor_request& request : requests) {
-    partitions.push_back(partition::make(request.fqn, request.dtype, request.shape, request.placement, ranks.shards));
+  in_request_order.reserve(requests.size());
+  const auto count_of = [&](const planned_tensor& tensor) -> std::size_t& {
+    return counts[2 * tensor.slab + (tensor.partition.is_whole() ? 1U : 0U)];
+  };
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const tensor_request& request = requests[i];
     std::size_t& slab = slab_of_unit[request.unit];
     if (slab == none) {
       slab = layout.slabs.size();
       layout.slabs.push_back({.unit = request.unit});
       counts.resize(counts.size() + 2, 0);
     }
-    ++counts[2 * slab + (partitions.back().is_whole() ? 1U : 0U)];
+    in_request_order.push_back(
+        {.partition = partition::make(request.fqn, request.dtype, request.shape, request.placement, ranks.shards),
+         .request = i,
+         .slab = slab,
+         .captured = request.captured,
+         .extra_copies = request.extra_copies});
+    ++count_of(in_request_order.back());
   }
   std::size_t position = 0;
   for (std::size_t& count : counts) {
@@ -86,14 +95,8 @@ struct slabs_layout {
   }
 
   layout.tensors.resize(requests.size());
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    const std::size_t slab = slab_of_unit[requests[i].unit];
-    std::size_t& at = counts[2 * slab + (partitions[i].is_whole() ? 1U : 0U)];
-    layout.tensors[at++] = {.partition = partitions[i],
-                            .request = i,
-                            .slab = slab,
-                            .captured = requests[i].captured,
-                            .extra_copies = requests[i].extra_copies};
+  for (const planned_tensor& tensor : in_request_order) {
+    layout.tensors[count_of(tensor)++] = tensor;
   }
   for (planned_tensor& tensor : layout.tensors) {
     slab_layout& slab = layout.slabs[tensor.slab];

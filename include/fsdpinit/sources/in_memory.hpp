@@ -3,15 +3,15 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
-#include <fsdpinit/sources/repeated_name.hpp>
 
 #include <gsl/assert>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <span>
-#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -44,8 +44,12 @@ class in_memory_source {
       descriptors_.push_back(std::move(tensor.descriptor));
       bytes_.push_back(tensor.bytes);
     }
-    if (const std::string* twice = detail::repeated_name(descriptors_, &tensor_descriptor::name); twice != nullptr) {
-      throw error(errc::invalid_argument, *twice, "the name was given twice; a state dict holds each name once");
+    std::map<std::string_view, std::size_t> by_name;
+    for (std::size_t i = 0; i < descriptors_.size(); ++i) {
+      if (!by_name.emplace(descriptors_[i].name, i).second) {
+        throw error(errc::invalid_argument, descriptors_[i].name,
+                    "the name was given twice; a state dict holds each name once");
+      }
     }
   }
 

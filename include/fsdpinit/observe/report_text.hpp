@@ -1,0 +1,111 @@
+#pragma once
+
+#include <fsdpinit/observe/report.hpp>
+#include <fsdpinit/observe/text_table.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit {
+
+namespace detail {
+
+/// The phases of all reports, in the order in which they first come.
+[[nodiscard]] inline std::vector<std::string_view> phase_names(std::span<const rank_report> reports) {
+  std::vector<std::string_view> names;
+  for (const rank_report& report : reports) {
+    for (const phase_seconds& phase : report.phases) {
+      if (std::find(names.begin(), names.end(), phase.name) == names.end()) {
+        names.emplace_back(phase.name);
+      }
+    }
+  }
+  return names;
+}
+
+/// A phase that was entered twice counts with its sum.
+[[nodiscard]] inline double seconds_in(const rank_report& report, std::string_view phase) {
+  double seconds = 0;
+  for (const phase_seconds& each : report.phases) {
+    seconds += each.name == phase ? each.seconds : 0;
+  }
+  return seconds;
+}
+
+template <class Value>
+[[nodiscard]] std::string bytes_over(std::span<const rank_report> reports, Value&& value) {
+  std::uint64_t least = std::numeric_limits<std::uint64_t>::max();
+  std::uint64_t most = 0;
+  for (const rank_report& report : reports) {
+    least = std::min<std::uint64_t>(least, value(report));
+    most = std::max<std::uint64_t>(most, value(report));
+  }
+  return bytes_text(least, most);
+}
+
+template <class Value>
+[[nodiscard]] std::string slowest_over(std::span<const rank_report> reports, Value&& value) {
+  double most = 0;
+  for (const rank_report& report : reports) {
+    most = std::max(most, value(report));
+  }
+  return fmt::format("{:.3f}", most);
+}
+
+}  // namespace detail
+
+/// The reports of the ranks of one initialisation as two tables, with a line above and below: bytes (shard, predicted
+/// and accounted peak, read, sent, received) and seconds per phase. Beyond 16 ranks those with equal bytes share a row,
+/// whose seconds are those of the slowest of them. \pre in rank order, at least one.
+[[nodiscard]] inline std::string report_text(std::span<const rank_report> reports) {
+  const auto key = [&](std::size_t rank) {
+    const rank_report& each = reports[rank];
+    return std::array{each.predicted.shard_bytes,
+                      each.predicted.peak_bytes(),
+                      each.accounted_peak_bytes,
+                      each.bytes_read,
+                      each.bytes_sent,
+                      each.bytes_received};
+  };
+  const std::vector<std::string_view> phases = detail::phase_names(reports);
+  text_table bytes({"rank", "shard", "predicted peak", "accounted peak", "read", "sent", "received"});
+  std::vector<std::string> header{"rank", "seconds"};
+  header.insert(header.end(), phases.begin(), phases.end());
+  text_table seconds(std::move(header));
+  for (const rank_range& row :
+       rows_of_ranks(reports.size(), [&](std::size_t a, std::size_t b) { return key(a) == key(b); })) {
+    const auto these = reports.subspan(row.first, row.last - row.first + 1);
+    bytes.add({to_string(row), detail::bytes_over(these, [](auto& each) { return each.predicted.shard_bytes; }),
+               detail::bytes_over(these, [](auto& each) { return each.predicted.peak_bytes(); }),
+               detail::bytes_over(these, [](auto& each) { return each.accounted_peak_bytes; }),
+               detail::bytes_over(these, [](auto& each) { return each.bytes_read; }),
+               detail::bytes_over(these, [](auto& each) { return each.bytes_sent; }),
+               detail::bytes_over(these, [](auto& each) { return each.bytes_received; })});
+    std::vector<std::string> cells{to_string(row),
+                                   detail::slowest_over(these, [](auto& each) { return each.seconds; })};
+    for (const std::string_view phase : phases) {
+      cells.push_back(detail::slowest_over(these, [&](auto& each) { return detail::seconds_in(each, phase); }));
+    }
+    seconds.add(std::move(cells));
+  }
+  const rank_report& first = reports.front();
+  const bool has_transport = first.transport != name(transport_kind::none);
+  return fmt::format(
+      "{}{}{}, {} rank{}: {} tensors in {} units, {} buckets\n\n{}\n{}\nslowest: rank {}, {:.3f} s to the end of its "
+      "stream\n",
+      first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", first.shards,
+      first.shards == 1 ? "" : "s", first.tensors, first.units, first.buckets, bytes.text(), seconds.text(),
+      first.slowest_rank, first.slowest_seconds);
+}
+
+}  // namespace fsdpinit
