@@ -20,6 +20,8 @@
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 
+#include <gsl/assert>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -116,11 +118,15 @@ class initialization {
     agreed([&] {
       stream_->run();
       enter("commit");
+      report_ = describe();
     });
-    report_slowest();
+    find_slowest();
     release_staging();
     commit();
-    return finished_report();
+    clock_.leave();
+    report_.seconds = clock_.total();
+    report_.phases.back().seconds = clock_.phases().back().seconds;
+    return std::move(report_);
   }
 
  private:
@@ -251,7 +257,8 @@ class initialization {
     prepare_stream();
   }
 
-  /// What can fail before the stream fails here: a rank that left its peers alone within the stream could not reach them.
+  /// What can fail before the stream fails here: a rank that left its peers alone within the stream could not reach
+  /// them.
   void prepare_stream() {
     std::uint64_t total = 0;
     for (const planned_tensor& tensor : plan_.tensors) {
@@ -277,13 +284,13 @@ class initialization {
   }
 
   /// Also the last moment at which a rank can fail: past it the commit happens everywhere.
-  void report_slowest() {
+  void find_slowest() {
     constexpr std::uint64_t rank_bits = 24;
     const auto microseconds = static_cast<std::uint64_t>(clock_.total() * 1e6);
     const std::uint64_t slowest =
         all_reduce_max(control_, (microseconds << rank_bits) | rank_, deadline::after(options_.deadline_seconds));
-    slowest_rank_ = slowest & ((std::uint64_t{1} << rank_bits) - 1);
-    slowest_seconds_ = static_cast<double>(slowest >> rank_bits) * 1e-6;
+    report_.slowest_rank = slowest & ((std::uint64_t{1} << rank_bits) - 1);
+    report_.slowest_seconds = static_cast<double>(slowest >> rank_bits) * 1e-6;
   }
 
   void release_staging() noexcept {
@@ -296,10 +303,10 @@ class initialization {
     for (pending_shard& each : pending_) {
       each.handle.adopt(std::move(each.part));
     }
-    clock_.leave();
   }
 
-  [[nodiscard]] rank_report finished_report() const {
+  /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
+  [[nodiscard]] rank_report describe() const {
     std::uint64_t peak = work_.memory.accounted_peak();
     if constexpr (!Space::host_accessible) {
       peak += work_.host.accounted_peak();
@@ -316,10 +323,7 @@ class initialization {
             .tensors = plan_.tensors.size(),
             .units = plan_.slabs.size(),
             .buckets = plan_.schedule.buckets.size(),
-            .seconds = clock_.total(),
-            .phases = clock_.phases(),
-            .slowest_rank = slowest_rank_,
-            .slowest_seconds = slowest_seconds_};
+            .phases = clock_.phases()};
   }
 
   struct pending_shard {
@@ -352,8 +356,7 @@ class initialization {
   std::optional<tensor_reader<opened, Space>> reader_;
   std::optional<progress_meter<Watch>> progress_;
   std::optional<bucket_stream<Data, Control, opened, Space, Watch>> stream_;
-  std::size_t slowest_rank_ = 0;
-  double slowest_seconds_ = 0;
+  rank_report report_;
 };
 
 }  // namespace detail

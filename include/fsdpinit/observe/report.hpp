@@ -19,9 +19,9 @@ struct phase_seconds {
 struct rank_report {
   std::size_t rank = 0;
   std::size_t shards = 1;
-  std::string_view policy;
-  std::string_view transport;  ///< the one used: scatter falls back to broadcast on a communicator that cannot
-  prediction predicted;
+  std::string_view policy{};
+  std::string_view transport{};  ///< the one used: scatter falls back to broadcast on a communicator that cannot
+  prediction predicted{};
   std::uint64_t accounted_peak_bytes = 0;
   std::uint64_t bytes_read = 0;
   std::uint64_t bytes_sent = 0;
@@ -30,7 +30,7 @@ struct rank_report {
   std::size_t units = 0;
   std::size_t buckets = 0;
   double seconds = 0;  ///< from the call to the commit
-  std::vector<phase_seconds> phases;
+  std::vector<phase_seconds> phases{};
   std::size_t slowest_rank = 0;  ///< the one that took longest from the call to the end of its stream
   double slowest_seconds = 0;
 };

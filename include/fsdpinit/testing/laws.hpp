@@ -233,6 +233,7 @@ class communicator_laws {
       return;
     }
     for (int round = 0; round < 2; ++round) {
+      barrier();
       const std::size_t quitter = size_ - 1;
       std::vector<std::byte> buffer = patterned(4096, rank_);
       if (rank_ == quitter) {
