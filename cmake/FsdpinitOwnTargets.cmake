@@ -8,8 +8,9 @@ endif()
 
 set(fsdpinit_warnings -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  # g++ 12 warns about its own std::string operator+ (GCC bug 105651).
-  list(APPEND fsdpinit_warnings -Wno-restrict)
+  # g++ 12 warns about its own std::string operator+ (GCC bug 105651), and about std::vector's own storage where it has inlined
+  # an allocation away (GCC bug 104475).
+  list(APPEND fsdpinit_warnings -Wno-restrict -Wno-free-nonheap-object)
 endif()
 
 add_library(fsdpinit_own INTERFACE)

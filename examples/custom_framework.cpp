@@ -8,7 +8,7 @@
 #include <numeric>
 #include <thread>
 
-// ---- what you have: nothing below knows of fsdpinit ----------------------------------------------------------------
+// What you have. Nothing here knows of fsdpinit.
 namespace mine {
 
 struct tensor {
@@ -48,8 +48,9 @@ struct group {  // some message-passing library's handle
 
 }  // namespace mine
 
-// ---- what you write: how fsdpinit sees a tensor, a module and the group
-// ----------------------------------------------- [plug-in]
+// What you write: how fsdpinit sees a tensor, a module and the group.
+
+// [plug-in]
 template <>
 struct fsdpinit::slot_traits<mine::tensor> {
   static slot_role role(const mine::tensor&) { return slot_role::parameter; }
@@ -87,8 +88,7 @@ fsdpinit::rank_report bring_up(mine::module& model, my_communicator ranks, auto 
 }
 // [plug-in]
 
-// ---- and a run: 4 ranks, the weights on rank 0 only
-// ------------------------------------------------------------------
+// A run: 4 ranks, the weights on rank 0 only.
 int main() {
   constexpr int ranks = 4;
   std::barrier meet(ranks);

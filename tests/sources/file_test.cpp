@@ -54,7 +54,6 @@ std::vector<int> descriptors_of(const std::string& path) {
 }
 
 // -- opening
-// -----------------------------------------------------------------------------------------------------------
 
 TEST(input_file, knows_path_and_size) {
   const temp_dir dir;
@@ -188,7 +187,6 @@ TEST(input_file, assignment_closes_the_file_before) {
 }
 
 // -- reading
-// -----------------------------------------------------------------------------------------------------------
 
 TEST(input_file, reads_any_range) {
   const temp_dir dir;
@@ -264,7 +262,6 @@ TEST(read_exact_at, a_refusal_of_the_system_is_an_error_with_its_errno) {
 }
 
 // -- changes
-// -----------------------------------------------------------------------------------------------------------
 
 TEST(input_file, one_that_nobody_touches_is_unchanged) {
   const temp_dir dir;

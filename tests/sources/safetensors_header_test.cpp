@@ -37,7 +37,6 @@ std::string with(std::string_view extra) {
 std::string nested(std::size_t levels) { return std::string(levels, '[') + std::string(levels, ']'); }
 
 // -- the length
-// --------------------------------------------------------------------------------------------------------
 
 TEST(safetensors_length, is_little_endian) {
   EXPECT_EQ(length_of(std::string("\x01\x02\x03\0\0\0\0\0", 8), 1'000'000), 0x030201U);
@@ -85,7 +84,6 @@ TEST(safetensors_length, a_pickle_is_told_apart) {
 }
 
 // -- what is legal
-// -----------------------------------------------------------------------------------------------------
 
 struct legal {
   std::string name;
@@ -215,7 +213,6 @@ TEST(safetensors_header, knows_all_22_dtypes) {
 }
 
 // -- what is not
-// -------------------------------------------------------------------------------------------------------
 
 struct illegal {
   std::string name;

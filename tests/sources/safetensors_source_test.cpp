@@ -79,7 +79,6 @@ void expect_rejected(const std::string& opened, errc code, const std::string& su
 }
 
 // -- one file
-// ----------------------------------------------------------------------------------------------------------
 
 TEST(safetensors_source, reads_any_range_of_any_tensor) {
   const temp_dir dir;
@@ -185,7 +184,6 @@ TEST(safetensors_source, a_read_out_of_bounds_is_the_callers_bug) {
 }
 
 // -- a file that changes
-// -----------------------------------------------------------------------------------------------
 
 struct open_file {
   temp_dir dir;
@@ -241,7 +239,6 @@ TEST(safetensors_source, of_several_files_only_reads_from_the_changed_one_fail) 
 }
 
 // -- an index
-// ----------------------------------------------------------------------------------------------------------
 
 TEST(safetensors_index, gives_the_tensors_of_its_files_in_order_of_file_and_offset) {
   const temp_dir dir;
@@ -365,7 +362,6 @@ TEST(safetensors_index, hugging_face_cache_of_links_is_read) {
 }
 
 // -- a folder
-// ----------------------------------------------------------------------------------------------------------
 
 TEST(safetensors_folder, resolves_to_its_only_safetensors_file) {
   const temp_dir dir;
@@ -432,7 +428,6 @@ TEST(safetensors_folder, the_list_in_an_error_is_short) {
 }
 
 // -- any path
-// ----------------------------------------------------------------------------------------------------------
 
 TEST(open_safetensors, takes_a_file_under_any_name) {
   const temp_dir dir;

@@ -22,12 +22,14 @@
 
 #include <gsl/assert>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -41,14 +43,15 @@ inline constexpr bool is_channels = false;
 template <class Data, class Control>
 inline constexpr bool is_channels<channels<Data, Control>> = true;
 
+template <class Channels>
+concept AreLinks = is_channels<std::remove_cvref_t<Channels>> || Communicator<std::remove_reference_t<Channels>>;
+
 /// A plain communicator is both channels.
 template <class Channels>
 [[nodiscard]] auto channels_of(Channels& given) {
   if constexpr (is_channels<std::remove_const_t<Channels>>) {
     return given;
   } else {
-    static_assert(Communicator<Channels>,
-                  "fsdpinit: channels must model Communicator: rank(), size(), broadcast(bytes, root)");
     return channels<Channels, Channels>{given, given};
   }
 }
@@ -380,23 +383,49 @@ class initialization {
 /// of metadata. \throws fsdpinit::error, the same on every rank: code, FQN, rank, remedy. Before the first byte moves
 /// the module is untouched; later it is on meta on every rank, what was allocated is released, and with a file as
 /// source the same call may be made again. Non-persistent buffers keep their values until the commit.
-template <class Policy = native_sharding<>, ShardableModule Module, class Source, class Channels,
-          MemorySpace Space = host_memory, Observer Watch = null_observer>
-  requires(StateDictSource<std::remove_reference_t<Source>> || SourceOpener<std::remove_reference_t<Source>>)
+template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = host_memory,
+          class Watch = null_observer>
 rank_report initialize(Module& module, Source&& source, Channels&& links, const options& how = {}, Space memory = {},
                        Watch&& watch = {}) {
-  auto both = detail::channels_of(links);
-  using data = std::remove_reference_t<decltype(both.data)>;
-  using control = std::remove_reference_t<decltype(both.control)>;
-  try {
-    return detail::initialization<Policy, Module, std::remove_reference_t<Source>, data, control, Space,
-                                  std::remove_reference_t<Watch>>(module, source, both, how, memory, watch)
-        .run();
-  } catch (...) {
-    if constexpr (InterruptibleCommunicator<data>) {
-      both.data.rearm();
+  using given = std::remove_reference_t<Source>;
+  using observer = std::remove_reference_t<Watch>;
+  constexpr bool is_policy = requires {
+    { Policy::name } -> std::convertible_to<std::string_view>;
+    { Policy::transport } -> std::convertible_to<transport_kind>;
+    { Policy::every_rank_reads } -> std::convertible_to<bool>;
+  };
+  constexpr bool is_source = StateDictSource<given> || SourceOpener<given>;
+  // Assertions rather than constraints: they name the argument and what it lacks.
+  static_assert(is_policy, "fsdpinit: `Policy` must be native_sharding<...>, every_rank_loads, or have their constants");
+  static_assert(ShardableModule<Module>,
+                "fsdpinit: `module` must model ShardableModule: a member visit_slots(visitor), a specialisation of "
+                "fsdpinit::module_traits, or a struct adapted with BOOST_HANA_ADAPT_STRUCT");
+  static_assert(is_source,
+                "fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); "
+                "or SourceOpener: a call that returns one");
+  static_assert(detail::AreLinks<Channels>,
+                "fsdpinit: `links` must model Communicator: rank() const, size() const, void broadcast(bytes, root); or "
+                "be channels{data, control}");
+  static_assert(MemorySpace<Space>,
+                "fsdpinit: `memory` must model MemorySpace: queue, host_accessible, allocate, deallocate, copy_in, "
+                "copy_out, wait, accounted, accounted_peak, restart_peak");
+  static_assert(Observer<observer>,
+                "fsdpinit: `watch` must model Observer: void phase(name), void progress(done, total)");
+  if constexpr (is_policy && ShardableModule<Module> && is_source && detail::AreLinks<Channels> && MemorySpace<Space> &&
+                Observer<observer>) {
+    auto both = detail::channels_of(links);
+    using data = std::remove_reference_t<decltype(both.data)>;
+    using control = std::remove_reference_t<decltype(both.control)>;
+    try {
+      return detail::initialization<Policy, Module, given, data, control, Space, observer>(module, source, both, how,
+                                                                                           memory, watch)
+          .run();
+    } catch (...) {
+      if constexpr (InterruptibleCommunicator<data>) {
+        both.data.rearm();
+      }
+      throw;
     }
-    throw;
   }
 }
 

@@ -25,8 +25,8 @@
 #include <vector>
 
 /// \file
-/// Decorators at the seams of the concepts that fail one call of one rank. Count the calls of a clean run, then fail call k
-/// for every k: whatever happens, all ranks must end with the same error.
+/// Decorators at the seams of the concepts that fail one call of one rank. Count the calls of a clean run, then fail
+/// call k for every k: whatever happens, all ranks must end with the same error.
 
 namespace fsdpinit::testing {
 
@@ -177,8 +177,8 @@ class faulty_source {
   call_counter counter_;
 };
 
-/// A memory space of which one call fails: std::bad_alloc from `allocate`, std::runtime_error from a copy. A `wait` fails
-/// after the copies are done. Copies of the handle share the count.
+/// A memory space of which one call fails: std::bad_alloc from `allocate`, std::runtime_error from a copy. A `wait`
+/// fails after the copies are done. Copies of the handle share the count.
 template <MemorySpace S>
 class faulty_memory {
  public:
@@ -223,8 +223,8 @@ class faulty_memory {
   call_counter counter_;
 };
 
-/// A module of which one visit throws std::runtime_error in place of showing a slot. Call 0 is the walk as a whole, before
-/// its first slot.
+/// A module of which one visit throws std::runtime_error in place of showing a slot. Call 0 is the walk as a whole,
+/// before its first slot.
 template <ShardableModule M>
 class faulty_module {
  public:

@@ -131,7 +131,8 @@ class communicator_laws {
         const std::vector<std::byte> wanted = patterned(size, root);
         std::vector<std::byte> buffer = rank_ == root ? wanted : patterned(size, 1000 + rank_);
         comm_.broadcast(buffer, root);
-        laws_.expect(buffer == wanted, concat("broadcast of ", size, " bytes from rank ", root, " gives the root's bytes"));
+        laws_.expect(buffer == wanted,
+                     concat("broadcast of ", size, " bytes from rank ", root, " gives the root's bytes"));
       }
     }
   }
@@ -158,8 +159,9 @@ class communicator_laws {
   }
   void expect_scattered(const scattered& got, std::size_t root, std::uint64_t round) {
     if (rank_ != root) {
-      laws_.expect(got.own == patterned(window_size(rank_, round), 10 * root + rank_),
-                   concat("scatter of ", window_size(rank_, round), " bytes from rank ", root, " gives this rank's window"));
+      laws_.expect(
+          got.own == patterned(window_size(rank_, round), 10 * root + rank_),
+          concat("scatter of ", window_size(rank_, round), " bytes from rank ", root, " gives this rank's window"));
     }
   }
 
@@ -305,9 +307,9 @@ class communicator_laws {
 
 }  // namespace detail
 
-/// The laws of `Communicator`, and of every refinement that `C` models. Collective: call it on every rank, each with its own
-/// handle, with nothing in flight. Moves about 1 MiB per pair of ranks. A communicator that blocks where it should not hangs
-/// here: give the test a deadline.
+/// The laws of `Communicator`, and of every refinement that `C` models. Collective: call it on every rank, each with
+/// its own handle, with nothing in flight. Moves about 1 MiB per pair of ranks. A communicator that blocks where it
+/// should not hangs here: give the test a deadline.
 template <Communicator C>
 [[nodiscard]] violations check_communicator(C& comm, double deadline_seconds = 30) {
   return detail::communicator_laws<C>(comm, deadline_seconds).run();
@@ -341,7 +343,8 @@ template <StateDictSource S>
           source.read(i, at, mutable_bytes(forward).subspan(at, length));
           source.read(i, size - at - length, mutable_bytes(backward).subspan(size - at - length, length));
         }
-        laws.expect(forward == whole, concat(printable(tensors[i].name), ": pieces of ", piece, " bytes are the whole"));
+        laws.expect(forward == whole,
+                    concat(printable(tensors[i].name), ": pieces of ", piece, " bytes are the whole"));
         laws.expect(backward == whole, concat(printable(tensors[i].name), ": order of reading does not matter"));
       }
       source.read(i, 0, {});

@@ -20,7 +20,8 @@
 #include <vector>
 
 /// \file
-/// Every rank test goes through here: a thread per rank, a deadline, and no exception lost. Works under any test framework.
+/// Every rank test goes through here: a thread per rank, a deadline, and no exception lost. Works under any test
+/// framework.
 
 namespace fsdpinit::testing {
 

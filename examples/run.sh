@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# usage: examples/run.sh [--checkpoint PATH] [--ranks N] [--runs N]
+# Loads a model on N ranks (threads) with each policy; prints a table and draws build/demo/memory.png. Without --checkpoint
+# a Qwen3-0.6B with made-up values is written first (1.2 GB, under build/demo). Of --runs runs the median is shown.
+set -euo pipefail
+
+ranks=4
+runs=3
+checkpoint=
+usage() {
+  sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"
+}
+while (($#)); do
+  case $1 in
+    --checkpoint | --ranks | --runs)
+      if (($# < 2)); then echo "run.sh: $1 needs a value" >&2; exit 2; fi
+      case $1 in
+        --checkpoint) checkpoint=$(realpath -ms -- "$2") ;;
+        --ranks) ranks=$2 ;;
+        --runs) runs=$2 ;;
+      esac
+      shift 2
+      ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "run.sh: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
+  esac
+done
+for number in "$ranks" "$runs"; do
+  if [[ ! $number =~ ^[1-9][0-9]{0,3}$ ]]; then echo "run.sh: '$number' is no number of ranks or runs" >&2; exit 2; fi
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+demo=build/demo
+mkdir -p "$demo"
+
+# -- the tool, in a build folder of its own, which needs no test packages ----------------------------------------------------
+
+bash cmake/packages.sh build demo
+if [[ ! -f $demo/build/build.ninja ]]; then echo "building the tool (half a minute the first time)"; fi
+cmake -S . -B "$demo/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFSDPINIT_BUILD_TESTS=OFF -DFSDPINIT_BUILD_BENCH=OFF >/dev/null
+cmake --build "$demo/build" --target fsdpinit_tool -- --quiet
+fsdpinit=$demo/build/fsdpinit
+
+# Runs the tool; where there is no terminal for its progress, that is shown only if it fails.
+quietly() {
+  if [[ -t 2 ]]; then
+    "$fsdpinit" "$@"
+  elif ! "$fsdpinit" "$@" 2>"$demo/stderr.log"; then
+    cat "$demo/stderr.log" >&2
+    return 1
+  fi
+}
+
+# -- the model ---------------------------------------------------------------------------------------------------------------
+
+name=
+if [[ -z $checkpoint ]]; then
+  checkpoint=$demo/qwen3-0.6b
+  name=Qwen3-0.6B
+  if [[ ! -e $checkpoint ]]; then
+    echo "writing a checkpoint with the names and shapes of Qwen3-0.6B"
+    quietly synthesize --model qwen3-0.6b "$checkpoint"
+  fi
+else
+  name=$(basename "$checkpoint")
+fi
+
+# The values of a key in JSON that has one key a line, as the tool writes it.
+values() { sed -n "s/^ *\"$1\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}$/\1/p" "$2"; }
+total() { values "$1" "$2" | awk '{ sum += $1 } END { printf "%.0f\n", sum }'; }
+most() { values "$1" "$2" | sort -n | tail -n 1; }
+
+"$fsdpinit" plan "$checkpoint" --shards "$ranks" --policy every-rank-loads --json >"$demo/plan.json"
+model=$(values model_bytes "$demo/plan.json")
+needed=$(total predicted_peak_bytes "$demo/plan.json")
+available=$(($(sed -n 's/^MemAvailable: *\([0-9]*\) kB$/\1/p' /proc/meminfo) * 1024))
+if [[ $(cat /sys/fs/cgroup/memory.max 2>/dev/null) =~ ^[0-9]+$ ]]; then  # a container's limit
+  limit=$(($(cat /sys/fs/cgroup/memory.max) - $(cat /sys/fs/cgroup/memory.current)))
+  available=$((limit < available ? limit : available))
+fi
+gib() { awk -v bytes="$1" 'BEGIN { printf "%.2f GiB", bytes / 2^30 }'; }
+
+policies=(every-rank-loads native-sharding+broadcast native-sharding+scatter)
+skipped=
+if ((needed > available)); then
+  skipped="every-rank-loads needs $(gib "$needed") for $ranks ranks, $(gib "$available") are free: left out"
+  policies=("${policies[@]:1}")
+fi
+
+# All of it into the page cache first, so that no policy pays for the disk.
+"$fsdpinit" inspect "$checkpoint" --json >"$demo/inspect.json"
+while IFS= read -r file; do cat -- "$file"; done < <(values path "$demo/inspect.json") >/dev/null
+
+# -- the loads ---------------------------------------------------------------------------------------------------------------
+
+load() {  # policy[+transport], run
+  local transport=scatter
+  if [[ $1 == *+* ]]; then transport=${1#*+}; fi
+  quietly load "$checkpoint" --shards "$ranks" --policy "${1%+*}" --transport "$transport" \
+    --report "$demo/$1.$2.json" --timeline "$demo/$1.$2.csv" >/dev/null
+}
+rm -f "$demo"/{every,native}-*.{json,csv}
+for ((run = 1; run <= runs; ++run)); do
+  for policy in "${policies[@]}"; do
+    echo "run $run of $runs: $policy"
+    load "$policy" "$run"
+  done
+done
+for policy in "${policies[@]}"; do
+  median=$(for ((run = 1; run <= runs; ++run)); do echo "$(values seconds "$demo/$policy.$run.json" | head -n 1) $run"; done |
+    sort -g | sed -n "$(((runs + 1) / 2))s/.* //p")
+  mv "$demo/$policy.$median.json" "$demo/$policy.json"
+  mv "$demo/$policy.$median.csv" "$demo/$policy.csv"
+done
+
+# -- table and picture -------------------------------------------------------------------------------------------------------
+
+printf '\n%s, %s, on %d ranks, warm page cache, median of %d\n\n' "$name" "$(gib "$model")" "$ranks" "$runs"
+row='%-28s %9s %18s %18s %14s %14s\n'
+# shellcheck disable=SC2059
+printf "$row" policy seconds 'peak per rank' 'process peak RSS' 'bytes read' 'bytes moved'
+for policy in "${policies[@]}"; do
+  report=$demo/$policy.json
+  # shellcheck disable=SC2059
+  printf "$row" "${policy/+/, }" "$(values seconds "$report" | head -n 1 | awk '{ printf "%.2f", $1 }')" \
+    "$(gib "$(most accounted_peak_bytes "$report")")" "$(gib "$(values process_peak_rss_bytes "$report")")" \
+    "$(gib "$(total bytes_read "$report")")" "$(gib "$(total bytes_sent "$report")")"
+done
+if [[ -n $skipped ]]; then echo "$skipped"; fi
+
+gnuplot -e "out='$demo/memory.png'; folder='$demo'; labels='${policies[*]}'; model=$model.0; ranks=$ranks; name='${name//\'/}'" \
+  examples/memory.gnuplot
+printf '\neach rank'\''s memory over time: %s\n' "$demo/memory.png"

@@ -1,0 +1,69 @@
+#pragma once
+
+#include "unfinished.hpp"
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/plan/bucket_schedule.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+/// \file
+/// What each command is asked for, and the commands. They write to stdout and throw: usage_error for what was asked in
+/// a way that cannot be meant (exit code 2), fsdpinit::error for all else (exit code 1).
+
+namespace fsdpinit::tool {
+
+class usage_error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+enum class policy_kind : std::uint8_t { native_sharding, every_rank_loads };
+
+/// What `plan` and `load` have in common.
+struct sharding_request {
+  std::string checkpoint;
+  std::size_t shards = 0;
+  policy_kind policy = policy_kind::native_sharding;
+  transport_kind transport = transport_kind::scatter;
+  std::uint64_t bucket_bytes = 4 * mib;
+};
+
+struct inspect_request {
+  std::string checkpoint;
+  bool json = false;
+};
+
+struct plan_request : sharding_request {
+  bool json = false;
+};
+
+/// Paths are empty where they were not given.
+struct load_request : sharding_request {
+  std::string dump;
+  std::string report;
+  std::string timeline;
+};
+
+struct synthesize_request {
+  std::string model;
+  std::string folder;
+  std::optional<std::size_t> layers;
+  std::optional<fsdpinit::dtype> type;
+  std::uint64_t seed = 0;
+  bool published_duplicates = false;
+};
+
+/// \throws usage_error if a bucket has not a byte for each rank.
+void require_buckets_fit(const sharding_request& how);
+
+void run_inspect(const inspect_request& how);
+void run_plan(const plan_request& how);
+void run_load(const load_request& how, unfinished& outputs);
+void run_synthesize(const synthesize_request& how, unfinished& outputs);
+
+}  // namespace fsdpinit::tool

@@ -1,0 +1,92 @@
+#include "dump.hpp"
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/modules/parameter.hpp>
+#include <fsdpinit/plan/partition.hpp>
+#include <fsdpinit/sources/output_file.hpp>
+#include <fsdpinit/sources/safetensors_writer.hpp>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace fsdpinit::tool {
+namespace {
+
+/// Between two looks at the progress.
+constexpr std::size_t piece_bytes = 16 * mib;
+
+struct named_parameter {
+  std::string_view fqn;
+  const parameter* slot;
+};
+
+std::vector<named_parameter> by_name(dynamic_module& module) {
+  std::vector<named_parameter> all;
+  module.visit_slots([&]<class Slot>(std::string_view fqn, Slot& slot) {
+    if constexpr (std::is_same_v<Slot, parameter>) {
+      all.push_back({fqn, &slot});
+    }
+  });
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.fqn < b.fqn; });
+  return all;
+}
+
+/// `{"<fqn>": {"shape": [8, 5], "dim": 0, "offset": 2}, ...}`: the global shape, and where this part begins along which
+/// dimension; `dim` is null for a tensor that is whole on every rank.
+std::string places_of(std::span<const named_parameter> parameters) {
+  nlohmann::ordered_json places = nlohmann::ordered_json::object();
+  for (const auto& [fqn, slot] : parameters) {
+    const shape& global = slot->shape();
+    nlohmann::ordered_json dim = nullptr;
+    if (slot->placement().is_shard()) {
+      dim = sharded_dim(fqn, global, slot->placement());
+    }
+    places.push_back({std::string(fqn),
+                      {{"shape", std::vector<std::uint64_t>(global.begin(), global.end())},
+                       {"dim", dim},
+                       {"offset", slot->local().offset}}});
+  }
+  return places.dump();
+}
+
+}  // namespace
+
+void dump_shards(dynamic_module& module, dump_rank which, const output_folder& folder, progress_display& shown,
+                 std::uint64_t total) {
+  const std::vector<named_parameter> parameters = by_name(module);
+  std::vector<tensor_descriptor> tensors;
+  for (const auto& [fqn, slot] : parameters) {
+    tensors.push_back({.name = std::string(fqn), .dtype = slot->dtype(), .shape = slot->local().shape});
+  }
+  const std::map<std::string, std::string> metadata{{"format", "fsdpinit.shards"},
+                                                    {"format_version", "1"},
+                                                    {"rank", fmt::format("{}", which.rank)},
+                                                    {"shards", fmt::format("{}", which.shards)},
+                                                    {"replicas", "1"},
+                                                    {"tensors", places_of(parameters)}};
+  const safetensors_layout layout = lay_out_safetensors(tensors, metadata);
+  output_file file(folder.place_of(fmt::format("rank-{:05}-of-{:05}.safetensors", which.rank, which.shards)));
+  file.write_all(std::as_bytes(std::span(layout.header)));
+  for (const auto& [fqn, slot] : parameters) {
+    bytes_view rest{slot->data(), slot->local().bytes};
+    while (!rest.empty()) {
+      const bytes_view piece = rest.first(std::min(rest.size(), piece_bytes));
+      file.write_all(piece);
+      shown.add(piece.size(), total);
+      rest = rest.subspan(piece.size());
+    }
+  }
+  file.close();
+}
+
+}  // namespace fsdpinit::tool

@@ -1,0 +1,164 @@
+#include "commands.hpp"
+#include <fsdpinit/observe/report_json.hpp>
+#include <fsdpinit/observe/text_table.hpp>
+#include <fsdpinit/sources/safetensors.hpp>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit::tool {
+namespace {
+
+struct dtype_total {
+  std::size_t tensors = 0;
+  std::uint64_t bytes = 0;
+};
+
+std::map<std::string_view, dtype_total> totals_of(std::span<const tensor_descriptor> tensors) {
+  std::map<std::string_view, dtype_total> totals;
+  for (const tensor_descriptor& tensor : tensors) {
+    dtype_total& total = totals[name(tensor.dtype)];
+    ++total.tensors;
+    total.bytes += byte_size(tensor);
+  }
+  return totals;
+}
+
+std::uint64_t bytes_of(std::span<const tensor_descriptor> tensors) {
+  std::uint64_t bytes = 0;
+  for (const tensor_descriptor& tensor : tensors) {
+    bytes += byte_size(tensor);
+  }
+  return bytes;
+}
+
+/// Tensors of one kind: the same name but for the first number in it, dtype and shape.
+struct tensor_family {
+  std::string before;
+  std::string after;
+  std::vector<std::uint64_t> numbers;  // empty: one tensor, called `before`
+  const tensor_descriptor* first = nullptr;
+};
+
+/// `model.layers.{0..27}.mlp.up_proj.weight`, or `{0,2,4}`.
+std::string pattern_of(const tensor_family& family) {
+  if (family.numbers.size() < 2) {
+    return printable(family.first->name);
+  }
+  std::vector<std::uint64_t> sorted = family.numbers;
+  std::sort(sorted.begin(), sorted.end());
+  const bool whole = sorted.back() - sorted.front() + 1 == sorted.size();
+  const std::string range =
+      whole ? fmt::format("{}..{}", sorted.front(), sorted.back()) : fmt::format("{}", fmt::join(sorted, ","));
+  return printable(family.before) + "{" + (range.size() < 40 ? range : fmt::format("{} numbers", sorted.size())) + "}" +
+         printable(family.after);
+}
+
+std::vector<tensor_family> families_of(std::span<const tensor_descriptor> tensors) {
+  std::vector<tensor_family> families;
+  std::map<std::tuple<std::string, std::string, std::string>, std::size_t> known;
+  for (const tensor_descriptor& tensor : tensors) {
+    const std::string& fqn = tensor.name;
+    tensor_family made{.before = fqn, .after = {}, .numbers = {}, .first = &tensor};
+    for (std::size_t begin = 0; begin < fqn.size();) {
+      const std::size_t end = std::min(fqn.find('.', begin), fqn.size());
+      const std::string_view part = std::string_view(fqn).substr(begin, end - begin);
+      if (!part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == std::string_view::npos) {
+        made.before = fqn.substr(0, begin);
+        made.after = fqn.substr(end);
+        made.numbers = {std::stoull(std::string(part))};
+        break;
+      }
+      begin = end + 1;
+    }
+    const auto [at, is_new] = known.try_emplace(
+        {made.before, made.after, concat(name(tensor.dtype), to_string(tensor.shape))}, families.size());
+    if (is_new) {
+      families.push_back(std::move(made));
+    } else {
+      families[at->second].numbers.push_back(made.numbers.front());
+    }
+  }
+  return families;
+}
+
+void print_text(const std::string& given, const safetensors_source& source) {
+  const auto tensors = source.tensors();
+  fmt::print("{}: {} tensors, {} in {} file{}\n\n", printable(given), tensors.size(), bytes_text(bytes_of(tensors)),
+             source.files().size(), source.files().size() == 1 ? "" : "s");
+  text_table files({"file", "size", "header", "tensors", "metadata"});
+  for (const safetensors_file_info& file : source.files()) {
+    std::string metadata;
+    for (const auto& [key, value] : file.metadata) {
+      metadata += fmt::format("{}{}={}", metadata.empty() ? "" : ", ", printable(key, 40), printable(value, 40));
+    }
+    files.add({printable(file.path.substr(file.path.rfind('/') + 1)), bytes_text(file.bytes),
+               bytes_text(file.header_bytes), fmt::format("{}", file.tensors), printable(metadata, 200)});
+  }
+  text_table dtypes({"dtype", "tensors", "bytes"});
+  for (const auto& [type, total] : totals_of(tensors)) {
+    dtypes.add({std::string(type), fmt::format("{}", total.tensors), bytes_text(total.bytes)});
+  }
+  text_table names({"tensor", "dtype", "shape", "count", "each"});
+  for (const tensor_family& family : families_of(tensors)) {
+    names.add({pattern_of(family), std::string(name(family.first->dtype)), to_string(family.first->shape),
+               fmt::format("{}", std::max<std::size_t>(family.numbers.size(), 1)),
+               bytes_text(byte_size(*family.first))});
+  }
+  fmt::print("{}\n{}\n{}", files.text(), dtypes.text(), names.text());
+}
+
+void print_json(const std::string& given, const safetensors_source& source) {
+  using nlohmann::ordered_json;
+  ordered_json files = ordered_json::array();
+  for (const safetensors_file_info& file : source.files()) {
+    files.push_back({{"path", file.path},
+                     {"bytes", file.bytes},
+                     {"header_bytes", file.header_bytes},
+                     {"tensors", file.tensors},
+                     {"metadata", ordered_json(file.metadata)}});
+  }
+  ordered_json dtypes = ordered_json::object();
+  for (const auto& [type, total] : totals_of(source.tensors())) {
+    dtypes[std::string(type)] = {{"tensors", total.tensors}, {"bytes", total.bytes}};
+  }
+  ordered_json tensors = ordered_json::array();
+  for (std::size_t i = 0; i < source.tensors().size(); ++i) {
+    const tensor_descriptor& tensor = source.tensors()[i];
+    const safetensors_place& place = source.place_of(i);
+    tensors.push_back({{"name", tensor.name},
+                       {"dtype", name(tensor.dtype)},
+                       {"shape", std::vector<std::uint64_t>(tensor.shape.begin(), tensor.shape.end())},
+                       {"bytes", place.bytes},
+                       {"file", place.file},
+                       {"offset", place.begin}});
+  }
+  fmt::print("{}", json_text({{"format", "fsdpinit.inspect"},
+                              {"format_version", 1},
+                              {"checkpoint", given},
+                              {"bytes", bytes_of(source.tensors())},
+                              {"dtypes", std::move(dtypes)},
+                              {"files", std::move(files)},
+                              {"tensors", std::move(tensors)}}));
+}
+
+}  // namespace
+
+void run_inspect(const inspect_request& how) {
+  const safetensors_source source = open_safetensors(how.checkpoint);
+  how.json ? print_json(how.checkpoint, source) : print_text(how.checkpoint, source);
+}
+
+}  // namespace fsdpinit::tool

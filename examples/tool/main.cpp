@@ -1,0 +1,233 @@
+#include "byte_size.hpp"
+#include "commands.hpp"
+#include "published_models.hpp"
+#include "unfinished.hpp"
+#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/error.hpp>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit::tool {
+namespace {
+
+/// Ranks are threads here; more of them than this are not worth it.
+constexpr std::size_t most_thread_ranks = 1024;
+/// A plan is made for every rank: beyond this it would take minutes.
+constexpr std::size_t most_planned_ranks = 65536;
+
+constexpr const char* about =
+    "Brings a fully sharded model up from a safetensors checkpoint at the memory cost of its shards.\n"
+    "CHECKPOINT is a .safetensors file, an index (*.index.json), or a folder that holds one of them.";
+
+template <class Value>
+using choices = std::vector<std::pair<std::string_view, Value>>;
+
+template <class Value>
+std::optional<Value> find(const choices<Value>& among, std::string_view name) {
+  for (const auto& [known, value] : among) {
+    if (known == name) {
+      return value;
+    }
+  }
+  return std::nullopt;
+}
+
+/// An option with a few named values.
+template <class Target, class Value>
+CLI::Option* add_choice(CLI::App& command, const std::string& name, Target& target, const choices<Value>& among,
+                        const std::string& help) {
+  return command
+      .add_option_function<std::string>(
+          name, [&target, among](const std::string& text) { target = *find(among, text); }, help)
+      ->check([among](const std::string& text) {
+        if (find(among, text)) {
+          return std::string();
+        }
+        std::string all;
+        for (const auto& each : among) {
+          all += fmt::format("{}{}", all.empty() ? "" : ", ", each.first);
+        }
+        return fmt::format("\"{}\" is unknown; use one of {}", text, all);
+      });
+}
+
+CLI::Option* add_path(CLI::App& command, const std::string& name, std::string& path, const std::string& help) {
+  return command.add_option(name, path, help)->check([](const std::string& text) {
+    return text.empty() ? std::string("the path is empty") : std::string();
+  });
+}
+
+void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_shards) {
+  add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
+  command.add_option("--shards", how.shards, "number of ranks to shard over")
+      ->required()
+      ->check([=](const std::string& text) {
+        std::size_t value = 0;
+        const bool fits = CLI::detail::lexical_cast(text, value) && value >= 1 && value <= most_shards;
+        return fits ? std::string() : fmt::format("\"{}\" is no number from 1 to {}", text, most_shards);
+      })
+      ->type_name("S");
+  add_choice<policy_kind, policy_kind>(
+      command, "--policy", how.policy,
+      {{"native-sharding", policy_kind::native_sharding}, {"every-rank-loads", policy_kind::every_rank_loads}},
+      "native-sharding (default), or every-rank-loads, the baseline")
+      ->type_name("P");
+  add_choice<transport_kind, transport_kind>(
+      command, "--transport", how.transport,
+      {{"scatter", transport_kind::scatter}, {"broadcast", transport_kind::broadcast}},
+      "scatter (default): each rank is sent its part; broadcast: each is sent everything and\n"
+      "keeps its part. Means nothing to every-rank-loads")
+      ->type_name("T");
+  command
+      .add_option_function<std::string>(
+          "--bucket-bytes", [&how](const std::string& text) { how.bucket_bytes = *parse_byte_size(text); },
+          "size of one staging bucket, such as 65536, 4MiB, 16M; default 4MiB")
+      ->check([](const std::string& text) {
+        return parse_byte_size(text).value_or(0) != 0
+                   ? std::string()
+                   : fmt::format("\"{}\" is no size; give a number of bytes, such as 65536, 4MiB, 16M", text);
+      })
+      ->type_name("B");
+}
+
+CLI::App& add_inspect(CLI::App& app, inspect_request& how) {
+  CLI::App& command = *app.add_subcommand("inspect", "Show what a checkpoint holds");
+  add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
+  command.add_flag("--json", how.json, "every tensor, as JSON");
+  return command;
+}
+
+CLI::App& add_plan(CLI::App& app, plan_request& how) {
+  CLI::App& command = *app.add_subcommand("plan", "Predict each rank's memory and traffic, reading no tensor");
+  add_sharding(command, how, most_planned_ranks);
+  command.add_flag("--json", how.json, "every rank, as JSON");
+  return command;
+}
+
+CLI::App& add_load(CLI::App& app, load_request& how) {
+  CLI::App& command = *app.add_subcommand("load", "Load a checkpoint on S ranks, which are threads of this process");
+  add_sharding(command, how, most_thread_ranks);
+  add_path(command, "--dump", how.dump, "write every rank's shards, a file each, to a folder that is empty or absent")
+      ->type_name("DIR");
+  add_path(command, "--report", how.report, "write the report as JSON")->type_name("FILE.json");
+  add_path(command, "--timeline", how.timeline, "write each rank's memory over time as CSV")->type_name("FILE.csv");
+  return command;
+}
+
+CLI::App& add_synthesize(CLI::App& app, synthesize_request& how) {
+  CLI::App& command = *app.add_subcommand(
+      "synthesize", "Write a checkpoint with the names and shapes of a published model, and made-up values");
+  choices<std::string> models;
+  for (const published_model& model : published_models) {
+    models.emplace_back(model.name, model.name);
+  }
+  add_choice(command, "--model", how.model, models, "qwen3-0.6b, qwen3-8b, llama3-8b or gpt2")
+      ->required()
+      ->type_name("NAME");
+  add_path(command, "DIR", how.folder, "a folder that is empty or absent")->required();
+  command.add_option("--layers", how.layers, "only the first L layers")->type_name("L");
+  add_choice<std::optional<dtype>, dtype>(command, "--dtype", how.type, {{"bf16", dtype::bf16}, {"f32", dtype::f32}},
+                                          "bf16 or f32; default: as published")
+      ->type_name("TYPE");
+  command.add_option("--seed", how.seed, "other values; default 0")->type_name("N");
+  command.add_flag("--published-duplicates", how.published_duplicates,
+                   "store tied tensors twice where the published files do");
+  return command;
+}
+
+/// stdout may be a full disk, which shows only here.
+void flush_stdout() {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    throw error(errc::io, "stdout", "cannot be written; is the disk full?", {.native_code = errno});
+  }
+}
+
+int fail(std::string_view text, int code) {
+  std::fputs(fmt::format("fsdpinit: error: {}\n", text).c_str(),
+             stderr);  // not fmt::print: it throws if stderr is closed
+  return code;
+}
+
+int run(int count, char** arguments) {
+  CLI::App app(about, "fsdpinit");
+  app.require_subcommand(0, 1);
+  app.set_version_flag("--version", "fsdpinit " FSDPINIT_VERSION);
+  app.footer(
+      "Exit codes: 0; 1 with `fsdpinit: error: <file or tensor>: <what, and the remedy>` on stderr; 2 for usage.\n"
+      "Example: fsdpinit synthesize --model gpt2 /tmp/gpt2 && fsdpinit load /tmp/gpt2 --shards 4");
+  inspect_request inspect;
+  plan_request planning;
+  load_request load;
+  synthesize_request synthesize;
+  const CLI::App& inspect_command = add_inspect(app, inspect);
+  const CLI::App& plan_command = add_plan(app, planning);
+  const CLI::App& load_command = add_load(app, load);
+  add_synthesize(app, synthesize);
+  std::string named;  // the command, for hints
+  const auto usage = [&](std::string_view what) {
+    return fail(fmt::format("{}\n  see: fsdpinit {}{}--help", what, named, named.empty() ? "" : " "), 2);
+  };
+  try {
+    app.parse(count, arguments);
+  } catch (const CLI::Success& asked) {
+    app.exit(asked);  // --help or --version
+    return 0;
+  } catch (const CLI::ParseError& wrong) {
+    for (const CLI::App* command : app.get_subcommands()) {
+      named = command->get_name();
+    }
+    return usage(wrong.what());
+  }
+  if (app.get_subcommands().empty()) {
+    return usage("no command given; use inspect, plan, load or synthesize");
+  }
+  named = app.get_subcommands().front()->get_name();
+
+  unfinished outputs;
+  const signal_guard guard(outputs);
+  try {
+    if (inspect_command.parsed()) {
+      run_inspect(inspect);
+    } else if (plan_command.parsed()) {
+      run_plan(planning);
+    } else if (load_command.parsed()) {
+      run_load(load, outputs);
+    } else {
+      run_synthesize(synthesize, outputs);
+    }
+    flush_stdout();
+    return 0;
+  } catch (const usage_error& wrong) {
+    return usage(wrong.what());
+  } catch (...) {
+    const error failure = current_error();
+    // Every message begins with what it is about; where nothing better is known, that is what was to be done.
+    return fail(failure.subject().empty() ? fmt::format("{}: {}", named, failure.what()) : failure.what(), 1);
+  }
+}
+
+}  // namespace
+}  // namespace fsdpinit::tool
+
+int main(int count, char** arguments) {
+  // A reader that has seen enough (`| head`) is an error of write(), after which outputs are removed as after any
+  // other.
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    return fsdpinit::tool::run(count, arguments);
+  } catch (...) {
+    return fsdpinit::tool::fail(fsdpinit::current_error().what(), 1);
+  }
+}

@@ -1,0 +1,166 @@
+#include "checkpoint_module.hpp"
+#include "commands.hpp"
+#include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/observe/report_json.hpp>
+#include <fsdpinit/observe/text_table.hpp>
+#include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/sources/safetensors.hpp>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit::tool {
+namespace {
+
+/// The plan that `load` will follow: the same module, matched in the same way.
+plan plan_of(const sharding_request& how, std::span<const tensor_descriptor> tensors) {
+  dynamic_module module = module_of(tensors);
+  const module_view view = view_of(module);
+  std::vector<tensor_request> requests;
+  for (const load_item& item : match(view, tensors)) {
+    const stored_tensor& stored = view.tensors[item.tensor];
+    const slot_record& slot = view.first_slot(stored);
+    requests.push_back({.fqn = slot.fqn,
+                        .dtype = slot.dtype,
+                        .shape = slot.shape,
+                        .placement = slot.placement,
+                        .unit = stored.unit,
+                        .extra_copies = item.copies.size()});
+  }
+  const bool alone = how.policy == policy_kind::every_rank_loads;
+  const options defaults;
+  return make_plan(requests, {.ranks = {.shards = how.shards},
+                              .source_rank = defaults.source_rank,
+                              .transport = alone ? transport_kind::none : how.transport,
+                              .bucket_bytes = how.bucket_bytes,
+                              .buckets_in_flight = defaults.buckets_in_flight});
+}
+
+std::string_view policy_name(const sharding_request& how) {
+  return how.policy == policy_kind::every_rank_loads ? every_rank_loads::name : native_sharding<>::name;
+}
+
+std::uint64_t model_bytes(const plan& made) {
+  std::uint64_t bytes = 0;
+  for (const planned_tensor& tensor : made.tensors) {
+    bytes += tensor.partition.bytes();
+  }
+  return bytes;
+}
+
+template <class Value>
+std::string over(std::span<const prediction> ranks, Value&& value) {
+  std::uint64_t least = std::numeric_limits<std::uint64_t>::max();
+  std::uint64_t most = 0;
+  for (const prediction& each : ranks) {
+    least = std::min(least, value(each));
+    most = std::max(most, value(each));
+  }
+  return bytes_text(least, most);
+}
+
+template <class Value>
+std::string sum(std::span<const prediction> ranks, Value&& value) {
+  std::uint64_t total = 0;
+  for (const prediction& each : ranks) {
+    total += value(each);
+  }
+  return bytes_text(total);
+}
+
+void print_text(const plan_request& how, const plan& made, std::span<const prediction> ranks) {
+  const transport_kind transport = made.options.transport;
+  const std::uint64_t model = model_bytes(made);
+  fmt::print("{}: {} tensors, {}\n{}{}{}, {} rank{}, {} units (slabs), {} buckets of {}, {} in flight\n\n",
+             printable(how.checkpoint), made.tensors.size(), bytes_text(model), policy_name(how),
+             transport == transport_kind::none ? "" : ", ", transport == transport_kind::none ? "" : name(transport),
+             ranks.size(), ranks.size() == 1 ? "" : "s", made.slabs.size(), made.schedule.buckets.size(),
+             bytes_text(how.bucket_bytes), made.options.buckets_in_flight);
+
+  const auto shard = [](const prediction& each) { return each.shard_bytes; };
+  const auto slab = [](const prediction& each) { return each.slab_bytes; };
+  const auto staging = [](const prediction& each) { return each.staging_bytes(); };
+  const auto peak = [](const prediction& each) { return each.peak_bytes(); };
+  const auto read = [](const prediction& each) { return each.bytes_read; };
+  const auto sent = [](const prediction& each) { return each.bytes_sent; };
+  const auto received = [](const prediction& each) { return each.bytes_received; };
+  const auto key = [&](const prediction& each) {
+    return std::vector{shard(each), slab(each), staging(each), read(each), sent(each), received(each)};
+  };
+  const auto alike = [&](std::size_t a, std::size_t b) { return key(ranks[a]) == key(ranks[b]); };
+  text_table table({"rank", "shard", "slabs", "staging", "peak", "read", "sent", "received"});
+  for (const rank_range& row : rows_of_ranks(ranks.size(), alike)) {
+    const auto these = ranks.subspan(row.first, row.last - row.first + 1);
+    table.add({to_string(row), over(these, shard), over(these, slab), over(these, staging), over(these, peak),
+               over(these, read), over(these, sent), over(these, received)});
+  }
+  table.add({"all", sum(ranks, shard), sum(ranks, slab), sum(ranks, staging), sum(ranks, peak), sum(ranks, read),
+             sum(ranks, sent), sum(ranks, received)});
+  fmt::print("{}", table.text());
+}
+
+void print_json(const plan_request& how, const plan& made, std::span<const prediction> predictions) {
+  using nlohmann::ordered_json;
+  ordered_json ranks = ordered_json::array();
+  for (std::size_t rank = 0; rank < predictions.size(); ++rank) {
+    const prediction& each = predictions[rank];
+    ranks.push_back({{"rank", rank},
+                     {"shard_bytes", each.shard_bytes},
+                     {"slab_bytes", each.slab_bytes},
+                     {"staging_bytes", each.staging_bytes()},
+                     {"predicted_peak_bytes", each.peak_bytes()},
+                     {"bytes_read", each.bytes_read},
+                     {"bytes_sent", each.bytes_sent},
+                     {"bytes_received", each.bytes_received}});
+  }
+  fmt::print("{}", json_text({{"format", "fsdpinit.plan"},
+                              {"format_version", 1},
+                              {"checkpoint", how.checkpoint},
+                              {"policy", policy_name(how)},
+                              {"transport", name(made.options.transport)},
+                              {"shards", how.shards},
+                              {"replicas", 1},
+                              {"bucket_bytes", how.bucket_bytes},
+                              {"buckets_in_flight", made.options.buckets_in_flight},
+                              {"tensors", made.tensors.size()},
+                              {"units", made.slabs.size()},
+                              {"buckets", made.schedule.buckets.size()},
+                              {"model_bytes", model_bytes(made)},
+                              {"ranks", std::move(ranks)}}));
+}
+
+}  // namespace
+
+void require_buckets_fit(const sharding_request& how) {
+  if (how.bucket_bytes < how.shards) {
+    throw usage_error(fmt::format("--bucket-bytes: {} is too small for {} ranks; use at least {}", how.bucket_bytes,
+                                  how.shards, how.shards));
+  }
+}
+
+void run_plan(const plan_request& how) {
+  require_buckets_fit(how);
+  const safetensors_source source = open_safetensors(how.checkpoint);
+  const plan made = plan_of(how, source.tensors());
+  std::vector<prediction> ranks;
+  for (std::size_t rank = 0; rank < how.shards; ++rank) {
+    ranks.push_back(predict(made, rank));
+  }
+  how.json ? print_json(how, made, ranks) : print_text(how, made, ranks);
+}
+
+}  // namespace fsdpinit::tool

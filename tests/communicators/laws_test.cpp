@@ -1,0 +1,50 @@
+#include "support/archetypes.hpp"
+#include <fsdpinit/communicators/self.hpp>
+#include <fsdpinit/communicators/threads.hpp>
+#include <fsdpinit/testing/laws.hpp>
+#include <fsdpinit/testing/rank_harness.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+using fsdpinit::testing::check_communicator;
+using fsdpinit::testing::run_ranks;
+using fsdpinit::testing::violations;
+
+TEST(Laws, OfTheSelfCommunicator) {
+  self_communicator alone;
+  EXPECT_EQ(check_communicator(alone), violations{});
+}
+
+TEST(Laws, OfTheThreadsCommunicator) {
+  for (const std::size_t ranks : {1U, 2U, 3U, 4U, 7U}) {
+    SCOPED_TRACE(ranks);
+    run_ranks(ranks, [](threads_communicator& world) { EXPECT_EQ(check_communicator(world), violations{}); });
+  }
+}
+
+/// The archetypes wrap it; that the kit compiles and passes with each shows that a law asks only for what is modelled.
+template <class C>
+void expect_lawful() {
+  run_ranks(3, [](threads_communicator& world) {
+    C wrapped(world);
+    EXPECT_EQ(check_communicator(wrapped), violations{});
+  });
+}
+
+TEST(Laws, AreAskedOnlyOfWhatIsModelled) {
+  expect_lawful<minimal_communicator>();
+  expect_lawful<scattering_communicator>();
+  expect_lawful<non_blocking_communicator>();
+  expect_lawful<non_blocking_scatter_communicator>();
+  expect_lawful<interruptible_communicator>();
+  expect_lawful<reducing_control>();
+  expect_lawful<failable_control>();
+}
+
+}  // namespace

@@ -1,0 +1,228 @@
+#include <fsdpinit/communicators/threads.hpp>
+#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/testing/rank_harness.hpp>
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using namespace fsdpinit;
+using fsdpinit::testing::errors_of_ranks;
+using fsdpinit::testing::run_ranks;
+
+void sleep_for(int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }
+
+TEST(Interruption, ReachesARankThatWaitsAlready) {
+  for (const std::size_t waiting : {0U, 1U}) {  // the root, or a receiver
+    const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+      if (rank != waiting) {
+        sleep_for(50);
+        world.interrupt();
+        return;
+      }
+      std::vector<std::byte> buffer(100);
+      auto token = world.start_broadcast(buffer, 0);
+      world.wait(token, deadline::after(30));
+    });
+    ASSERT_TRUE(errors[waiting].has_value());
+    EXPECT_EQ(errors[waiting]->code(), errc::interrupted);
+  }
+}
+
+TEST(Interruption, OfAnEarlierAttemptDoesNotReachTheNextOne) {
+  run_ranks(3, [](std::size_t rank, threads_communicator& world) {
+    for (int round = 0; round < 50; ++round) {
+      std::vector<std::byte> buffer(64, static_cast<std::byte>(rank + 1));
+      if (rank == static_cast<std::size_t>(round) % 3) {
+        world.interrupt();
+      }
+      auto first = world.start_broadcast(buffer, 0);
+      auto second = world.start_broadcast(buffer, 1);
+      static_cast<void>(attempt([&] { world.wait(first, deadline::after(30)); }));
+      static_cast<void>(attempt([&] { world.wait(second, deadline::after(30)); }));
+      static_cast<void>(world.all_reduce_max(0));
+      world.rearm();
+      std::vector<std::byte> again(64, static_cast<std::byte>(rank + 1));
+      auto token = world.start_broadcast(again, 2);
+      world.wait(token, deadline::after(30));
+      EXPECT_EQ(again, std::vector<std::byte>(64, std::byte{3}));
+      static_cast<void>(world.all_reduce_max(0));  // the next interruption must not reach this operation
+    }
+  });
+}
+
+TEST(Interruption, WaitingTwiceForOneOperationIsHarmless) {
+  run_ranks(2, [](std::size_t, threads_communicator& world) {
+    std::vector<std::byte> buffer(8);
+    auto token = world.start_broadcast(buffer, 0);
+    world.wait(token, deadline::after(30));
+    world.wait(token, deadline::after(30));
+  });
+}
+
+TEST(Deadline, ALateRankIsPeerLostForThoseThatWait) {
+  for (const std::size_t late : {0U, 1U}) {
+    const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+      if (rank == late) {
+        return;
+      }
+      std::vector<std::byte> buffer(100);
+      auto token = world.start_broadcast(buffer, 0);
+      world.wait(token, deadline::after(0.05));
+    });
+    ASSERT_TRUE(errors[1 - late].has_value());
+    EXPECT_EQ(errors[1 - late]->code(), errc::peer_lost);
+  }
+}
+
+TEST(Deadline, OfControlOperationsIsKept) {
+  const auto reduced = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    if (rank == 0) {
+      static_cast<void>(world.all_reduce_max(1, deadline::after(0.05)));
+    }
+  });
+  EXPECT_EQ(reduced[0]->code(), errc::peer_lost);
+  for (const std::size_t root : {0U, 1U}) {
+    const auto sent = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+      if (rank == 0) {
+        std::byte value{};
+        world.broadcast({&value, 1}, root, deadline::after(0.05));
+      }
+    });
+    EXPECT_EQ(sent[0]->code(), errc::peer_lost);
+  }
+}
+
+TEST(Deadline, ARootThatGaveUpTakesItsBufferBack) {
+  const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    if (rank == 0) {
+      auto value = std::make_unique<std::byte>(std::byte{7});
+      const auto gave_up = attempt([&] { world.broadcast({value.get(), 1}, 0, deadline::after(0.02)); });
+      value.reset();  // a receiver that read it now would be caught by AddressSanitizer
+      ASSERT_TRUE(gave_up.has_value());
+      return;
+    }
+    sleep_for(150);
+    std::byte value{};
+    world.broadcast({&value, 1}, 0, deadline::after(0.05));
+  });
+  ASSERT_TRUE(errors[1].has_value());
+  EXPECT_EQ(errors[1]->code(), errc::peer_lost);
+}
+
+TEST(Sizes, ThatDifferAreAnErrorOnTheRankThatNotices) {
+  const auto errors = errors_of_ranks(2, [](std::size_t rank, threads_communicator& world) {
+    std::vector<std::byte> buffer(10 + rank);
+    auto token = world.start_broadcast(buffer, 0);
+    const auto mine = attempt([&] { world.wait(token, deadline::after(30)); });
+    world.interrupt();
+    if (mine) {
+      throw error(*mine);
+    }
+  });
+  EXPECT_EQ(errors[0]->code(), errc::interrupted);
+  EXPECT_EQ(errors[1]->code(), errc::communication);
+  EXPECT_NE(errors[1]->text().find("sent 10 bytes where 11 were expected"), std::string::npos);
+}
+
+TEST(Control, AFailureReachesAllAndTheChannelWorksAgain) {
+  run_ranks(4, [](std::size_t rank, threads_communicator& world) {
+    for (std::size_t round = 0; round < 40; ++round) {
+      const std::size_t failing = round % 4;
+      const auto thrown = attempt([&] {
+        if (rank == failing) {
+          throw error(errc::io, "disk", "broke", {.rank = static_cast<std::int32_t>(failing)});
+        }
+        static_cast<void>(world.all_reduce_max(rank));
+      });
+      ASSERT_TRUE(thrown.has_value());
+      EXPECT_EQ(world.fail(*thrown).rank(), static_cast<std::int32_t>(failing));
+      world.rearm();
+      // At once, while slower ranks still learn of the failure.
+      EXPECT_EQ(world.all_reduce_max(rank + round), 3 + round);
+      std::uint64_t value = rank;
+      world.broadcast(std::as_writable_bytes(std::span(&value, 1)), failing);
+      EXPECT_EQ(value, failing);
+      static_cast<void>(world.all_reduce_max(0));  // the next failure must not reach this broadcast
+    }
+  });
+}
+
+TEST(Control, OfTwoFailuresAllGetOne) {
+  for (int round = 0; round < 50; ++round) {
+    const auto errors = errors_of_ranks(3, [](std::size_t rank, threads_communicator& world) {
+      const auto thrown = attempt([&] {
+        if (rank != 1) {
+          throw error(errc::io, "", "broke", {.rank = static_cast<std::int32_t>(rank)});
+        }
+        static_cast<void>(world.all_reduce_max(rank));
+      });
+      throw error(world.fail(*thrown));
+    });
+    EXPECT_STREQ(errors[0]->what(), errors[1]->what());
+    EXPECT_STREQ(errors[0]->what(), errors[2]->what());
+  }
+}
+
+TEST(Control, AFailureInterruptsStartedOperations) {
+  const auto errors = errors_of_ranks(2, [](std::size_t rank, threads_communicator& world) {
+    if (rank == 0) {
+      sleep_for(30);
+      static_cast<void>(world.fail(error(errc::io, "", "broke")));
+      return;
+    }
+    std::vector<std::byte> buffer(10);
+    auto token = world.start_broadcast(buffer, 0);
+    world.wait(token, deadline::after(30));
+  });
+  ASSERT_TRUE(errors[1].has_value());
+  EXPECT_EQ(errors[1]->code(), errc::interrupted);
+}
+
+TEST(Traffic, ManyOperationsInFlightKeepTheirOrder) {
+  run_ranks(4, [](std::size_t rank, threads_communicator& world) {
+    constexpr std::size_t in_flight = 5;
+    std::vector<std::vector<std::byte>> buffers(in_flight, std::vector<std::byte>(700));
+    std::vector<threads_communicator::token> tokens(in_flight);
+    const auto finish = [&](std::size_t round) {
+      world.wait(tokens[round % in_flight], deadline::after(30));
+      EXPECT_EQ(buffers[round % in_flight], std::vector<std::byte>(700, static_cast<std::byte>(round)));
+    };
+    for (std::size_t round = 0; round < 300; ++round) {
+      if (round >= in_flight) {
+        finish(round - in_flight);
+      }
+      std::vector<std::byte>& buffer = buffers[round % in_flight];
+      const std::size_t root = round % 4;
+      std::memset(buffer.data(), rank == root ? static_cast<int>(round % 256) : 0xff, buffer.size());
+      tokens[round % in_flight] = world.start_broadcast(buffer, root);
+    }
+    for (std::size_t round = 300 - in_flight; round < 300; ++round) {
+      finish(round);
+    }
+  });
+}
+
+TEST(World, HandlesKeepItAlive) {
+  std::optional<threads_communicator> handle;
+  {
+    const threads_world world(1);
+    EXPECT_EQ(world.size(), 1U);
+    handle.emplace(world.rank(0));
+  }
+  EXPECT_EQ(handle->size(), 1U);
+  EXPECT_EQ(handle->all_reduce_max(9), 9U);
+}
+
+}  // namespace

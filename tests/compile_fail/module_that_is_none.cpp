@@ -1,0 +1,18 @@
+// expect: fsdpinit: `module` must model ShardableModule: a member visit_slots(visitor)
+#include <fsdpinit/fsdpinit.hpp>
+
+#include <string_view>
+
+struct module_tree {
+  fsdpinit::parameter weight;
+#ifdef FSDPINIT_CONTROL
+  template <class Visitor>
+  void visit_slots(Visitor&& visitor) {
+    visitor(std::string_view("weight"), weight);
+  }
+#endif
+};
+
+void call(module_tree& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
+  fsdpinit::initialize(module, source, links);
+}

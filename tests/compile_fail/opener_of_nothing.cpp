@@ -1,0 +1,15 @@
+// expect: fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); or
+// SourceOpener
+#include <fsdpinit/fsdpinit.hpp>
+
+struct opener {
+#ifdef FSDPINIT_CONTROL
+  fsdpinit::in_memory_source operator()() { return {}; }
+#else
+  int operator()() { return 0; }
+#endif
+};
+
+void call(fsdpinit::dynamic_module& module, fsdpinit::self_communicator& links) {
+  fsdpinit::initialize(module, opener{}, links);
+}

@@ -1,0 +1,395 @@
+#include "support/archetypes.hpp"
+#include "support/fake_device_memory.hpp"
+#include <fsdpinit/communicators/self.hpp>
+#include <fsdpinit/modules/dynamic_module.hpp>
+#include <fsdpinit/sources/in_memory.hpp>
+#include <fsdpinit/testing/faults.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+/// Each concept accepts its archetype and our own models, and rejects a mutant for every clause: the archetype with
+/// that one thing wrong. All of it at compile time.
+
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+using fsdpinit::testing::faulty_communicator;
+using fsdpinit::testing::faulty_memory;
+using fsdpinit::testing::faulty_module;
+using fsdpinit::testing::faulty_source;
+
+// -- Communicator
+
+static_assert(Communicator<minimal_communicator>);
+static_assert(Communicator<self_communicator>);
+static_assert(Communicator<threads_communicator>);
+
+struct without_rank {
+  [[nodiscard]] std::size_t size() const;
+  void broadcast(mutable_bytes, std::size_t);
+};
+static_assert(!Communicator<without_rank>);
+struct rank_not_const {
+  std::size_t rank();
+  [[nodiscard]] std::size_t size() const;
+  void broadcast(mutable_bytes, std::size_t);
+};
+static_assert(!Communicator<rank_not_const>);
+struct rank_is_text {
+  [[nodiscard]] std::string_view rank() const;
+  [[nodiscard]] std::size_t size() const;
+  void broadcast(mutable_bytes, std::size_t);
+};
+static_assert(!Communicator<rank_is_text>);
+struct without_size {
+  [[nodiscard]] std::size_t rank() const;
+  void broadcast(mutable_bytes, std::size_t);
+};
+static_assert(!Communicator<without_size>);
+struct size_is_text {
+  [[nodiscard]] std::size_t rank() const;
+  [[nodiscard]] std::string_view size() const;
+  void broadcast(mutable_bytes, std::size_t);
+};
+static_assert(!Communicator<size_is_text>);
+struct without_broadcast {
+  [[nodiscard]] std::size_t rank() const;
+  [[nodiscard]] std::size_t size() const;
+};
+static_assert(!Communicator<without_broadcast>);
+struct broadcast_of_const : without_broadcast {
+  void broadcast(int*, std::size_t);
+};
+static_assert(!Communicator<broadcast_of_const>);
+struct broadcast_without_root : without_broadcast {
+  void broadcast(mutable_bytes);
+};
+static_assert(!Communicator<broadcast_without_root>);
+/// A status that nobody would look at: failures are exceptions.
+struct broadcast_returns_a_status : without_broadcast {
+  int broadcast(mutable_bytes, std::size_t);
+};
+static_assert(!Communicator<broadcast_returns_a_status>);
+
+// -- its refinements
+
+static_assert(ScatterCommunicator<scattering_communicator>);
+static_assert(!ScatterCommunicator<minimal_communicator>);
+static_assert(CanScatter<scattering_communicator> && CanScatter<non_blocking_scatter_communicator>);
+static_assert(!CanScatter<minimal_communicator> && !CanScatter<non_blocking_communicator>);
+struct scatter_alone {
+  void scatter(std::span<const bytes_view>, mutable_bytes, std::size_t);
+};
+static_assert(!ScatterCommunicator<scatter_alone>);
+struct scatter_returns_a_status : minimal_communicator {
+  int scatter(std::span<const bytes_view>, mutable_bytes, std::size_t);
+};
+static_assert(!ScatterCommunicator<scatter_returns_a_status>);
+struct scatter_of_one_block : minimal_communicator {
+  void scatter(bytes_view, mutable_bytes, std::size_t);
+};
+static_assert(!ScatterCommunicator<scatter_of_one_block>);
+
+static_assert(NonBlockingCommunicator<non_blocking_communicator>);
+static_assert(NonBlockingCommunicator<threads_communicator> && NonBlockingCommunicator<self_communicator>);
+static_assert(!NonBlockingCommunicator<minimal_communicator>);
+struct without_token : minimal_communicator {
+  int start_broadcast(mutable_bytes, std::size_t);
+  void wait(int&, deadline);
+};
+static_assert(!NonBlockingCommunicator<without_token>);
+struct pinned {
+  pinned(pinned&&) = delete;
+};
+struct token_cannot_move : minimal_communicator {
+  using token = pinned;
+  token start_broadcast(mutable_bytes, std::size_t);
+  void wait(token&, deadline);
+};
+static_assert(!NonBlockingCommunicator<token_cannot_move>);
+struct starts_something_else : minimal_communicator {
+  using token = int;
+  long start_broadcast(mutable_bytes, std::size_t);
+  void wait(token&, deadline);
+};
+static_assert(!NonBlockingCommunicator<starts_something_else>);
+struct waits_without_deadline : minimal_communicator {
+  using token = int;
+  token start_broadcast(mutable_bytes, std::size_t);
+  void wait(token&);
+};
+static_assert(!NonBlockingCommunicator<waits_without_deadline>);
+struct wait_returns_a_status : minimal_communicator {
+  using token = int;
+  token start_broadcast(mutable_bytes, std::size_t);
+  bool wait(token&, deadline);
+};
+static_assert(!NonBlockingCommunicator<wait_returns_a_status>);
+
+static_assert(NonBlockingScatterCommunicator<non_blocking_scatter_communicator>);
+static_assert(NonBlockingScatterCommunicator<threads_communicator>);
+static_assert(!NonBlockingScatterCommunicator<non_blocking_communicator>);
+static_assert(!NonBlockingScatterCommunicator<half_blocking_communicator>);
+struct scatter_starts_something_else : non_blocking_communicator {
+  int start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t);
+};
+static_assert(!NonBlockingScatterCommunicator<scatter_starts_something_else>);
+
+static_assert(InterruptibleCommunicator<interruptible_communicator>);
+static_assert(InterruptibleCommunicator<threads_communicator>);
+static_assert(!InterruptibleCommunicator<non_blocking_communicator> && !InterruptibleCommunicator<self_communicator>);
+struct interrupt_may_throw : non_blocking_communicator {
+  void interrupt();
+  void rearm() noexcept;
+};
+static_assert(!InterruptibleCommunicator<interrupt_may_throw>);
+struct rearm_may_throw : non_blocking_communicator {
+  void interrupt() noexcept;
+  void rearm();
+};
+static_assert(!InterruptibleCommunicator<rearm_may_throw>);
+struct without_rearm : non_blocking_communicator {
+  void interrupt() noexcept;
+};
+static_assert(!InterruptibleCommunicator<without_rearm>);
+
+static_assert(ReducingControl<reducing_control> && ReducingControl<self_communicator>);
+static_assert(ReducingControl<threads_communicator>);
+static_assert(!ReducingControl<minimal_communicator>);
+struct reduces_to_32_bits : minimal_communicator {
+  std::uint32_t all_reduce_max(std::uint64_t);
+};
+static_assert(!ReducingControl<reduces_to_32_bits>);
+
+static_assert(FailableControl<failable_control> && FailableControl<threads_communicator>);
+static_assert(!FailableControl<minimal_communicator> && !FailableControl<self_communicator>);
+struct fails_silently : minimal_communicator {
+  void fail(const error&);
+};
+static_assert(!FailableControl<fails_silently>);
+
+// -- StateDictSource
+
+static_assert(StateDictSource<minimal_source<in_memory_source>>);
+static_assert(StateDictSource<in_memory_source>);
+static_assert(SourceOpener<minimal_opener<in_memory_source>>);
+static_assert(!SourceOpener<in_memory_source> && !StateDictSource<minimal_opener<in_memory_source>>);
+
+struct without_tensors {
+  void read(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!StateDictSource<without_tensors>);
+struct tensors_not_const {
+  std::span<const tensor_descriptor> tensors();
+  void read(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!StateDictSource<tensors_not_const>);
+struct tensors_of_names {
+  [[nodiscard]] std::span<const std::string_view> tensors() const;
+  void read(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!StateDictSource<tensors_of_names>);
+struct without_read {
+  [[nodiscard]] std::span<const tensor_descriptor> tensors() const;
+};
+static_assert(!StateDictSource<without_read>);
+/// A count of bytes read would go unnoticed: a short read is an exception.
+struct read_returns_a_count : without_read {
+  std::size_t read(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!StateDictSource<read_returns_a_count>);
+struct reads_whole_tensors : without_read {
+  void read(std::size_t, mutable_bytes);
+};
+static_assert(!StateDictSource<reads_whole_tensors>);
+struct opens_nothing {
+  int operator()();
+};
+static_assert(!SourceOpener<opens_nothing>);
+
+// -- MemorySpace
+
+static_assert(MemorySpace<minimal_memory> && MemorySpace<host_memory> && MemorySpace<fake_device_memory>);
+static_assert(CanAccess<minimal_communicator, host_memory> && !CanAccess<minimal_communicator, fake_device_memory>);
+
+struct not_copyable : minimal_memory {
+  not_copyable(const not_copyable&) = delete;
+};
+static_assert(!MemorySpace<not_copyable>);
+struct without_queue : minimal_memory {
+ private:
+  using queue = int;
+};
+static_assert(!MemorySpace<without_queue>);
+struct queue_of_something : minimal_memory {
+  struct queue : minimal_memory::queue {
+    explicit queue(int);
+  };
+};
+static_assert(!MemorySpace<queue_of_something>);
+struct accessible_who_knows : minimal_memory {
+  struct unknown {};
+  static constexpr unknown host_accessible{};
+};
+static_assert(!MemorySpace<accessible_who_knows>);
+struct allocates_void : minimal_memory {
+  void* allocate(std::uint64_t);
+};
+static_assert(!MemorySpace<allocates_void>);
+struct deallocate_may_throw : minimal_memory {
+  void deallocate(std::byte*, std::uint64_t);
+};
+static_assert(!MemorySpace<deallocate_may_throw>);
+struct copies_in_without_stride : minimal_memory {
+  void copy_in(std::byte*, const std::byte*, std::uint64_t, queue&);
+};
+static_assert(!MemorySpace<copies_in_without_stride>);
+struct copies_in_from_mutable : minimal_memory {
+  void copy_in(std::byte*, std::byte*, std::uint64_t, std::uint64_t, std::uint64_t, queue&);
+};
+static_assert(!MemorySpace<copies_in_from_mutable>);
+struct without_copy_out : minimal_memory {
+ private:
+  using minimal_memory::copy_out;
+};
+static_assert(!MemorySpace<without_copy_out>);
+struct wait_is_a_question : minimal_memory {
+  bool wait(queue&);
+};
+static_assert(!MemorySpace<wait_is_a_question>);
+struct accounts_in_32_bits : minimal_memory {
+  [[nodiscard]] std::uint32_t accounted() const;
+};
+static_assert(!MemorySpace<accounts_in_32_bits>);
+struct peak_in_32_bits : minimal_memory {
+  [[nodiscard]] std::uint32_t accounted_peak() const;
+};
+static_assert(!MemorySpace<peak_in_32_bits>);
+struct restart_may_throw : minimal_memory {
+  void restart_peak();
+};
+static_assert(!MemorySpace<restart_may_throw>);
+
+// -- ParameterSlot
+
+static_assert(ParameterSlot<foreign_tensor> && ParameterSlot<parameter> && ParameterSlot<buffer>);
+static_assert(!ParameterSlot<int> && !ParameterSlot<dynamic_module>);
+
+template <int Mutation>
+struct mutant_slot : foreign_tensor {};
+using good_traits = slot_traits<foreign_tensor>;
+
+// -- ShardableModule
+
+static_assert(ShardableModule<foreign_module> && ShardableModule<dynamic_module>);
+static_assert(!ShardableModule<int> && !ShardableModule<foreign_tensor>);
+struct visits_nothing_callable {
+  void visit_slots(int);
+};
+static_assert(!ShardableModule<visits_nothing_callable>);
+struct visits_const_only {
+ private:
+  template <class Visitor>
+  void visit_slots(Visitor&& visitor);
+};
+static_assert(!ShardableModule<visits_const_only>);
+
+// -- Observer
+
+static_assert(Observer<minimal_observer> && Observer<null_observer>);
+struct without_phase {
+  void progress(std::uint64_t, std::uint64_t);
+};
+static_assert(!Observer<without_phase>);
+struct without_progress {
+  void phase(const char*);
+};
+static_assert(!Observer<without_progress>);
+struct phase_asks_back : without_phase {
+  bool phase(const char*);
+};
+static_assert(!Observer<phase_asks_back>);
+struct progress_asks_back : without_progress {
+  bool progress(std::uint64_t, std::uint64_t);
+};
+static_assert(!Observer<progress_asks_back>);
+
+// -- decorators model what they decorate, no more and no less
+
+template <class C>
+constexpr bool is_transparent = [] {
+  using F = faulty_communicator<C>;
+  return Communicator<F> == Communicator<C> && ScatterCommunicator<F> == ScatterCommunicator<C> &&
+         NonBlockingCommunicator<F> == NonBlockingCommunicator<C> &&
+         NonBlockingScatterCommunicator<F> == NonBlockingScatterCommunicator<C> &&
+         InterruptibleCommunicator<F> == InterruptibleCommunicator<C> && ReducingControl<F> == ReducingControl<C> &&
+         FailableControl<F> == FailableControl<C>;
+}();
+static_assert(is_transparent<minimal_communicator> && is_transparent<scattering_communicator>);
+static_assert(is_transparent<non_blocking_communicator> && is_transparent<non_blocking_scatter_communicator>);
+static_assert(is_transparent<half_blocking_communicator> && is_transparent<interruptible_communicator>);
+static_assert(is_transparent<reducing_control> && is_transparent<failable_control>);
+static_assert(is_transparent<threads_communicator> && is_transparent<self_communicator>);
+static_assert(StateDictSource<faulty_source<in_memory_source>>);
+static_assert(MemorySpace<faulty_memory<host_memory>> && faulty_memory<host_memory>::host_accessible);
+static_assert(MemorySpace<faulty_memory<fake_device_memory>> && !faulty_memory<fake_device_memory>::host_accessible);
+static_assert(ShardableModule<faulty_module<dynamic_module>> && ShardableModule<faulty_module<foreign_module>>);
+
+}  // namespace
+
+// A slot's traits with one thing wrong each; in the namespace of the library, where specialisations must be.
+namespace fsdpinit {
+
+template <>
+struct slot_traits<mutant_slot<0>> : good_traits {};
+template <>
+struct slot_traits<mutant_slot<1>> : good_traits {
+  static int role(const foreign_tensor&);
+};
+template <>
+struct slot_traits<mutant_slot<2>> : good_traits {
+  static std::string_view dtype(const foreign_tensor&);
+};
+template <>
+struct slot_traits<mutant_slot<3>> : good_traits {
+  static std::string_view shape(const foreign_tensor&);
+};
+template <>
+struct slot_traits<mutant_slot<4>> : good_traits {
+  static int placement(const foreign_tensor&);
+};
+template <>
+struct slot_traits<mutant_slot<5>> : good_traits {
+  static void* data(const foreign_tensor&);
+};
+template <>
+struct slot_traits<mutant_slot<6>> : good_traits {
+  static void drop(foreign_tensor&);
+};
+template <>
+struct slot_traits<mutant_slot<7>> : good_traits {
+  static void adopt(foreign_tensor&, local_shard&&);
+};
+template <>
+struct slot_traits<mutant_slot<8>> : good_traits {
+  static void adopt(foreign_tensor&, local_shard&) noexcept;
+};
+template <>
+struct slot_traits<mutant_slot<9>> : good_traits {
+  static fsdpinit::dtype dtype(foreign_tensor&);
+};
+
+static_assert(ParameterSlot<mutant_slot<0>>);
+static_assert(!ParameterSlot<mutant_slot<1>> && !ParameterSlot<mutant_slot<2>> && !ParameterSlot<mutant_slot<3>>);
+static_assert(!ParameterSlot<mutant_slot<4>> && !ParameterSlot<mutant_slot<5>> && !ParameterSlot<mutant_slot<6>>);
+static_assert(!ParameterSlot<mutant_slot<7>> && !ParameterSlot<mutant_slot<8>> && !ParameterSlot<mutant_slot<9>>);
+
+}  // namespace fsdpinit
+
+TEST(Concepts, AcceptArchetypesAndRejectMutants) { SUCCEED() << "checked at compile time"; }

@@ -1,0 +1,200 @@
+#include "support/archetypes.hpp"
+#include "support/expect_error.hpp"
+#include <fsdpinit/communicators/self.hpp>
+#include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/control/wire.hpp>
+#include <fsdpinit/testing/rank_harness.hpp>
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+using fsdpinit::testing::errors_of_ranks;
+using fsdpinit::testing::run_ranks;
+
+/// Agrees on four ranks, each having failed with `failure(rank)`, over a control channel of type `Control`.
+template <class Control>
+std::vector<std::optional<error>> agreement(const std::function<std::optional<error>(std::size_t)>& failure) {
+  return errors_of_ranks(4, [&](std::size_t rank, threads_communicator& world) {
+    const auto agree_over = [&](auto& control) { agree(control, failure(rank), deadline::after(30)); };
+    if constexpr (std::is_same_v<Control, threads_communicator>) {
+      agree_over(world);
+    } else {
+      Control control(world);
+      agree_over(control);
+    }
+  });
+}
+
+std::optional<error> io_error(std::string_view text) { return error(errc::io, "file", text, {.native_code = 5}); }
+
+void expect_everywhere(const std::vector<std::optional<error>>& errors, std::string_view what) {
+  for (const auto& each : errors) {
+    ASSERT_TRUE(each.has_value());
+    EXPECT_EQ(each->what(), what);
+  }
+}
+
+template <class Control>
+class AgreementOver : public ::testing::Test {};
+using controls = ::testing::Types<threads_communicator, minimal_communicator, reducing_control, failable_control>;
+TYPED_TEST_SUITE(AgreementOver, controls);
+
+TYPED_TEST(AgreementOver, NoFailureReturns) {
+  for (const auto& each : agreement<TypeParam>([](std::size_t) { return std::nullopt; })) {
+    EXPECT_FALSE(each.has_value());
+  }
+}
+
+TYPED_TEST(AgreementOver, TheLowestRankWins) {
+  const auto errors = agreement<TypeParam>(
+      [](std::size_t rank) { return rank == 0 ? std::nullopt : io_error(concat("broke on ", rank)); });
+  expect_everywhere(errors, "file: broke on 1 (rank 1)");
+  EXPECT_EQ(errors[3]->code(), errc::io);
+  EXPECT_EQ(errors[3]->subject(), "file");
+  EXPECT_EQ(errors[3]->native_code(), 5);
+}
+
+TYPED_TEST(AgreementOver, AnErrorIsWorseThanAnInterruption) {
+  expect_everywhere(agreement<TypeParam>([](std::size_t rank) -> std::optional<error> {
+                      return rank == 2 ? io_error("broke") : error(errc::interrupted, "", "interrupted");
+                    }),
+                    "file: broke (rank 2)");
+}
+
+TEST(Agreement, ARankThatAnErrorNamesIsKept) {
+  expect_everywhere(agreement<threads_communicator>([](std::size_t rank) -> std::optional<error> {
+                      return rank == 1 ? std::optional(error(errc::io, "", "broke", {.rank = 3})) : std::nullopt;
+                    }),
+                    "broke (rank 3)");
+  expect_everywhere(agreement<threads_communicator>([](std::size_t) -> std::optional<error> {
+                      return error(errc::missing_tensor, "a", "missing", {.rank = every_rank});
+                    }),
+                    "a: missing");
+}
+
+TEST(Agreement, TextsAreCutToFourKibibytesAlikeEverywhere) {
+  const std::string subject(3000, 's');
+  const auto errors = agreement<threads_communicator>([&](std::size_t rank) -> std::optional<error> {
+    return rank == 3 ? std::optional(error(errc::io, subject, std::string(9000, 't'))) : std::nullopt;
+  });
+  for (const auto& each : errors) {
+    ASSERT_TRUE(each.has_value());
+    EXPECT_EQ(each->subject(), subject.substr(0, 1024));
+    EXPECT_EQ(each->text(), std::string(4096 - 5 * 8 - 1024, 't'));
+    EXPECT_EQ(each->rank(), 3);
+  }
+}
+
+TEST(Agreement, TakesWhateverWasThrown) {
+  const auto thrown_on_rank_1 = [](const std::function<void()>& act) {
+    return errors_of_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+      agreed(world, 30, [&] {
+        if (rank == 1) {
+          act();
+        }
+      });
+    });
+  };
+  expect_everywhere(thrown_on_rank_1([] { throw std::runtime_error("user's"); }), "user's (rank 1)");
+  expect_everywhere(thrown_on_rank_1([] { throw 1; }), "an exception that is not a std::exception (rank 1)");
+  const auto errors = thrown_on_rank_1([] { throw std::bad_alloc(); });
+  EXPECT_EQ(errors[0]->code(), errc::out_of_memory);
+  EXPECT_EQ(errors[0]->rank(), 1);
+}
+
+TEST(Agreement, OfOneRankIsItsOwn) {
+  self_communicator alone;
+  agree(alone, std::nullopt, deadline::never());
+  expect_error(errc::io, "file", "broke", [&] { agree(alone, io_error("broke"), deadline::never()); });
+}
+
+TEST(Agreement, ARankThatDoesNotComeIsPeerLostForTheOthers) {
+  const double began = monotonic_seconds();
+  const auto errors = errors_of_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    if (rank != 1) {
+      agree(world, std::nullopt, deadline::after(0.1));
+    }
+  });
+  EXPECT_LT(monotonic_seconds() - began, 5.0);
+  ASSERT_TRUE(errors[0].has_value() && errors[2].has_value());
+  EXPECT_EQ(errors[0]->code(), errc::peer_lost);
+  EXPECT_STREQ(errors[0]->what(), errors[2]->what());
+}
+
+TEST(Agreement, ALateRankLearnsThatItWasGivenUpAndTheChannelWorksAgain) {
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    if (rank == 1) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    }
+    const auto thrown = attempt([&] { agree(world, std::nullopt, deadline::after(0.05)); });
+    ASSERT_TRUE(thrown.has_value());
+    EXPECT_EQ(thrown->code(), errc::peer_lost);
+    EXPECT_EQ(all_reduce_max(world, rank, deadline::after(30)), 2U);
+  });
+}
+
+TEST(BroadcastBytes, CarriesAnySizeFromAnyRoot) {
+  run_ranks(3, [](std::size_t rank, threads_communicator& world) {
+    minimal_communicator control(world);
+    for (std::size_t root = 0; root < 3; ++root) {
+      for (const std::size_t size : {0U, 1U, 100'000U}) {
+        std::vector<std::byte> mine(rank == root ? size : 17, static_cast<std::byte>(rank + 1));
+        const auto got = broadcast_bytes(control, mine, root, deadline::after(30));
+        EXPECT_EQ(got, std::vector<std::byte>(size, static_cast<std::byte>(root + 1)));
+      }
+    }
+  });
+}
+
+TEST(Attempt, KeepsErrorsAndTranslatesTheRest) {
+  EXPECT_FALSE(attempt([] {}).has_value());
+  EXPECT_EQ(attempt([] { throw error(errc::io, "a", "b"); })->code(), errc::io);
+  EXPECT_EQ(attempt([] { throw std::bad_alloc(); })->code(), errc::out_of_memory);
+  EXPECT_EQ(attempt([] { throw std::logic_error("c"); })->code(), errc::user_exception);
+  EXPECT_EQ(attempt([] { throw std::logic_error("c"); })->text(), "c");
+  EXPECT_EQ(attempt([] { throw 7; })->code(), errc::user_exception);
+}
+
+// -- wire
+
+TEST(Wire, ErrorsArriveAsTheyWere) {
+  const error sent(errc::invalid_tie, "a\nb", "text\nwith details", {.rank = every_rank, .native_code = -7});
+  const error got = detail::decode_error(detail::encode(sent));
+  EXPECT_STREQ(got.what(), sent.what());
+  EXPECT_EQ(got.code(), sent.code());
+  EXPECT_EQ(got.rank(), sent.rank());
+  EXPECT_EQ(got.native_code(), sent.native_code());
+  EXPECT_EQ(detail::encode(sent).size(), 4096U);
+}
+
+TEST(Wire, DescriptorsArriveAsTheyWere) {
+  const std::vector<tensor_descriptor> sent{{.name = "", .dtype = dtype::u64, .shape = {}},
+                                            {.name = "a", .dtype = dtype::f4, .shape = {0, 7}},
+                                            {.name = std::string(5000, 'n'), .dtype = dtype::bf16, .shape = {1, 2, 3}}};
+  EXPECT_EQ(detail::decode_descriptors(detail::encode(sent)), sent);
+  EXPECT_TRUE(detail::decode_descriptors(detail::encode(std::vector<tensor_descriptor>{})).empty());
+}
+
+TEST(Wire, AMessageThatEndsEarlyIsAnError) {
+  const std::vector<tensor_descriptor> sent{{.name = "name", .dtype = dtype::u64, .shape = {2}}};
+  std::vector<std::byte> bytes = detail::encode(sent);
+  bytes.pop_back();
+  expect_error(errc::communication, "", "ended early", [&] { static_cast<void>(detail::decode_descriptors(bytes)); });
+}
+
+}  // namespace

@@ -1,0 +1,327 @@
+#include "support/archetypes.hpp"
+#include "support/reference_model.hpp"
+#include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/testing/rank_harness.hpp>
+
+#include <boost/hana/adapt_struct.hpp>
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+using fsdpinit::testing::errors_of_ranks;
+using fsdpinit::testing::run_ranks;
+
+// -- (j) storage
+
+TEST(Storage, ShardsOutliveTheSourceAndTheMemoryObject) {
+  const reference_model model = varied_model();
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    std::optional<dynamic_module> module;
+    std::shared_ptr<const account> books;
+    {
+      reference_model copy = model;
+      std::optional<host_memory> memory(std::in_place);
+      books = memory->shared_account();
+      module = copy.module(*memory, rank == 0);
+      initialize(*module, copy.source(), world, {.bucket_bytes = 300}, *memory);
+    }
+    host_memory reader;
+    EXPECT_EQ(model.faults_of(*module, reader, 3, rank), "");
+    EXPECT_GT(books->current(), 0U);
+    module.reset();
+    EXPECT_EQ(books->current(), 0U);
+  });
+}
+
+TEST(Storage, ASlabIsReleasedWithTheLastOfItsTensors) {
+  const reference_model model({{.fqn = "layers.0.a", .type = dtype::u8, .extents = {600}},
+                               {.fqn = "layers.0.b", .type = dtype::u8, .extents = {600}},
+                               {.fqn = "layers.1.a", .type = dtype::u8, .extents = {600}},
+                               {.fqn = "layers.1.b", .type = dtype::u8, .extents = {600}}});
+  run_ranks(2, [&](std::size_t, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    const rank_report report = initialize(module, model.source(), world, {}, memory);
+    EXPECT_EQ(report.units, 2U);
+    const std::uint64_t all = memory.accounted();
+    module.get_parameter("layers.0.a").drop();
+    EXPECT_EQ(memory.accounted(), all);
+    module.get_parameter("layers.0.b").drop();
+    EXPECT_EQ(memory.accounted(), all / 2);
+  });
+}
+
+TEST(Storage, ShardsAreAlignedAndEmptyOnesAreNotOnMeta) {
+  const reference_model model({{.fqn = "a", .type = dtype::u8, .extents = {3, 7}}, {.fqn = "b", .extents = {2, 5}}});
+  run_ranks(4, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    initialize(module, model.source(), world, {}, memory);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(module.get_parameter("a").data()) % slab_alignment, 0U);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(module.get_parameter("b").data()) % slab_alignment, 0U);
+    if (rank == 3) {
+      EXPECT_FALSE(module.get_parameter("a").is_meta());
+      EXPECT_EQ(module.get_parameter("a").local().shape, (shape{0, 7}));
+      EXPECT_EQ(module.get_parameter("a").local().offset, 3U);
+    }
+  });
+}
+
+TEST(Storage, AnInitialisedModuleMayBeInitialisedAgain) {
+  const reference_model model = varied_model();
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, rank == 0);
+    initialize(module, model.source(), world, {}, memory);
+    const std::uint64_t once = memory.accounted();
+    const rank_report again = initialize(module, model.source(), world, {}, memory);
+    EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
+    EXPECT_EQ(memory.accounted(), once);
+    EXPECT_EQ(again.accounted_peak_bytes, again.predicted.peak_bytes());
+  });
+}
+
+// -- (i) two at once
+
+TEST(TwoAtOnce, InitialisationsOnDistinctWorldsDoNotMeet) {
+  const reference_model good = varied_model();
+  const reference_model bad({{.fqn = "a", .extents = {4}, .tied = {"b"}, .stored_as = {"c"}}});
+  std::vector<std::optional<error>> errors;
+  std::thread failing([&] {
+    for (int round = 0; round < 20; ++round) {
+      errors = errors_of_ranks(3, [&](std::size_t, threads_communicator& world) {
+        host_memory memory;
+        dynamic_module module = bad.module(memory, false);
+        initialize(module, bad.source(), world);
+      });
+    }
+  });
+  for (int round = 0; round < 20; ++round) {
+    run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+      host_memory memory;
+      dynamic_module module = good.module(memory, rank == 0);
+      initialize(module, good.source(), world, {.bucket_bytes = 100}, memory);
+      EXPECT_EQ(good.faults_of(module, memory, 3, rank), "");
+    });
+  }
+  failing.join();
+  for (const auto& each : errors) {
+    ASSERT_TRUE(each.has_value());
+    EXPECT_EQ(each->code(), errc::missing_tensor);
+  }
+}
+
+// -- (l) what an observer sees
+
+struct recorder {
+  std::vector<std::string> phases;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> steps;
+  void phase(const char* name) { phases.emplace_back(name); }
+  void progress(std::uint64_t done, std::uint64_t total) { steps.emplace_back(done, total); }
+};
+
+template <class Policy>
+void expect_progress(double interval, std::vector<std::string> phases) {
+  const reference_model model = varied_model();
+  std::uint64_t total = 0;
+  for (const reference_tensor& tensor : model.tensors()) {
+    total += tensor.bytes.size();
+  }
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, rank == 1);
+    recorder seen;
+    const options how{.bucket_bytes = 200, .source_rank = 1, .progress_interval_seconds = interval};
+    const rank_report report = initialize<Policy>(module, model.source(), world, how, memory, seen);
+
+    EXPECT_EQ(seen.phases, phases);
+    ASSERT_EQ(report.phases.size(), phases.size());
+    double seconds = 0;
+    for (std::size_t i = 0; i < phases.size(); ++i) {
+      EXPECT_EQ(report.phases[i].name, phases[i]);
+      EXPECT_GE(report.phases[i].seconds, 0.0);
+      seconds += report.phases[i].seconds;
+    }
+    EXPECT_LE(seconds, report.seconds + 1e-3);
+    EXPECT_LT(report.slowest_rank, 3U);
+
+    if (rank != 1) {
+      EXPECT_TRUE(seen.steps.empty());
+      return;
+    }
+    ASSERT_FALSE(seen.steps.empty());
+    EXPECT_EQ(seen.steps.back().first, total);
+    for (std::size_t i = 0; i < seen.steps.size(); ++i) {
+      EXPECT_EQ(seen.steps[i].second, total);
+      if (i > 0) {
+        EXPECT_GT(seen.steps[i].first, seen.steps[i - 1].first) << "step " << i;
+      }
+    }
+    if (interval > 100) {
+      EXPECT_EQ(seen.steps.size(), 1U);
+    }
+  });
+}
+
+TEST(Progress, GrowsToTheTotalOnTheSourceRankOnly) {
+  const std::vector<std::string> native{"open", "preflight", "allocate", "stream", "commit"};
+  const std::vector<std::string> baseline{"open", "preflight", "allocate", "read", "shard", "stream", "commit"};
+  for (const double interval : {0.0, 1000.0}) {
+    expect_progress<native_sharding<transport::scatter>>(interval, native);
+    expect_progress<native_sharding<transport::broadcast>>(interval, native);
+    expect_progress<every_rank_loads>(interval, baseline);
+  }
+}
+
+// -- report
+
+TEST(Report, NamesWhatWasDone) {
+  const reference_model model = varied_model();
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, rank == 0);
+    const rank_report report = initialize(module, model.source(), world, {.bucket_bytes = 1000}, memory);
+    EXPECT_EQ(report.rank, rank);
+    EXPECT_EQ(report.shards, 2U);
+    EXPECT_EQ(report.policy, "native-sharding");
+    EXPECT_EQ(report.transport, "scatter");
+    EXPECT_EQ(report.tensors, model.tensors().size());
+    EXPECT_EQ(report.units, 4U);
+    EXPECT_GT(report.buckets, 3U);
+  });
+}
+
+TEST(Report, SaysThatScatterFellBackToBroadcast) {
+  const reference_model model = varied_model();
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    minimal_communicator broadcasts_only(world);
+    host_memory memory;
+    dynamic_module module = model.module(memory, rank == 0);
+    const rank_report report = initialize(module, model.source(), broadcasts_only, {.bucket_bytes = 1000}, memory);
+    EXPECT_EQ(report.transport, "broadcast");
+    EXPECT_EQ(report.bytes_received, model.traffic(reference_model::way::broadcast, 2, 0, rank).received);
+    EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
+  });
+}
+
+// -- modules of other kinds
+
+struct block_of_layers {
+  parameter up{dtype::f32, {5, 3}};
+  std::optional<parameter> bias;
+};
+struct whole_struct {
+  parameter embed{dtype::f16, {9, 2}};
+  std::vector<block_of_layers> layers = std::vector<block_of_layers>(2);
+  buffer mask{dtype::u8, {4}, false};
+  parameter head{dtype::f16, {9, 2}};
+  [[nodiscard]] std::vector<std::vector<std::string>> tie_groups() const { return {{"embed", "head"}}; }
+};
+
+}  // namespace
+
+BOOST_HANA_ADAPT_STRUCT(block_of_layers, up, bias);
+BOOST_HANA_ADAPT_STRUCT(whole_struct, embed, layers, mask, head);
+
+namespace {
+
+reference_model struct_reference() {
+  return reference_model(
+      {{.fqn = "embed", .type = dtype::f16, .extents = {9, 2}, .tied = {"head"}, .stored_as = {"head"}},
+       {.fqn = "layers.0.up", .type = dtype::f32, .extents = {5, 3}},
+       {.fqn = "layers.1.up", .type = dtype::f32, .extents = {5, 3}},
+       {.fqn = "layers.1.bias", .type = dtype::f32, .extents = {5}},
+       {.fqn = "mask", .type = dtype::u8, .extents = {4}, .role = slot_role::non_persistent_buffer}});
+}
+
+TEST(StructModule, IsInitialisedMemberByMember) {
+  const reference_model model = struct_reference();
+  run_ranks(4, [&](std::size_t rank, threads_communicator& world) {
+    whole_struct module;
+    module.layers[1].bias.emplace(dtype::f32, shape{5});
+    if (rank == 0) {
+      module.mask.set(model.tensors()[4].bytes);
+    }
+    host_memory memory;
+    initialize(module, model.source(), world, {.bucket_bytes = 16}, memory);
+    const auto expect_equal = [&](const local_shard& got, std::size_t tensor) {
+      EXPECT_EQ(bytes_in(memory, got), model.expected(model.tensors()[tensor], 4, rank).bytes) << tensor;
+    };
+    expect_equal(module.embed.local(), 0);
+    expect_equal(module.head.local(), 0);
+    EXPECT_EQ(module.head.data(), module.embed.data());
+    expect_equal(module.layers[0].up.local(), 1);
+    expect_equal(module.layers[1].up.local(), 2);
+    expect_equal(module.layers[1].bias->local(), 3);
+    expect_equal(module.mask.local(), 4);
+  });
+}
+
+TEST(StructModule, AnOptionalChildOnOneRankOnlyIsADisagreement) {
+  const reference_model model = struct_reference();
+  const auto errors = errors_of_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    whole_struct module;
+    if (rank != 2) {
+      module.layers[1].bias.emplace(dtype::f32, shape{5});
+    }
+    module.mask.set(model.tensors()[4].bytes);
+    initialize(module, model.source(), world);
+  });
+  for (const auto& each : errors) {
+    ASSERT_TRUE(each.has_value());
+    EXPECT_EQ(each->code(), errc::disagreement);
+    EXPECT_NE(each->text().find("where rank 0 has 'parameter layers.1.bias"), std::string::npos) << each->what();
+  }
+}
+
+// -- descriptors of a remote source
+
+TEST(RemoteSource, GivesTheDescriptorsToRanksThatCannotOpenIt) {
+  const reference_model model = varied_model();
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    auto source = share_descriptors(
+        [&] {
+          if (rank != 2) {
+            throw error(errc::io, "/no/such/file", "cannot be opened");
+          }
+          return model.source();
+        },
+        world, 2);
+    const in_memory_source expected = model.source();
+    ASSERT_EQ(source.tensors().size(), expected.tensors().size());
+    dynamic_module module;
+    for (std::size_t i = 0; i < source.tensors().size(); ++i) {
+      const tensor_descriptor& tensor = source.tensors()[i];
+      EXPECT_EQ(tensor, expected.tensors()[i]);
+      module.add_parameter(tensor.name, tensor.dtype, tensor.shape, replicate{});
+    }
+    initialize(module, source, world, {.source_rank = 2});
+    EXPECT_EQ(source.local().has_value(), rank == 2);
+    host_memory memory;
+    EXPECT_EQ(bytes_in(memory, module.get_parameter("counter").local()), content_for("counter", 8));
+  });
+}
+
+TEST(RemoteSource, ThatCannotBeOpenedIsTheSameErrorEverywhere) {
+  const auto errors = errors_of_ranks(3, [&](std::size_t, threads_communicator& world) {
+    static_cast<void>(share_descriptors(
+        []() -> in_memory_source { throw error(errc::io, "/no/such/file", "cannot be opened"); }, world, 1));
+  });
+  for (const auto& each : errors) {
+    ASSERT_TRUE(each.has_value());
+    EXPECT_STREQ(each->what(), "/no/such/file: cannot be opened (rank 1)");
+  }
+}
+
+}  // namespace

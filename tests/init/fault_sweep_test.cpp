@@ -1,0 +1,214 @@
+#include "support/fake_device_memory.hpp"
+#include "support/reference_model.hpp"
+#include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/testing/faults.hpp>
+#include <fsdpinit/testing/rank_harness.hpp>
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+using fsdpinit::testing::call_counter;
+using fsdpinit::testing::errors_of_ranks;
+using fsdpinit::testing::faulty_communicator;
+using fsdpinit::testing::faulty_memory;
+using fsdpinit::testing::faulty_module;
+using fsdpinit::testing::faulty_observer;
+using fsdpinit::testing::faulty_source;
+
+/// The seams at which a call may fail.
+enum seam : std::size_t { source_seam, memory_seam, module_seam, observer_seam, data_seam, control_seam, seams };
+constexpr std::array<std::string_view, seams> seam_names{"source", "memory", "module", "observer", "data", "control"};
+
+/// Shards of every kind, buffers of both, a tie stored twice, and three buckets or more of each kind.
+reference_model small_model() {
+  return reference_model({
+      {.fqn = "embed", .type = dtype::bf16, .extents = {9, 5}, .tied = {"head"}, .stored_as = {"head", "embed"}},
+      {.fqn = "rope", .type = dtype::f32, .extents = {4, 3}, .role = slot_role::non_persistent_buffer},
+      {.fqn = "mean", .type = dtype::f32, .extents = {15}, .role = slot_role::persistent_buffer},
+      {.fqn = "layers.0.up", .type = dtype::u8, .extents = {2, 24}, .how = shard{1}},
+      {.fqn = "layers.1.up", .type = dtype::u8, .extents = {2, 24}, .how = shard{1}},
+  });
+}
+
+/// One rank's objects, kept from the first attempt to the second.
+template <class Space>
+struct rank_objects {
+  rank_objects(const reference_model& reference, bool is_source)
+      : module(reference.module(memory, is_source)), source(reference.source(), counters[source_seam]) {
+    // Parameters begin with storage of their own, so that "untouched" and "on meta" can be told apart.
+    module.visit_slots([&](std::string_view, auto& slot) {
+      if (slot.is_meta()) {
+        slot.adopt({.shape = slot.shape(), .offset = 0, .bytes = 1, .data = marker});
+      }
+    });
+  }
+
+  std::array<call_counter, seams> counters;
+  Space memory;
+  std::shared_ptr<std::byte> marker = std::make_shared<std::byte>();
+  dynamic_module module;
+  faulty_source<in_memory_source> source;
+};
+
+enum class module_state { untouched, on_meta, mixed };
+
+/// Of parameters and persistent buffers.
+template <class Space>
+module_state state_of(rank_objects<Space>& objects) {
+  std::size_t untouched = 0;
+  std::size_t on_meta = 0;
+  std::size_t slots = 0;
+  objects.module.visit_slots([&](std::string_view, auto& slot) {
+    if (slot_traits<std::remove_cvref_t<decltype(slot)>>::role(slot) == slot_role::non_persistent_buffer) {
+      return;
+    }
+    ++slots;
+    untouched += !slot.is_meta() && slot.local().data == objects.marker ? 1 : 0;
+    on_meta += slot.is_meta() ? 1 : 0;
+  });
+  return untouched == slots ? module_state::untouched : on_meta == slots ? module_state::on_meta : module_state::mixed;
+}
+
+template <class Policy, class Space>
+class sweep {
+ public:
+  explicit sweep(std::size_t ranks) : ranks_(ranks) {}
+
+  /// Returns the number of injections.
+  std::uint64_t run() {
+    std::vector<std::array<std::uint64_t, seams>> calls;
+    make_objects();
+    expect_success("clean run");
+    for (const auto& rank : objects_) {
+      auto& here = calls.emplace_back();
+      for (std::size_t at = 0; at < seams; ++at) {
+        here[at] = rank->counters[at].calls();
+      }
+    }
+    std::uint64_t injections = 0;
+    for (std::size_t rank = 0; rank < ranks_; ++rank) {
+      for (std::size_t at = 0; at < seams; ++at) {
+        for (std::uint64_t call = 0; call < calls[rank][at] && !::testing::Test::HasFailure(); ++call) {
+          inject(rank, static_cast<seam>(at), call);
+          ++injections;
+        }
+      }
+    }
+    return injections;
+  }
+
+ private:
+  void make_objects() {
+    objects_.clear();
+    for (std::size_t rank = 0; rank < ranks_; ++rank) {
+      objects_.push_back(std::make_unique<rank_objects<Space>>(model_, rank == source_rank()));
+    }
+    data_.emplace(ranks_);
+    control_.emplace(ranks_);
+  }
+  [[nodiscard]] std::size_t source_rank() const { return ranks_ - 1; }
+
+  std::vector<std::optional<error>> attempt_all() {
+    return errors_of_ranks(*data_, [&](std::size_t rank, threads_communicator& data) {
+      rank_objects<Space>& mine = *objects_[rank];
+      threads_communicator control = control_->rank(rank);
+      faulty_communicator faulty_data(data, mine.counters[data_seam]);
+      faulty_communicator faulty_control(control, mine.counters[control_seam]);
+      faulty_module module(mine.module, mine.counters[module_seam]);
+      // Much longer than any step takes, much shorter than the harness waits: a rank left alone shows as peer_lost.
+      const options how{
+          .bucket_bytes = 25, .source_rank = source_rank(), .deadline_seconds = 10, .progress_interval_seconds = 0};
+      const rank_report report = initialize<Policy>(module, mine.source, channels{faulty_data, faulty_control}, how,
+                                                    faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
+                                                    faulty_observer(mine.counters[observer_seam]));
+      EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
+    });
+  }
+
+  void expect_success(std::string_view what) {
+    const auto errors = attempt_all();
+    for (std::size_t rank = 0; rank < ranks_; ++rank) {
+      rank_objects<Space>& mine = *objects_[rank];
+      ASSERT_FALSE(errors[rank].has_value()) << what << ", rank " << rank << ": " << errors[rank]->what();
+      EXPECT_EQ(model_.faults_of(mine.module, mine.memory, ranks_, rank), "") << what << ", rank " << rank;
+    }
+  }
+
+  void inject(std::size_t failing, seam at, std::uint64_t call) {
+    SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), Space::host_accessible ? ", host" : ", device",
+                        ", call ", call, " of the ", seam_names[at], " fails on rank ", failing, " of ", ranks_));
+    make_objects();
+    objects_[failing]->counters[at].fail_at(call);
+    std::vector<std::uint64_t> accounted;
+    for (const auto& rank : objects_) {
+      accounted.push_back(rank->memory.accounted());
+    }
+
+    const auto errors = attempt_all();
+    ASSERT_TRUE(objects_[failing]->counters[at].has_failed());
+    const module_state state = state_of(*objects_[0]);
+    EXPECT_NE(state, module_state::mixed);
+    for (std::size_t rank = 0; rank < ranks_; ++rank) {
+      ASSERT_TRUE(errors[rank].has_value()) << "rank " << rank << " did not notice";
+      const error& got = *errors[rank];
+      EXPECT_EQ(got.rank(), static_cast<std::int32_t>(failing)) << got.what();
+      EXPECT_STREQ(got.what(), errors[failing]->what()) << "rank " << rank;
+      EXPECT_EQ(got.code(), errors[failing]->code());
+      EXPECT_EQ(got.native_code(), at == source_seam ? 5 : 0);
+      EXPECT_TRUE(got.code() == errc::out_of_memory || got.text().find("injected") == 0) << got.what();
+      EXPECT_EQ(state_of(*objects_[rank]), state) << "rank " << rank;
+      EXPECT_EQ(objects_[rank]->memory.accounted(), accounted[rank]) << "rank " << rank;
+    }
+    for (const auto& rank : objects_) {
+      for (const call_counter& counter : rank->counters) {
+        counter.restart();
+      }
+    }
+    expect_success("second attempt");
+  }
+
+  reference_model model_ = small_model();
+  std::size_t ranks_;
+  std::vector<std::unique_ptr<rank_objects<Space>>> objects_;
+  std::optional<threads_world> data_;
+  std::optional<threads_world> control_;
+};
+
+template <class Policy>
+void sweep_everything() {
+  std::uint64_t injections = 0;
+  for (const std::size_t ranks : {2U, 3U, 4U}) {
+    injections += sweep<Policy, host_memory>(ranks).run();
+  }
+  injections += sweep<Policy, fake_device_memory>(3).run();
+  std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
+  EXPECT_GT(injections, 500U);
+}
+
+TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderScatter) {
+  sweep_everything<native_sharding<transport::scatter>>();
+}
+
+TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderBroadcast) {
+  sweep_everything<native_sharding<transport::broadcast>>();
+}
+
+TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereWhereEveryRankLoads) {
+  sweep_everything<every_rank_loads>();
+}
+
+}  // namespace

@@ -1,0 +1,210 @@
+#include "support/fake_device_memory.hpp"
+#include "support/reference_model.hpp"
+#include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/testing/rank_harness.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+using fsdpinit::testing::run_ranks;
+
+template <class Policy>
+constexpr reference_model::way way_of =
+    Policy::transport == transport_kind::scatter     ? reference_model::way::scatter
+    : Policy::transport == transport_kind::broadcast ? reference_model::way::broadcast
+                                                     : reference_model::way::every_rank_reads;
+
+/// Initialises on `ranks` ranks and compares everything with the naive reference.
+template <class Policy, class Space>
+void expect_exact(const reference_model& model, std::size_t ranks, const options& how) {
+  SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), ", ", ranks, " ranks, buckets of ", how.bucket_bytes,
+                      ", ", how.buckets_in_flight, " in flight, source ", how.source_rank,
+                      Space::host_accessible ? ", host" : ", device"));
+  run_ranks(ranks, [&](std::size_t rank, threads_communicator& world) {
+    Space memory;
+    const bool is_source = rank == how.source_rank;
+    dynamic_module module = model.module(memory, is_source);
+    const std::uint64_t before = memory.accounted();
+    const rank_report report = initialize<Policy>(module, model.source(), world, how, memory);
+
+    EXPECT_EQ(model.faults_of(module, memory, ranks, rank), "") << "rank " << rank;
+    const naive_traffic wanted = model.traffic(way_of<Policy>, ranks, how.source_rank, rank);
+    EXPECT_EQ(report.bytes_read, wanted.read) << "rank " << rank;
+    EXPECT_EQ(report.bytes_sent, wanted.sent) << "rank " << rank;
+    EXPECT_EQ(report.bytes_received, wanted.received) << "rank " << rank;
+    EXPECT_EQ(report.predicted.bytes_read, wanted.read) << "rank " << rank;
+    EXPECT_EQ(report.predicted.bytes_sent, wanted.sent) << "rank " << rank;
+    EXPECT_EQ(report.predicted.bytes_received, wanted.received) << "rank " << rank;
+    EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes()) << "rank " << rank;
+
+    std::uint64_t shard_bytes = 0;
+    for (const reference_tensor& tensor : model.tensors()) {
+      shard_bytes += model.expected_bytes(tensor, ranks, rank);
+    }
+    EXPECT_EQ(report.predicted.shard_bytes, shard_bytes) << "rank " << rank;
+    if (Policy::transport != transport_kind::none) {
+      EXPECT_LE(report.accounted_peak_bytes,
+                report.predicted.slab_bytes + how.buckets_in_flight * how.bucket_bytes + scratch_bound);
+    }
+    // What is left is the slabs; the values that the source's own buffers had before went back.
+    EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes) << "rank " << rank << ", " << before << " before";
+  });
+}
+
+template <class Space>
+void expect_exact_with_every_policy(const reference_model& model, std::size_t ranks, const options& how) {
+  expect_exact<native_sharding<transport::scatter>, Space>(model, ranks, how);
+  expect_exact<native_sharding<transport::broadcast>, Space>(model, ranks, how);
+  expect_exact<every_rank_loads, Space>(model, ranks, how);
+}
+
+template <class Space>
+void expect_exact_in_every_cell() {
+  const reference_model model = varied_model();
+  for (const std::size_t ranks : {1U, 2U, 3U, 4U, 7U}) {
+    for (const std::uint64_t bucket_bytes : {std::uint64_t{11}, std::uint64_t{509}, 4 * mib, 64 * mib}) {
+      expect_exact_with_every_policy<Space>(model, ranks, {.bucket_bytes = bucket_bytes});
+    }
+  }
+}
+
+TEST(Matrix, EveryPolicyTransportRankCountAndBucketGivesTheSameBytesInHostMemory) {
+  expect_exact_in_every_cell<host_memory>();
+}
+
+TEST(Matrix, EveryPolicyTransportRankCountAndBucketGivesTheSameBytesInDeviceMemory) {
+  expect_exact_in_every_cell<fake_device_memory>();
+}
+
+TEST(Matrix, AnyRankMayBeTheSource) {
+  const reference_model model = varied_model();
+  for (const std::size_t source : {1U, 2U, 3U}) {
+    const options how{.bucket_bytes = 211, .source_rank = source};
+    expect_exact_with_every_policy<host_memory>(model, 4, how);
+    expect_exact_with_every_policy<fake_device_memory>(model, 4, how);
+  }
+}
+
+TEST(Matrix, AnyNumberOfBucketsMayBeInFlight) {
+  const reference_model model = varied_model();
+  for (const std::size_t in_flight : {1U, 3U, 5U, 1000U}) {
+    const options how{.bucket_bytes = 97, .buckets_in_flight = in_flight};
+    expect_exact_with_every_policy<host_memory>(model, 3, how);
+    expect_exact_with_every_policy<fake_device_memory>(model, 3, how);
+  }
+}
+
+TEST(Matrix, ATieMayBeStoredUnderAnyOfItsNames) {
+  for (const std::vector<std::string>& stored :
+       {std::vector<std::string>{"embed.weight"}, {"head.weight"}, {"head.weight", "embed.weight"}}) {
+    const reference_model model = varied_model(stored);
+    for (const std::uint64_t bucket_bytes : {std::uint64_t{13}, 4 * mib}) {
+      expect_exact_with_every_policy<host_memory>(model, 3, {.bucket_bytes = bucket_bytes});
+    }
+  }
+}
+
+TEST(Matrix, TiedTensorsShardedOnAnInnerDimAreComparedToo) {
+  const reference_model model({{.fqn = "a",
+                                .type = dtype::f32,
+                                .extents = {5, 12},
+                                .how = shard{1},
+                                .tied = {"b", "c"},
+                                .stored_as = {"c", "a", "b"}}});
+  for (const std::uint64_t bucket_bytes : {std::uint64_t{10}, std::uint64_t{55}, 4 * mib}) {
+    expect_exact_with_every_policy<host_memory>(model, 4, {.bucket_bytes = bucket_bytes});
+  }
+}
+
+TEST(Matrix, AModelOfSeveralFullBucketsOfFourMebibytes) {
+  std::vector<reference_tensor> tensors;
+  for (int i = 0; i < 3; ++i) {
+    tensors.push_back({.fqn = concat("layers.", i, ".up"), .type = dtype::bf16, .extents = {1021, 2048}});
+    // Rows of 5,600 bytes, a multiple of no alignment, taken apart in blocks of the scratch memory.
+    tensors.push_back(
+        {.fqn = concat("layers.", i, ".down"), .type = dtype::f32, .extents = {301, 1400}, .how = shard{1}});
+  }
+  // One row is longer than the scratch memory.
+  tensors.push_back({.fqn = "wide", .type = dtype::u8, .extents = {3, 300 * kib}, .how = shard{1}});
+  const reference_model model(std::move(tensors));
+  expect_exact_with_every_policy<host_memory>(model, 4, {});
+  expect_exact<native_sharding<>, fake_device_memory>(model, 4, {});
+}
+
+TEST(Matrix, AModelWithoutTensorsIsInitialised) {
+  expect_exact_with_every_policy<host_memory>(reference_model({}), 3, {});
+}
+
+TEST(Matrix, AModelWithoutAByteIsInitialised) {
+  const reference_model model({{.fqn = "a", .extents = {0, 3}}, {.fqn = "b", .extents = {3, 0}, .how = replicate{}}});
+  expect_exact_with_every_policy<host_memory>(model, 3, {});
+  expect_exact_with_every_policy<fake_device_memory>(model, 3, {});
+}
+
+TEST(Matrix, RandomShapesGiveTheSameBytes) {
+  const char* const given = std::getenv("FSDPINIT_TEST_SEED");
+  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  SCOPED_TRACE(concat("FSDPINIT_TEST_SEED=", seed));
+  RecordProperty("seed", std::to_string(seed));
+  std::printf("FSDPINIT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  std::mt19937_64 random(seed);
+  const auto below = [&](std::uint64_t bound) { return random() % bound; };
+  for (int round = 0; round < 40; ++round) {
+    const std::size_t ranks = 1 + below(6);
+    std::vector<reference_tensor> tensors;
+    const std::uint64_t count = 1 + below(9);
+    for (std::uint64_t i = 0; i < count; ++i) {
+      reference_tensor tensor{.fqn = concat(below(2) == 0 ? "layers." : "blocks.", i, ".weight")};
+      do {
+        tensor.type = static_cast<dtype>(below(dtype_count));
+      } while (bits(tensor.type) % 8 != 0);
+      std::vector<std::uint64_t> dims(below(4));
+      for (std::uint64_t& dim : dims) {
+        dim = below(8) == 0 ? 0 : 1 + below(13);
+      }
+      switch (dims.empty() ? 0 : below(4)) {
+        case 0:
+          tensor.how = replicate{};
+          break;
+        case 1: {
+          const std::uint64_t dim = below(dims.size());
+          dims[dim] = ranks * below(4);
+          tensor.how =
+              shard{static_cast<std::int64_t>(dim) - (below(2) == 0 ? 0 : static_cast<std::int64_t>(dims.size()))};
+          break;
+        }
+        default:
+          tensor.how = shard{0};
+      }
+      tensor.extents = shape(std::move(dims));
+      tensor.role = static_cast<slot_role>(below(8) < 6 ? 0 : 1 + below(2));
+      if (tensor.role == slot_role::parameter && below(3) == 0) {
+        tensor.tied = {tensor.fqn + "_again"};
+        tensor.stored_as = below(2) == 0 ? tensor.names() : tensor.tied;
+      }
+      tensors.push_back(std::move(tensor));
+    }
+    const reference_model model(std::move(tensors));
+    const options how{.bucket_bytes = ranks + below(below(2) == 0 ? 60 : 3000),
+                      .buckets_in_flight = 1 + below(4),
+                      .source_rank = below(ranks)};
+    expect_exact_with_every_policy<host_memory>(model, ranks, how);
+    expect_exact_with_every_policy<fake_device_memory>(model, ranks, how);
+    if (HasFailure()) {
+      return;
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,191 @@
+#include "support/fake_device_memory.hpp"
+#include "support/sanitizers.hpp"
+#include <fsdpinit/memory/account.hpp>
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/testing/laws.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <new>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+using fsdpinit::testing::check_memory;
+using fsdpinit::testing::violations;
+
+TEST(HostMemory, KeepsTheLaws) { EXPECT_EQ(check_memory(host_memory()), violations{}); }
+
+TEST(HostMemory, IsAlignedOnBothSidesOfTheMappingThreshold) {
+  host_memory memory;
+  for (const std::uint64_t bytes : {std::uint64_t{1}, host_memory::mapping_threshold - 1,
+                                    host_memory::mapping_threshold, host_memory::mapping_threshold + 1, 5 * mib + 3}) {
+    std::byte* const address = memory.allocate(bytes);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(address) % 256, 0U);
+    std::memset(address, 1, bytes);
+    EXPECT_EQ(memory.accounted(), bytes);
+    memory.deallocate(address, bytes);
+    EXPECT_EQ(memory.accounted(), 0U);
+  }
+}
+
+TEST(HostMemory, SpacesHaveAccountsOfTheirOwn) {
+  host_memory one;
+  const host_memory other;
+  const block<host_memory> taken(one, 100);
+  EXPECT_EQ(one.accounted(), 100U);
+  EXPECT_EQ(other.accounted(), 0U);
+}
+
+TEST(HostMemory, MoreThanThereIsIsBadAlloc) {
+  host_memory memory;
+  EXPECT_THROW(static_cast<void>(memory.allocate(std::uint64_t{1} << 60U)), std::bad_alloc);
+  EXPECT_EQ(memory.accounted(), 0U);
+}
+
+TEST(HostMemory, TheAccountOutlivesTheSpace) {
+  std::shared_ptr<const account> books;
+  block<host_memory> taken = [&] {
+    host_memory memory;
+    books = memory.shared_account();
+    return block<host_memory>(memory, 64);
+  }();
+  EXPECT_EQ(books->current(), 64U);
+  taken.release();
+  EXPECT_EQ(books->current(), 0U);
+  EXPECT_EQ(books->peak(), 64U);
+}
+
+std::uint64_t resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  std::uint64_t total = 0;
+  std::uint64_t resident = 0;
+  statm >> total >> resident;
+  return resident * 4096;
+}
+
+TEST(HostMemory, LargeBlocksGoBackToTheOperatingSystem) {
+  if (is_sanitized) {
+    GTEST_SKIP() << "sanitizers have memory of their own";
+  }
+  host_memory memory;
+  const std::uint64_t before = resident_bytes();
+  {
+    const block<host_memory> large(memory, 64 * mib);
+    std::memset(large.data(), 1, large.size());
+    EXPECT_GT(resident_bytes(), before + 60 * mib);
+  }
+  EXPECT_LT(resident_bytes(), before + 4 * mib);
+}
+
+TEST(HostMemory, UntouchedMemoryIsNotResident) {
+  if (is_sanitized) {
+    GTEST_SKIP() << "sanitizers have memory of their own";
+  }
+  host_memory memory;
+  const std::uint64_t before = resident_bytes();
+  const block<host_memory> large(memory, 256 * mib);
+  EXPECT_LT(resident_bytes(), before + 4 * mib);
+}
+
+TEST(Account, KeepsThePeakUntilItIsRestarted) {
+  account books;
+  books.add(10);
+  books.add(20);
+  books.remove(25);
+  EXPECT_EQ(books.current(), 5U);
+  EXPECT_EQ(books.peak(), 30U);
+  books.restart_peak();
+  EXPECT_EQ(books.peak(), 5U);
+}
+
+TEST(Account, IsExactWithManyThreads) {
+  account books;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int k = 0; k < 10'000; ++k) {
+        books.add(3);
+        books.remove(2);
+      }
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  EXPECT_EQ(books.current(), 40'000U);
+  EXPECT_GE(books.peak(), 40'000U);
+}
+
+TEST(Block, OfNothingAllocatesNothing) {
+  host_memory memory;
+  const block<host_memory> nothing(memory, 0);
+  EXPECT_EQ(nothing.data(), nullptr);
+  EXPECT_EQ(nothing.size(), 0U);
+  EXPECT_TRUE(nothing.bytes().empty());
+}
+
+TEST(Block, IsReleasedOnce) {
+  host_memory memory;
+  {
+    block<host_memory> first(memory, 100);
+    block<host_memory> second = std::move(first);
+    EXPECT_EQ(memory.accounted(), 100U);
+    block<host_memory> third(memory, 50);
+    third = std::move(second);
+    EXPECT_EQ(memory.accounted(), 100U);
+    EXPECT_EQ(third.size(), 100U);
+    third.release();
+    EXPECT_EQ(memory.accounted(), 0U);
+    EXPECT_EQ(third.data(), nullptr);
+  }
+  EXPECT_EQ(memory.accounted(), 0U);
+}
+
+TEST(FakeDeviceMemory, KeepsTheLaws) { EXPECT_EQ(check_memory(fake_device_memory()), violations{}); }
+
+TEST(FakeDeviceMemory, CopiesNoEarlierThanWait) {
+  fake_device_memory memory;
+  const block<fake_device_memory> taken(memory, 4);
+  std::vector<std::byte> values(4, std::byte{1});
+  fake_device_memory::queue order;
+  memory.copy_in(taken.data(), values.data(), 4, 4, 1, order);
+  values.assign(4, std::byte{2});
+  memory.wait(order);
+  memory.copy_out(values.data(), taken.data(), 4, order);
+  memory.wait(order);
+  EXPECT_EQ(values, std::vector<std::byte>(4, std::byte{2}));
+  EXPECT_EQ(memory.copies_in(), 1U);
+  EXPECT_EQ(memory.copies_out(), 1U);
+}
+
+TEST(FakeDeviceMemory, CopiesOutsideOfAnAllocationAreFound) {
+  fake_device_memory memory;
+  const block<fake_device_memory> taken(memory, 4);
+  std::byte value{};
+  fake_device_memory::queue order;
+  memory.copy_out(&value, taken.data() + 4, 1, order);
+  EXPECT_THROW(memory.wait(order), std::logic_error);
+}
+
+TEST(FakeDeviceMemoryDeathTest, HostCodeThatTouchesItDies) {
+  if (is_sanitized) {
+    GTEST_SKIP() << "sanitizers have memory of their own";
+  }
+  fake_device_memory memory;
+  const block<fake_device_memory> taken(memory, 4);
+  EXPECT_DEATH(std::memset(taken.data(), 1, 4), "");
+}
+
+}  // namespace

@@ -1,0 +1,212 @@
+#pragma once
+
+#include <fsdpinit/communicators/threads.hpp>
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/concepts/slot.hpp>
+#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/modules/parameter.hpp>
+#include <fsdpinit/observe/observer.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+/// \file
+/// The least that models each concept, and works: algorithms are instantiated with these, so that they ask for nothing
+/// that the concept does not promise. Nothing here is copyable, default-constructible or comparable unless it must be.
+
+namespace fsdpinit::testing_support {
+
+// -- communicators
+
+struct minimal_communicator {
+  explicit minimal_communicator(threads_communicator inner) : inner_(std::move(inner)) {}
+  minimal_communicator(const minimal_communicator&) = delete;
+  minimal_communicator& operator=(const minimal_communicator&) = delete;
+
+  // 32-bit signed, as MPI has them.
+  [[nodiscard]] std::uint16_t rank() const { return static_cast<std::uint16_t>(inner_.rank()); }
+  [[nodiscard]] std::uint16_t size() const { return static_cast<std::uint16_t>(inner_.size()); }
+  void broadcast(mutable_bytes buffer, std::size_t root) { inner_.broadcast(buffer, root); }
+
+ protected:
+  threads_communicator inner_;
+};
+
+struct scattering_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  void scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
+    auto token = inner_.start_scatter(windows, own, root);
+    inner_.wait(token, deadline::never());
+  }
+};
+
+/// Its token is move-only and cannot be made without an operation: nothing else may be waited for, nor twice.
+struct non_blocking_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  class token {
+   public:
+    token(token&&) noexcept = default;
+    token& operator=(token&&) noexcept = default;
+
+   private:
+    friend struct non_blocking_communicator;
+    explicit token(threads_communicator::token started)
+        : started_(std::make_unique<threads_communicator::token>(started)) {}
+    std::unique_ptr<threads_communicator::token> started_;
+  };
+  token start_broadcast(mutable_bytes buffer, std::size_t root) { return token(inner_.start_broadcast(buffer, root)); }
+  void wait(token& operation, deadline limit) {
+    if (operation.started_ == nullptr || !operation.started_->active) {
+      throw error(errc::communication, "", "waited for an operation that was not started");
+    }
+    inner_.wait(*operation.started_, limit);
+  }
+
+ protected:
+  token started(threads_communicator::token operation) { return token(operation); }
+};
+
+/// Scatters, but only blocking, though broadcasts can be started.
+struct half_blocking_communicator : non_blocking_communicator {
+  using non_blocking_communicator::non_blocking_communicator;
+  void scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
+    auto operation = inner_.start_scatter(windows, own, root);
+    inner_.wait(operation, deadline::never());
+  }
+};
+
+struct non_blocking_scatter_communicator : non_blocking_communicator {
+  using non_blocking_communicator::non_blocking_communicator;
+  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
+    return started(inner_.start_scatter(windows, own, root));
+  }
+};
+
+struct interruptible_communicator : non_blocking_communicator {
+  using non_blocking_communicator::non_blocking_communicator;
+  void interrupt() noexcept { inner_.interrupt(); }
+  void rearm() noexcept { inner_.rearm(); }
+};
+
+struct reducing_control : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  std::uint64_t all_reduce_max(std::uint64_t value) { return inner_.all_reduce_max(value); }
+};
+
+struct failable_control : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  error fail(const error& cause) { return inner_.fail(cause); }
+};
+
+// -- sources
+
+template <class Inner>
+struct minimal_source {
+  explicit minimal_source(Inner inner) : inner_(std::move(inner)) {}
+  minimal_source(minimal_source&&) = default;
+  minimal_source& operator=(minimal_source&&) = delete;
+  [[nodiscard]] std::span<const tensor_descriptor> tensors() const { return inner_.tensors(); }
+  void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    inner_.read(tensor, offset, destination);
+  }
+
+ private:
+  Inner inner_;
+};
+
+/// Opens, and is nothing else.
+template <class Inner>
+struct minimal_opener {
+  Inner* inner;
+  minimal_source<Inner> operator()() { return minimal_source<Inner>(*inner); }
+};
+
+// -- memory
+
+struct minimal_memory {
+  class queue {};
+  static constexpr bool host_accessible = true;
+
+  explicit minimal_memory(host_memory inner) : inner_(std::move(inner)) {}
+  std::byte* allocate(std::uint64_t bytes) { return inner_.allocate(bytes); }
+  void deallocate(std::byte* address, std::uint64_t bytes) noexcept { inner_.deallocate(address, bytes); }
+  void copy_in(std::byte* destination, const std::byte* source, std::uint64_t stride, std::uint64_t run,
+               std::uint64_t count, queue&) {
+    inner_.copy_in(destination, source, stride, run, count, order_);
+  }
+  void copy_out(std::byte* destination, const std::byte* source, std::uint64_t bytes, queue&) {
+    inner_.copy_out(destination, source, bytes, order_);
+  }
+  void wait(queue&) {}
+  [[nodiscard]] std::uint64_t accounted() const { return inner_.accounted(); }
+  [[nodiscard]] std::uint64_t accounted_peak() const { return inner_.accounted_peak(); }
+  void restart_peak() noexcept { inner_.restart_peak(); }
+
+ private:
+  host_memory inner_;
+  host_memory::queue order_;
+};
+
+// -- slots and modules
+
+/// A framework's own tensor, seen through slot_traits alone.
+struct foreign_tensor {
+  foreign_tensor(dtype type, shape extents) : type_(type), extents_(std::move(extents)) {}
+  foreign_tensor(const foreign_tensor&) = delete;
+  foreign_tensor& operator=(const foreign_tensor&) = delete;
+
+  dtype type_;
+  shape extents_;
+  std::optional<local_shard> storage_;
+};
+
+/// A module tree, seen through module_traits alone.
+struct foreign_module {
+  foreign_tensor weight{dtype::f32, {6, 5}};
+  foreign_tensor bias{dtype::bf16, {7}};
+  foreign_module() = default;
+  foreign_module(const foreign_module&) = delete;
+  foreign_module& operator=(const foreign_module&) = delete;
+};
+
+struct minimal_observer {
+  minimal_observer() = default;
+  minimal_observer(const minimal_observer&) = delete;
+  minimal_observer& operator=(const minimal_observer&) = delete;
+  void phase(const char*) {}
+  void progress(std::uint64_t, std::uint64_t) {}
+};
+
+}  // namespace fsdpinit::testing_support
+
+template <>
+struct fsdpinit::slot_traits<fsdpinit::testing_support::foreign_tensor> {
+  using tensor = fsdpinit::testing_support::foreign_tensor;
+  static slot_role role(const tensor&) { return slot_role::parameter; }
+  static fsdpinit::dtype dtype(const tensor& slot) { return slot.type_; }
+  static fsdpinit::shape shape(const tensor& slot) { return slot.extents_; }
+  static shard placement(const tensor&) { return {}; }
+  static std::byte* data(const tensor& slot) { return slot.storage_ ? slot.storage_->data.get() : nullptr; }
+  static void drop(tensor& slot) noexcept { slot.storage_.reset(); }
+  static void adopt(tensor& slot, local_shard&& part) noexcept { slot.storage_ = std::move(part); }
+};
+
+template <>
+struct fsdpinit::module_traits<fsdpinit::testing_support::foreign_module> {
+  template <class Visitor>
+  static void visit_slots(fsdpinit::testing_support::foreign_module& module, Visitor&& visitor) {
+    visitor(std::string_view("weight"), module.weight);
+    visitor(std::string_view("bias"), module.bias);
+  }
+};

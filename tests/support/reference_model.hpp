@@ -1,0 +1,315 @@
+#pragma once
+
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/modules/dynamic_module.hpp>
+#include <fsdpinit/sources/in_memory.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+/// \file
+/// A model with known bytes, and what each rank should have of it, found by going through its elements one by one:
+/// nothing here calls the planner.
+
+namespace fsdpinit::testing_support {
+
+/// Deterministic bytes that differ from tensor to tensor.
+[[nodiscard]] inline std::vector<std::byte> content_for(std::string_view seed, std::uint64_t bytes) {
+  std::uint64_t state = 0x9e3779b97f4a7c15;
+  for (const char c : seed) {
+    state = (state ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  }
+  std::vector<std::byte> out(bytes);
+  for (std::byte& each : out) {
+    state += 0x9e3779b97f4a7c15;
+    std::uint64_t mixed = (state ^ (state >> 30U)) * 0xbf58476d1ce4e5b9;
+    mixed = (mixed ^ (mixed >> 27U)) * 0x94d049bb133111eb;
+    each = static_cast<std::byte>(mixed >> 56U);
+  }
+  return out;
+}
+
+/// torch.chunk as its documentation words it: pieces of ceil(n / shards) while there is something left.
+struct naive_chunk {
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+};
+[[nodiscard]] inline std::vector<naive_chunk> naive_chunks(std::uint64_t extent, std::size_t shards) {
+  std::vector<naive_chunk> out;
+  std::uint64_t size = 0;
+  while (size * shards < extent) {
+    ++size;
+  }
+  std::uint64_t given = 0;
+  for (std::size_t r = 0; r < shards; ++r) {
+    naive_chunk here{.offset = given};
+    while (here.length < size && given < extent) {
+      ++here.length;
+      ++given;
+    }
+    out.push_back(here);
+  }
+  return out;
+}
+
+struct naive_shard {
+  fsdpinit::shape shape;
+  std::uint64_t offset = 0;
+  std::vector<std::byte> bytes{};
+};
+
+/// A rank's part, taken element by element, and of sub-byte types bit by bit.
+[[nodiscard]] inline naive_shard naive_slice(bytes_view whole, dtype type, const shape& extents, placement how,
+                                             std::size_t shards, std::size_t rank) {
+  naive_shard out{.shape = extents};
+  if (!how.is_shard()) {
+    out.bytes.assign(whole.begin(), whole.end());
+    return out;
+  }
+  const auto dim =
+      static_cast<std::size_t>(how.dim() < 0 ? how.dim() + static_cast<std::int64_t>(extents.rank()) : how.dim());
+  const naive_chunk mine = naive_chunks(extents[dim], shards)[rank];
+  out.shape[dim] = mine.length;
+  out.offset = mine.offset;
+  std::uint64_t elements = 1;
+  std::uint64_t below = 1;  // elements per index of the sharded dim
+  for (std::size_t d = 0; d < extents.rank(); ++d) {
+    elements *= extents[d];
+    below *= d > dim ? extents[d] : 1;
+  }
+  std::uint64_t filled_bits = 0;
+  for (std::uint64_t i = 0; i < elements; ++i) {
+    const std::uint64_t index = i / below % extents[dim];
+    if (index < mine.offset || index >= mine.offset + mine.length) {
+      continue;
+    }
+    if (bits(type) % 8 == 0) {
+      const std::uint64_t size = bits(type) / 8;
+      out.bytes.insert(out.bytes.end(), &whole[i * size], &whole[i * size] + size);
+      continue;
+    }
+    for (std::uint64_t bit = i * bits(type); bit < (i + 1) * bits(type); ++bit, ++filled_bits) {
+      if (filled_bits % 8 == 0) {
+        out.bytes.push_back(std::byte{0});
+      }
+      const bool set = (static_cast<unsigned>(whole[bit / 8]) >> (bit % 8) & 1U) != 0;
+      out.bytes.back() |= static_cast<std::byte>(set ? 1U << (filled_bits % 8) : 0U);
+    }
+  }
+  return out;
+}
+
+struct reference_tensor {
+  std::string fqn;
+  dtype type = dtype::f32;
+  shape extents{};
+  placement how = shard{0};
+  slot_role role = slot_role::parameter;
+  std::vector<std::string> tied{};       ///< further names in the module
+  std::vector<std::string> stored_as{};  ///< names in the source; empty: its FQN
+  std::vector<std::byte> bytes{};
+
+  [[nodiscard]] bool captured() const { return role == slot_role::non_persistent_buffer; }
+  [[nodiscard]] std::vector<std::string> names() const {
+    std::vector<std::string> all{fqn};
+    all.insert(all.end(), tied.begin(), tied.end());
+    return all;
+  }
+  [[nodiscard]] std::vector<std::string> stored_names() const {
+    return captured() ? std::vector<std::string>{} : stored_as.empty() ? std::vector{fqn} : stored_as;
+  }
+};
+
+/// Bytes that one rank reads, sends and receives.
+struct naive_traffic {
+  std::uint64_t read = 0;
+  std::uint64_t sent = 0;
+  std::uint64_t received = 0;
+};
+
+/// Gives a buffer values in memory of that space, as a framework would that keeps its buffers there.
+template <MemorySpace Space>
+void set_in(Space& memory, buffer& slot, bytes_view values) {
+  const auto owner = std::make_shared<block<Space>>(memory, values.size());
+  typename Space::queue order{};
+  memory.copy_in(owner->data(), values.data(), values.size(), values.size(), values.empty() ? 0 : 1, order);
+  memory.wait(order);
+  slot.adopt({.shape = slot.shape(), .offset = 0, .bytes = values.size(), .data = {owner, owner->data()}});
+}
+
+/// The bytes of a shard, wherever it lives.
+template <MemorySpace Space>
+[[nodiscard]] std::vector<std::byte> bytes_in(Space& memory, const local_shard& part) {
+  std::vector<std::byte> out(part.bytes);
+  if (!out.empty()) {
+    typename Space::queue order{};
+    memory.copy_out(out.data(), part.data.get(), part.bytes, order);
+    memory.wait(order);
+  }
+  return out;
+}
+
+class reference_model {
+ public:
+  explicit reference_model(std::vector<reference_tensor> tensors) : tensors_(std::move(tensors)) {
+    for (reference_tensor& tensor : tensors_) {
+      tensor.bytes = content_for(tensor.fqn, byte_size(tensor.fqn, tensor.type, tensor.extents));
+    }
+  }
+
+  [[nodiscard]] const std::vector<reference_tensor>& tensors() const noexcept { return tensors_; }
+
+  /// The checkpoint; views into this object. Stored in another order than the module's.
+  [[nodiscard]] in_memory_source source() const {
+    std::vector<in_memory_tensor> stored;
+    for (auto tensor = tensors_.rbegin(); tensor != tensors_.rend(); ++tensor) {
+      for (const std::string& name : tensor->stored_names()) {
+        stored.push_back(
+            {.descriptor = {.name = name, .dtype = tensor->type, .shape = tensor->extents}, .bytes = tensor->bytes});
+      }
+    }
+    return in_memory_source(std::move(stored));
+  }
+
+  /// On meta, but for non-persistent buffers where `with_values`.
+  template <MemorySpace Space>
+  [[nodiscard]] dynamic_module module(Space& memory, bool with_values) const {
+    dynamic_module out;
+    for (const reference_tensor& tensor : tensors_) {
+      if (tensor.role == slot_role::parameter) {
+        for (const std::string& name : tensor.names()) {
+          out.add_parameter(name, tensor.type, tensor.extents, tensor.how);
+        }
+        if (!tensor.tied.empty()) {
+          out.tie(tensor.names());
+        }
+        continue;
+      }
+      buffer& made = out.add_buffer(tensor.fqn, tensor.type, tensor.extents, !tensor.captured());
+      if (tensor.captured() && with_values) {
+        set_in(memory, made, tensor.bytes);
+      }
+    }
+    return out;
+  }
+
+  [[nodiscard]] naive_shard expected(const reference_tensor& tensor, std::size_t shards, std::size_t rank) const {
+    const placement how = tensor.role == slot_role::parameter ? tensor.how : placement(replicate{});
+    return naive_slice(tensor.bytes, tensor.type, tensor.extents, how, shards, rank);
+  }
+
+  /// The size of that, from its shape alone.
+  [[nodiscard]] std::uint64_t expected_bytes(const reference_tensor& tensor, std::size_t shards,
+                                             std::size_t rank) const {
+    if (tensor.role != slot_role::parameter || !tensor.how.is_shard()) {
+      return tensor.bytes.size();
+    }
+    const std::int64_t dim =
+        tensor.how.dim() + (tensor.how.dim() < 0 ? static_cast<std::int64_t>(tensor.extents.rank()) : 0);
+    const std::uint64_t extent = tensor.extents[static_cast<std::size_t>(dim)];
+    return extent == 0 ? 0 : tensor.bytes.size() / extent * naive_chunks(extent, shards)[rank].length;
+  }
+
+  /// What is wrong with an initialised module; empty: nothing.
+  template <MemorySpace Space>
+  [[nodiscard]] std::string faults_of(dynamic_module& module, Space& memory, std::size_t shards,
+                                      std::size_t rank) const {
+    std::string out;
+    for (const reference_tensor& tensor : tensors_) {
+      const naive_shard wanted = expected(tensor, shards, rank);
+      for (const std::string& name : tensor.names()) {
+        const bool is_parameter = tensor.role == slot_role::parameter;
+        if (is_parameter ? module.get_parameter(name).is_meta() : module.get_buffer(name).is_meta()) {
+          out += name + " is on meta\n";
+          continue;
+        }
+        const local_shard& got = is_parameter ? module.get_parameter(name).local() : module.get_buffer(name).local();
+        if (got.shape != wanted.shape || got.offset != wanted.offset || got.bytes != wanted.bytes.size()) {
+          out += concat(name, " is ", to_string(got.shape), "@", got.offset, " of ", got.bytes, " bytes, not ",
+                        to_string(wanted.shape), "@", wanted.offset, " of ", wanted.bytes.size(), "\n");
+        } else if (bytes_in(memory, got) != wanted.bytes) {
+          out += name + " holds other bytes\n";
+        }
+        if (is_parameter && got.data.get() != module.get_parameter(tensor.fqn).data()) {
+          out += name + " does not share the storage of " + tensor.fqn + "\n";
+        }
+      }
+    }
+    return out;
+  }
+
+  enum class way { scatter, broadcast, every_rank_reads };
+
+  [[nodiscard]] naive_traffic traffic(way how, std::size_t shards, std::size_t source, std::size_t rank) const {
+    naive_traffic out;
+    for (const reference_tensor& tensor : tensors_) {
+      const std::uint64_t whole = tensor.bytes.size();
+      const bool reads = rank == source || how == way::every_rank_reads;
+      out.read += reads ? whole * tensor.stored_names().size() : 0;
+      if (how == way::every_rank_reads && !tensor.captured()) {
+        continue;
+      }
+      for (std::size_t r = 0; r < shards; ++r) {
+        const std::uint64_t moved = how == way::scatter ? expected_bytes(tensor, shards, r) : whole;
+        if (r != source) {
+          out.sent += rank == source ? moved : 0;
+          out.received += rank == r ? moved : 0;
+        }
+      }
+    }
+    return out;
+  }
+
+ private:
+  std::vector<reference_tensor> tensors_;
+};
+
+/// Everything that can be special about a tensor, in about 6 KB: a decoder of three layers, tied embeddings, dims other
+/// than 0, empty shards, zero-size tensors, scalars, sub-byte types, buffers of both kinds. Shardable over 1, 2, 3, 4,
+/// 7 ranks.
+[[nodiscard]] inline reference_model varied_model(std::vector<std::string> head_stored_as = {"embed.weight",
+                                                                                             "head.weight"}) {
+  std::vector<reference_tensor> out{
+      {.fqn = "embed.weight",
+       .type = dtype::bf16,
+       .extents = {17, 6},
+       .tied = {"head.weight"},
+       .stored_as = std::move(head_stored_as)},
+      {.fqn = "rope.inverse_frequencies",
+       .type = dtype::f32,
+       .extents = {4, 3},
+       .role = slot_role::non_persistent_buffer},
+      {.fqn = "scale", .type = dtype::f64, .extents = {}, .how = replicate{}},
+      {.fqn = "nothing", .type = dtype::f32, .extents = {0, 4}},
+      {.fqn = "no_columns", .type = dtype::i32, .extents = {4, 0}},
+      {.fqn = "packed_4", .type = dtype::f4, .extents = {6, 4}},
+      {.fqn = "packed_6", .type = dtype::f6_e2m3, .extents = {5, 4}},
+      {.fqn = "flags", .type = dtype::boolean, .extents = {9}},
+      {.fqn = "counter", .type = dtype::i64, .extents = {1}},
+      {.fqn = "spectrum", .type = dtype::c64, .extents = {2, 2}},
+      {.fqn = "mean", .type = dtype::f32, .extents = {5}, .role = slot_role::persistent_buffer},
+      {.fqn = "no_buffer", .type = dtype::f32, .extents = {0}, .role = slot_role::persistent_buffer},
+      {.fqn = "mask", .type = dtype::boolean, .extents = {3, 7}, .role = slot_role::non_persistent_buffer},
+      {.fqn = "no_mask", .type = dtype::boolean, .extents = {0}, .role = slot_role::non_persistent_buffer},
+  };
+  for (int layer = 0; layer < 3; ++layer) {
+    const std::string prefix = "layers." + std::to_string(layer) + ".";
+    out.push_back({.fqn = prefix + "query", .type = dtype::f16, .extents = {3, 84}, .how = shard{-1}});
+    out.push_back({.fqn = prefix + "conv", .type = dtype::u8, .extents = {2, 84, 3}, .how = shard{1}});
+    out.push_back({.fqn = prefix + "up", .type = dtype::f32, .extents = {5, 8}});
+    out.push_back({.fqn = prefix + "norm", .type = dtype::f32, .extents = {6}});
+    out.push_back({.fqn = prefix + "gate", .type = dtype::bf16, .extents = {3}, .how = replicate{}});
+    out.push_back({.fqn = prefix + "steps", .type = dtype::u16, .extents = {}, .role = slot_role::persistent_buffer});
+  }
+  return reference_model(std::move(out));
+}
+
+}  // namespace fsdpinit::testing_support

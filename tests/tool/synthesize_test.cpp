@@ -1,0 +1,263 @@
+#include "../../examples/tool/published_models.hpp"
+#include "checkpoints.hpp"
+#include "tool_process.hpp"
+#include <support/temp_dir.hpp>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <sys/types.h>
+
+namespace fsdpinit::testing_support {
+namespace {
+
+namespace fs = std::filesystem;
+using arguments = std::vector<std::string>;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool is_sanitized = true;
+#elif defined(__has_feature)
+constexpr bool is_sanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#else
+constexpr bool is_sanitized = false;
+#endif
+
+const tool::published_model& model(std::string_view name) {
+  for (const tool::published_model& each : tool::published_models) {
+    if (each.name == name) {
+      return each;
+    }
+  }
+  throw std::out_of_range("no such model");
+}
+
+struct published_size {
+  std::string_view name;
+  std::size_t tensors;
+  std::uint64_t bytes;
+};
+
+TEST(synthesize, has_the_sizes_that_were_published) {
+  // `total_size` of the published index, or the size of the published file less its header.
+  for (const published_size& expected : {published_size{"qwen3-0.6b", 311, 1503264768},
+                                         {"qwen3-8b", 399, 16381470720},
+                                         {"llama3-8b", 291, 16060522496},
+                                         {"gpt2", 160, 548090880}}) {
+    const tool::published_model& published = model(expected.name);
+    const auto tensors = tool::tensors_of(published, published.layers, published.type, true);
+    std::uint64_t bytes = 0;
+    std::set<std::string> names;
+    for (const tool::synthetic_tensor& tensor : tensors) {
+      bytes += byte_size(tensor.descriptor);
+      names.insert(tensor.descriptor.name);
+    }
+    EXPECT_EQ(tensors.size(), expected.tensors) << expected.name;
+    EXPECT_EQ(names.size(), expected.tensors) << expected.name;
+    EXPECT_EQ(bytes, expected.bytes) << expected.name;
+  }
+}
+
+TEST(synthesize, has_the_names_and_shapes_that_were_published) {
+  const auto shape_of = [](std::string_view name, std::string_view tensor) {
+    for (const auto& each : tool::tensors_of(model(name), model(name).layers, model(name).type, true)) {
+      if (each.descriptor.name == tensor) {
+        return to_string(each.descriptor.shape);
+      }
+    }
+    return std::string("missing");
+  };
+  EXPECT_EQ(shape_of("qwen3-0.6b", "model.embed_tokens.weight"), "[151936, 1024]");
+  EXPECT_EQ(shape_of("qwen3-0.6b", "lm_head.weight"), "[151936, 1024]");
+  EXPECT_EQ(shape_of("qwen3-0.6b", "model.layers.27.self_attn.q_proj.weight"), "[2048, 1024]");
+  EXPECT_EQ(shape_of("qwen3-0.6b", "model.layers.27.self_attn.o_proj.weight"), "[1024, 2048]");
+  EXPECT_EQ(shape_of("qwen3-0.6b", "model.layers.0.self_attn.k_norm.weight"), "[128]");
+  EXPECT_EQ(shape_of("qwen3-0.6b", "model.layers.28.self_attn.k_norm.weight"), "missing");
+  EXPECT_EQ(shape_of("qwen3-8b", "model.layers.35.mlp.gate_proj.weight"), "[12288, 4096]");
+  EXPECT_EQ(shape_of("qwen3-8b", "model.layers.35.self_attn.v_proj.weight"), "[1024, 4096]");
+  EXPECT_EQ(shape_of("llama3-8b", "model.layers.31.mlp.down_proj.weight"), "[4096, 14336]");
+  EXPECT_EQ(shape_of("llama3-8b", "lm_head.weight"), "[128256, 4096]");
+  EXPECT_EQ(shape_of("llama3-8b", "model.layers.0.self_attn.q_norm.weight"), "missing");
+  EXPECT_EQ(shape_of("gpt2", "wte.weight"), "[50257, 768]");
+  EXPECT_EQ(shape_of("gpt2", "wpe.weight"), "[1024, 768]");
+  EXPECT_EQ(shape_of("gpt2", "h.0.attn.bias"), "[1, 1, 1024, 1024]");
+  EXPECT_EQ(shape_of("gpt2", "h.11.attn.c_attn.weight"), "[768, 2304]");
+  EXPECT_EQ(shape_of("gpt2", "h.11.mlp.c_proj.weight"), "[3072, 768]");
+}
+
+/// Every tensor of the files in a folder.
+plain_tensors all_of(const std::string& folder) {
+  plain_tensors all;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") {
+      const plain_file file = read_plain(entry.path());
+      EXPECT_EQ(file.metadata, nlohmann::json({{"format", "pt"}}));
+      EXPECT_EQ(file.header_bytes % 8, 0U);
+      all.insert(file.tensors.begin(), file.tensors.end());
+    }
+  }
+  return all;
+}
+
+std::map<std::string, std::string> files_of(const std::string& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    files[entry.path().filename()] = content_of(entry.path());
+  }
+  return files;
+}
+
+void synthesize(const std::string& folder, const arguments& more) {
+  arguments all{"synthesize", "--model", "gpt2", folder, "--layers", "1", "--dtype", "bf16"};
+  all.insert(all.end(), more.begin(), more.end());
+  expect_success(run_tool(all));
+}
+
+TEST(synthesize, writes_several_files_with_an_index_that_fits) {
+  const temp_dir dir;
+  synthesize(dir / "m", {});
+  const auto index = nlohmann::json::parse(content_of(dir / "m/model.safetensors.index.json"));
+  std::uint64_t bytes = 0;
+  std::set<std::string> files;
+  const plain_tensors all = all_of(dir / "m");
+  for (const auto& [name, tensor] : all) {
+    const std::string file = index["weight_map"][name];
+    EXPECT_TRUE(read_plain(dir / ("m/" + file)).tensors.contains(name)) << name;
+    files.insert(file);
+    bytes += tensor.bytes.size();
+    EXPECT_EQ(tensor.dtype, "BF16");
+  }
+  EXPECT_EQ(all.size(), 4U + 13U);
+  EXPECT_EQ(index["weight_map"].size(), all.size());
+  EXPECT_EQ(index["metadata"]["total_size"], bytes);
+  EXPECT_GE(files.size(), 2U);
+  EXPECT_EQ(static_cast<std::size_t>(std::distance(fs::directory_iterator(dir / "m"), fs::directory_iterator())),
+            files.size() + 1);
+  expect_success(run_tool({"load", dir / "m", "--shards", "3"}));
+}
+
+TEST(synthesize, writes_the_same_for_the_same_seed_and_other_bytes_for_another) {
+  const temp_dir dir;
+  synthesize(dir / "a", {"--seed", "7"});
+  synthesize(dir / "b", {"--seed", "7"});
+  synthesize(dir / "c", {"--seed", "8"});
+  EXPECT_TRUE(files_of(dir / "a") == files_of(dir / "b"));
+  const plain_tensors a = all_of(dir / "a");
+  for (const auto& [name, tensor] : all_of(dir / "c")) {
+    EXPECT_NE(tensor.bytes, a.at(name).bytes) << name;
+  }
+}
+
+TEST(synthesize, values_do_not_depend_on_how_the_model_is_split) {
+  const temp_dir dir;
+  synthesize(dir / "one", {});
+  expect_success(run_tool({"synthesize", "--model", "gpt2", dir / "two", "--layers", "2", "--dtype", "bf16"}));
+  const plain_tensors two = all_of(dir / "two");
+  for (const auto& [name, tensor] : all_of(dir / "one")) {
+    EXPECT_TRUE(tensor.bytes == two.at(name).bytes) << name;
+  }
+}
+
+TEST(synthesize, values_are_finite_varied_and_the_same_in_both_types) {
+  const temp_dir dir;
+  expect_success(run_tool({"synthesize", "--model", "gpt2", dir / "f32", "--layers", "1"}));
+  synthesize(dir / "bf16", {});
+  const plain_tensors narrow = all_of(dir / "bf16");
+  for (const auto& [name, tensor] : all_of(dir / "f32")) {
+    std::set<float> seen;
+    const std::size_t count = std::min<std::size_t>(tensor.bytes.size() / 4, 10000);
+    for (std::size_t i = 0; i < count; ++i) {
+      float value = 0;
+      std::memcpy(&value, tensor.bytes.data() + 4 * i, 4);
+      ASSERT_TRUE(std::isnormal(value) && std::abs(value) < 1) << name << " " << i << ": " << value;
+      ASSERT_EQ(std::memcmp(tensor.bytes.data() + 4 * i + 2, narrow.at(name).bytes.data() + 2 * i, 2), 0)
+          << name << " " << i;
+      seen.insert(value);
+    }
+    EXPECT_GE(seen.size() * 100, count * 99) << name;
+  }
+}
+
+TEST(synthesize, publishes_as_f32_what_is_published_as_f32) {
+  const temp_dir dir;
+  expect_success(run_tool({"synthesize", "--model", "gpt2", dir / "m", "--layers", "1"}));
+  const auto found = nlohmann::json::parse(run_tool({"inspect", dir / "m", "--json"}).out);
+  EXPECT_EQ(found["dtypes"], nlohmann::json({{"F32", {{"tensors", 17}, {"bytes", found["bytes"]}}}}));
+}
+
+/// The first bytes of a tensor, as the JSON of `inspect` says where it is.
+std::string beginning_of(const nlohmann::json& found, const std::string& name) {
+  for (const auto& tensor : found["tensors"]) {
+    if (tensor["name"] == name) {
+      std::ifstream file(found["files"][tensor["file"].get<std::size_t>()]["path"].get<std::string>(),
+                         std::ios::binary);
+      file.seekg(tensor["offset"].get<std::streamoff>());
+      std::string bytes(1 << 20, '\0');
+      file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+      return bytes;
+    }
+  }
+  return {};
+}
+
+TEST(synthesize, stores_tied_tensors_once_or_as_published) {
+  const temp_dir dir;
+  const auto inspect = [&](const std::string& folder, const arguments& more) {
+    arguments all{"synthesize", "--model", "qwen3-0.6b", folder, "--layers", "1"};
+    all.insert(all.end(), more.begin(), more.end());
+    expect_success(run_tool(all));
+    return nlohmann::json::parse(run_tool({"inspect", folder, "--json"}).out);
+  };
+  EXPECT_EQ(beginning_of(inspect(dir / "once", {}), "lm_head.weight"), "");
+  const auto twice = inspect(dir / "twice", {"--published-duplicates"});
+  EXPECT_TRUE(beginning_of(twice, "lm_head.weight") == beginning_of(twice, "model.embed_tokens.weight"));
+  EXPECT_EQ(beginning_of(twice, "lm_head.weight").size(), 1U << 20U);
+  EXPECT_EQ(twice["tensors"].size(), 11U + 3U);
+}
+
+/// The peak of a process that runs; 0 once it has ended. (What wait4() says begins with the peak of this test.)
+std::uint64_t peak_rss_kib(pid_t process) {
+  std::ifstream status("/proc/" + std::to_string(process) + "/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmHWM:", 0) == 0) {
+      return std::stoull(line.substr(6));
+    }
+  }
+  return 0;
+}
+
+TEST(synthesize, needs_little_memory) {
+  if (is_sanitized) {
+    GTEST_SKIP() << "sanitizers need memory of their own";
+  }
+  const temp_dir dir;
+  const started_process process({tool_path(), "synthesize", "--model", "qwen3-0.6b", dir / "m", "--layers", "1"});
+  std::uint64_t peak = 0;
+  while (const std::uint64_t now = peak_rss_kib(process.pid())) {
+    peak = std::max(peak, now);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  expect_success(process.wait());
+  EXPECT_GT(peak, 0U);
+  EXPECT_LE(peak, 64U << 10U);
+}
+
+}  // namespace
+}  // namespace fsdpinit::testing_support
