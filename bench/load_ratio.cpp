@@ -4,6 +4,7 @@
 //
 // The floor: one thread preads all W bytes, in pieces of a bucket, into fresh memory mapped and advised as the library
 // does it. Each contender starts from nothing and ends with its shards in place; giving the memory back is not timed.
+#include "checkpoint_module.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
@@ -43,21 +44,12 @@ double floor_seconds(const std::string& path, std::uint64_t piece) {
   return monotonic_seconds() - begin;
 }
 
-dynamic_module module_of(std::span<const tensor_descriptor> tensors) {
-  dynamic_module module;
-  for (const tensor_descriptor& tensor : tensors) {
-    module.add_parameter(tensor.name, tensor.dtype, tensor.shape,
-                         tensor.shape.is_scalar() ? placement(replicate{}) : placement(shard{0}));
-  }
-  return module;
-}
-
 template <class Policy>
 double load_seconds(const std::string& path, std::size_t ranks, const options& how) {
   const safetensors_source source = open_safetensors(path);
   std::vector<dynamic_module> modules;
   for (std::size_t r = 0; r < ranks; ++r) {
-    modules.push_back(module_of(source.tensors()));
+    modules.push_back(tool::module_of(source.tensors()));
   }
   const threads_world world(ranks);
   std::vector<std::exception_ptr> failures(ranks);

@@ -30,17 +30,7 @@ namespace {
 plan plan_of(const sharding_request& how, std::span<const tensor_descriptor> tensors) {
   dynamic_module module = module_of(tensors);
   const module_view view = view_of(module);
-  std::vector<tensor_request> requests;
-  for (const load_item& item : match(view, tensors)) {
-    const stored_tensor& stored = view.tensors[item.tensor];
-    const slot_record& slot = view.first_slot(stored);
-    requests.push_back({.fqn = slot.fqn,
-                        .dtype = slot.dtype,
-                        .shape = slot.shape,
-                        .placement = slot.placement,
-                        .unit = stored.unit,
-                        .extra_copies = item.copies.size()});
-  }
+  const std::vector<tensor_request> requests = requests_of(view, match(view, tensors));
   const bool alone = how.policy == policy_kind::every_rank_loads;
   const options defaults;
   return make_plan(requests, {.ranks = {.shards = how.shards},

@@ -86,7 +86,8 @@ module_state state_of(rank_objects<Space>& objects) {
 template <class Policy, class Space>
 class sweep {
  public:
-  explicit sweep(std::size_t ranks) : ranks_(ranks) {}
+  /// `one_world`: data and control travel on one communicator, else on two.
+  sweep(std::size_t ranks, bool one_world) : ranks_(ranks), one_world_(one_world) {}
 
   /// Returns the number of injections.
   std::uint64_t run() {
@@ -125,7 +126,7 @@ class sweep {
   std::vector<std::optional<error>> attempt_all() {
     return errors_of_ranks(*data_, [&](std::size_t rank, threads_communicator& data) {
       rank_objects<Space>& mine = *objects_[rank];
-      threads_communicator control = control_->rank(rank);
+      threads_communicator control = one_world_ ? data : control_->rank(rank);
       faulty_communicator faulty_data(data, mine.counters[data_seam]);
       faulty_communicator faulty_control(control, mine.counters[control_seam]);
       faulty_module module(mine.module, mine.counters[module_seam]);
@@ -150,7 +151,8 @@ class sweep {
 
   void inject(std::size_t failing, seam at, std::uint64_t call) {
     SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), Space::host_accessible ? ", host" : ", device",
-                        ", call ", call, " of the ", seam_names[at], " fails on rank ", failing, " of ", ranks_));
+                        ", call ", call, " of the ", seam_names[at], " fails on rank ", failing, " of ", ranks_,
+                        one_world_ ? ", on one world" : ""));
     make_objects();
     objects_[failing]->counters[at].fail_at(call);
     std::vector<std::uint64_t> accounted;
@@ -183,6 +185,7 @@ class sweep {
 
   reference_model model_ = small_model();
   std::size_t ranks_;
+  bool one_world_;
   std::vector<std::unique_ptr<rank_objects<Space>>> objects_;
   std::optional<threads_world> data_;
   std::optional<threads_world> control_;
@@ -191,10 +194,11 @@ class sweep {
 template <class Policy>
 void sweep_everything() {
   std::uint64_t injections = 0;
-  for (const std::size_t ranks : {2U, 3U, 4U}) {
-    injections += sweep<Policy, host_memory>(ranks).run();
-  }
-  injections += sweep<Policy, fake_device_memory>(3).run();
+  injections += sweep<Policy, host_memory>(2, true).run();
+  injections += sweep<Policy, host_memory>(3, false).run();
+  injections += sweep<Policy, host_memory>(4, true).run();
+  injections += sweep<Policy, fake_device_memory>(3, true).run();
+  injections += sweep<Policy, fake_device_memory>(2, false).run();
   std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
   EXPECT_GT(injections, 500U);
 }

@@ -99,7 +99,7 @@ class bucket_stream {
   static constexpr std::size_t buckets_per_agreement = 64;
 
   struct flight {
-    const bucket* which = nullptr;  // nullptr: free
+    const bucket* which = nullptr;                       // nullptr: free
     std::optional<typename token_of<Data>::type> token;  // of an operation that was started and not waited for
     mutable_bytes staging;
     mutable_bytes own;      // what this rank sends (broadcast) or receives

@@ -204,32 +204,27 @@ class initialization {
 
   void make() {
     items_ = match(view_, descriptors_);
-    std::vector<tensor_request> requests;
-    requests.reserve(items_.size());
     for (const load_item& item : items_) {
       const slot_record& slot = view_.first_slot(view_.tensors[item.tensor]);
-      const std::byte* const values = item.captured && rank_ == options_.source_rank ? slot.handle.data() : nullptr;
-      const std::uint64_t bytes = byte_size(slot.fqn, slot.dtype, slot.shape);
-      if (item.captured && rank_ == options_.source_rank && values == nullptr && bytes != 0) {
-        throw error(errc::missing_tensor, slot.fqn,
-                    "a non-persistent buffer without a value on the source rank; compute it there before initialising");
-      }
-      captured_.push_back(values);
-      requests.push_back({.fqn = slot.fqn,
-                          .dtype = slot.dtype,
-                          .shape = slot.shape,
-                          .placement = slot.placement,
-                          .unit = view_.tensors[item.tensor].unit,
-                          .captured = item.captured,
-                          .extra_copies = item.copies.size()});
+      captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
-    plan_ = make_plan(requests, {.ranks = {.shards = shards_},
-                                 .source_rank = options_.source_rank,
-                                 .transport = transport,
-                                 .bucket_bytes = options_.bucket_bytes,
-                                 .buckets_in_flight = options_.buckets_in_flight,
-                                 .access = {.host = Space::host_accessible, .communicator = CanAccess<Data, Space>}});
+    plan_ = make_plan(requests_of(view_, items_),
+                      {.ranks = {.shards = shards_},
+                       .source_rank = options_.source_rank,
+                       .transport = transport,
+                       .bucket_bytes = options_.bucket_bytes,
+                       .buckets_in_flight = options_.buckets_in_flight,
+                       .access = {.host = Space::host_accessible, .communicator = CanAccess<Data, Space>}});
     predicted_ = predict(plan_, rank_);
+  }
+
+  [[nodiscard]] static const std::byte* captured_values(const slot_record& slot) {
+    const std::byte* const values = slot.handle.data();
+    if (values == nullptr && byte_size(slot.fqn, slot.dtype, slot.shape) != 0) {
+      throw error(errc::missing_tensor, slot.fqn,
+                  "a non-persistent buffer without a value on the source rank; compute it there before initialising");
+    }
+    return values;
   }
 
   /// Everything a rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
@@ -396,16 +391,19 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
   };
   constexpr bool is_source = StateDictSource<given> || SourceOpener<given>;
   // Assertions rather than constraints: they name the argument and what it lacks.
-  static_assert(is_policy, "fsdpinit: `Policy` must be native_sharding<...>, every_rank_loads, or have their constants");
+  static_assert(is_policy,
+                "fsdpinit: `Policy` must be native_sharding<...>, every_rank_loads, or have their constants");
   static_assert(ShardableModule<Module>,
                 "fsdpinit: `module` must model ShardableModule: a member visit_slots(visitor), a specialisation of "
                 "fsdpinit::module_traits, or a struct adapted with BOOST_HANA_ADAPT_STRUCT");
-  static_assert(is_source,
-                "fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); "
-                "or SourceOpener: a call that returns one");
-  static_assert(detail::AreLinks<Channels>,
-                "fsdpinit: `links` must model Communicator: rank() const, size() const, void broadcast(bytes, root); or "
-                "be channels{data, control}");
+  static_assert(
+      is_source,
+      "fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); "
+      "or SourceOpener: a call that returns one");
+  static_assert(
+      detail::AreLinks<Channels>,
+      "fsdpinit: `links` must model Communicator: rank() const, size() const, void broadcast(bytes, root); or "
+      "be channels{data, control}");
   static_assert(MemorySpace<Space>,
                 "fsdpinit: `memory` must model MemorySpace: queue, host_accessible, allocate, deallocate, copy_in, "
                 "copy_out, wait, accounted, accounted_peak, restart_peak");

@@ -3,6 +3,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/plan/slab_layout.hpp>
 
 #include <cstddef>
 #include <map>
@@ -128,6 +129,25 @@ class mismatch_list {
   }
   problems.throw_if_any();
   return items;
+}
+
+/// What the planner is told of them, in the same order. The names are views into `view`.
+[[nodiscard]] inline std::vector<tensor_request> requests_of(const module_view& view,
+                                                             const std::vector<load_item>& items) {
+  std::vector<tensor_request> requests;
+  requests.reserve(items.size());
+  for (const load_item& item : items) {
+    const stored_tensor& tensor = view.tensors[item.tensor];
+    const slot_record& slot = view.first_slot(tensor);
+    requests.push_back({.fqn = slot.fqn,
+                        .dtype = slot.dtype,
+                        .shape = slot.shape,
+                        .placement = slot.placement,
+                        .unit = tensor.unit,
+                        .captured = item.captured,
+                        .extra_copies = item.copies.size()});
+  }
+  return requests;
 }
 
 }  // namespace fsdpinit
