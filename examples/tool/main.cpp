@@ -19,6 +19,9 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 namespace fsdpinit::tool {
 namespace {
 
@@ -154,6 +157,17 @@ void flush_stdout() {
   }
 }
 
+/// A file must not get the number of a stream that the caller has closed: messages would end up in it.
+void open_standard_streams() {
+  int number = 0;
+  do {
+    number = ::open("/dev/null", O_RDWR | O_NOCTTY);
+  } while (number >= 0 && number <= STDERR_FILENO);
+  if (number >= 0) {
+    ::close(number);
+  }
+}
+
 int fail(std::string_view text, int code) {
   std::fputs(fmt::format("fsdpinit: error: {}\n", text).c_str(),
              stderr);  // not fmt::print: it throws if stderr is closed
@@ -225,6 +239,7 @@ int main(int count, char** arguments) {
   // A reader that has seen enough (`| head`) is an error of write(), after which outputs are removed as after any
   // other.
   std::signal(SIGPIPE, SIG_IGN);
+  fsdpinit::tool::open_standard_streams();
   try {
     return fsdpinit::tool::run(count, arguments);
   } catch (...) {

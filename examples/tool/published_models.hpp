@@ -82,7 +82,7 @@ inline constexpr std::array<published_model, 4> published_models{{
 class tensor_list {
  public:
   explicit tensor_list(dtype type) : type_(type) {}
-  void add(std::string name, shape extents) { add(name, std::move(extents), name); }
+  void add(const std::string& name, shape extents) { add(name, std::move(extents), name); }
   void add(std::string name, shape extents, std::string content_name) {
     tensors_.push_back(
         {{.name = std::move(name), .dtype = type_, .shape = std::move(extents)}, std::move(content_name)});

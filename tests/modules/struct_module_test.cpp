@@ -54,9 +54,15 @@ struct sequential {
 
 struct empty {};
 
+struct wrapper {
+  fsdpinit::dynamic_module body;
+  parameter head{dtype::f32, {2}};
+};
+
 }  // namespace shapes
 
 BOOST_HANA_ADAPT_STRUCT(shapes::linear, weight, bias, activation);
+BOOST_HANA_ADAPT_STRUCT(shapes::wrapper, body, head);
 BOOST_HANA_ADAPT_STRUCT(shapes::attention, query, key, mask);
 BOOST_HANA_ADAPT_STRUCT(shapes::decoder, embed, layers, heads, adapter, scales, nested, rates, learning_rate, handle);
 BOOST_HANA_ADAPT_STRUCT(shapes::empty);
@@ -99,6 +105,12 @@ TEST(StructModule, OptionalAndUniquePtrAreSkippedWhenEmpty) {
   module.adapter = std::make_unique<shapes::linear>();
   module.adapter->bias.emplace();
   EXPECT_EQ(names_of(module), (names{"embed", "heads.0.weight", "heads.1.weight", "adapter.weight", "adapter.bias"}));
+}
+
+TEST(StructModule, AMemberThatVisitsItsOwnSlotsIsWalkedUnderItsName) {
+  shapes::wrapper module;
+  module.body.add_parameter("layers.0.weight", dtype::f32, {2});
+  EXPECT_EQ(names_of(module), (names{"body.layers.0.weight", "head"}));
 }
 
 TEST(StructModule, TemplatesAreDefinedStructs) {

@@ -34,7 +34,7 @@ struct minimal_communicator {
   minimal_communicator(const minimal_communicator&) = delete;
   minimal_communicator& operator=(const minimal_communicator&) = delete;
 
-  // 32-bit signed, as MPI has them.
+  // Not std::size_t: converting to it is all that is asked.
   [[nodiscard]] std::uint16_t rank() const { return static_cast<std::uint16_t>(inner_.rank()); }
   [[nodiscard]] std::uint16_t size() const { return static_cast<std::uint16_t>(inner_.size()); }
   void broadcast(mutable_bytes buffer, std::size_t root) { inner_.broadcast(buffer, root); }
@@ -149,8 +149,8 @@ struct minimal_memory {
     inner_.copy_out(destination, source, bytes, order_);
   }
   void wait(queue&) {}
-  [[nodiscard]] std::uint64_t accounted() const { return inner_.accounted(); }
-  [[nodiscard]] std::uint64_t accounted_peak() const { return inner_.accounted_peak(); }
+  [[nodiscard]] std::uint64_t accounted() const noexcept { return inner_.accounted(); }
+  [[nodiscard]] std::uint64_t accounted_peak() const noexcept { return inner_.accounted_peak(); }
   void restart_peak() noexcept { inner_.restart_peak(); }
 
  private:

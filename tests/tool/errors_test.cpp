@@ -24,13 +24,13 @@ using arguments = std::vector<std::string>;
 class tool_errors : public ::testing::Test {
  protected:
   void SetUp() override {
-    fs::create_directory(dir_ / "in");
-    write_plain(model_, small_model());
+    fs::create_directory(dir / "in");
+    write_plain(model, small_model());
   }
   /// Nothing but what the test itself put there.
   void expect_nothing_left(std::size_t expected = 0) const {
     std::vector<std::string> names;
-    for (const auto& entry : fs::directory_iterator(dir_.path())) {
+    for (const auto& entry : fs::directory_iterator(dir.path())) {
       names.push_back(entry.path().filename());
     }
     EXPECT_EQ(names.size(), expected + 1) << ::testing::PrintToString(names);
@@ -40,8 +40,8 @@ class tool_errors : public ::testing::Test {
     expect_nothing_left();
   }
 
-  temp_dir dir_;
-  std::string model_ = dir_ / "in/model.safetensors";
+  temp_dir dir;
+  std::string model = dir / "in/model.safetensors";
 };
 
 TEST_F(tool_errors, help_and_version_are_no_errors) {
@@ -55,69 +55,69 @@ TEST_F(tool_errors, help_and_version_are_no_errors) {
 
 TEST_F(tool_errors, usage) {
   expect_usage({}, "no command", "inspect, plan, load or synthesize");
-  expect_usage({"lod", model_}, "The following argument", "lod");
-  expect_usage({"load", model_}, "--shards", "required");
+  expect_usage({"lod", model}, "The following argument", "lod");
+  expect_usage({"load", model}, "--shards", "required");
   expect_usage({"load", "--shards", "2"}, "CHECKPOINT", "required");
   expect_usage({"load", "", "--shards", "2"}, "CHECKPOINT", "empty");
-  expect_usage({"load", model_, "--shards", "0"}, "--shards", "\"0\" is no number from 1 to 1024");
-  expect_usage({"load", model_, "--shards", "-1"}, "--shards", "from 1 to 1024");
-  expect_usage({"load", model_, "--shards", "two"}, "--shards", "two");
-  expect_usage({"plan", model_, "--shards", "99999999"}, "--shards", "from 1 to 65536");
-  expect_usage({"load", model_, "--shards", "2", "--frob"}, "The following argument", "--frob");
-  expect_usage({"load", model_, "--shards", "2", "--policy", "x"}, "--policy", "native-sharding, every-rank-loads");
-  expect_usage({"load", model_, "--shards", "2", "--transport", "x"}, "--transport", "scatter, broadcast");
+  expect_usage({"load", model, "--shards", "0"}, "--shards", "\"0\" is no number from 1 to 1024");
+  expect_usage({"load", model, "--shards", "-1"}, "--shards", "from 1 to 1024");
+  expect_usage({"load", model, "--shards", "two"}, "--shards", "two");
+  expect_usage({"plan", model, "--shards", "99999999"}, "--shards", "from 1 to 65536");
+  expect_usage({"load", model, "--shards", "2", "--frob"}, "The following argument", "--frob");
+  expect_usage({"load", model, "--shards", "2", "--policy", "x"}, "--policy", "native-sharding, every-rank-loads");
+  expect_usage({"load", model, "--shards", "2", "--transport", "x"}, "--transport", "scatter, broadcast");
   for (const char* size : {"0", "4Q", "-1", "1.5M", "", "99999999999G", "0x10"}) {
-    expect_usage({"load", model_, "--shards", "2", "--bucket-bytes", size}, "--bucket-bytes", "no size");
+    expect_usage({"load", model, "--shards", "2", "--bucket-bytes", size}, "--bucket-bytes", "no size");
   }
-  expect_usage({"load", model_, "--shards", "4", "--bucket-bytes", "3"}, "--bucket-bytes", "use at least 4");
-  expect_usage({"plan", model_, "--shards", "4", "--bucket-bytes", "3"}, "--bucket-bytes", "use at least 4");
-  expect_usage({"load", model_, "--shards", "2", "--report", dir_ / "a", "--timeline", dir_ / "./a"}, "--report",
+  expect_usage({"load", model, "--shards", "4", "--bucket-bytes", "3"}, "--bucket-bytes", "use at least 4");
+  expect_usage({"plan", model, "--shards", "4", "--bucket-bytes", "3"}, "--bucket-bytes", "use at least 4");
+  expect_usage({"load", model, "--shards", "2", "--report", dir / "a", "--timeline", dir / "./a"}, "--report",
                "same file");
-  expect_usage({"synthesize", dir_ / "out"}, "--model", "required");
-  expect_usage({"synthesize", "--model", "gpt5", dir_ / "out"}, "--model", "qwen3-0.6b");
+  expect_usage({"synthesize", dir / "out"}, "--model", "required");
+  expect_usage({"synthesize", "--model", "gpt5", dir / "out"}, "--model", "qwen3-0.6b");
   expect_usage({"synthesize", "--model", "gpt2"}, "DIR", "required");
-  expect_usage({"synthesize", "--model", "gpt2", dir_ / "out", "--layers", "13"}, "--layers", "1 to 12");
-  expect_usage({"synthesize", "--model", "gpt2", dir_ / "out", "--layers", "0"}, "--layers", "1 to 12");
-  expect_usage({"synthesize", "--model", "gpt2", dir_ / "out", "--dtype", "f64"}, "--dtype", "bf16, f32");
+  expect_usage({"synthesize", "--model", "gpt2", dir / "out", "--layers", "13"}, "--layers", "1 to 12");
+  expect_usage({"synthesize", "--model", "gpt2", dir / "out", "--layers", "0"}, "--layers", "1 to 12");
+  expect_usage({"synthesize", "--model", "gpt2", dir / "out", "--dtype", "f64"}, "--dtype", "bf16, f32");
 }
 
 TEST_F(tool_errors, a_checkpoint_that_is_not_there) {
-  const std::string missing = dir_ / "missing";
+  const std::string missing = dir / "missing";
   expect_failure(run_tool({"inspect", missing}), 1, missing + ": ", "check the path");
   expect_failure(run_tool({"plan", missing, "--shards", "2"}), 1, missing + ": ", "check the path");
   for (const std::string policy : {"native-sharding", "every-rank-loads"}) {
-    expect_failure(run_tool({"load", missing, "--shards", "3", "--policy", policy, "--dump", dir_ / "a/b", "--report",
-                             dir_ / "r.json", "--timeline", dir_ / "t.csv"}),
+    expect_failure(run_tool({"load", missing, "--shards", "3", "--policy", policy, "--dump", dir / "a/b", "--report",
+                             dir / "r.json", "--timeline", dir / "t.csv"}),
                    1, missing + ": ", "check the path");
   }
   expect_nothing_left();
 }
 
 TEST_F(tool_errors, a_checkpoint_that_is_damaged) {
-  const std::string bad = dir_.write("in/bad.safetensors", safetensors_bytes(R"({"w":{"dtype":"F99"}})"));
+  const std::string bad = dir.write("in/bad.safetensors", safetensors_bytes(R"({"w":{"dtype":"F99"}})"));
   for (const std::string policy : {"native-sharding", "every-rank-loads"}) {
-    expect_failure(run_tool({"load", bad, "--shards", "2", "--policy", policy, "--dump", dir_ / "out"}), 1, bad + ": ",
+    expect_failure(run_tool({"load", bad, "--shards", "2", "--policy", policy, "--dump", dir / "out"}), 1, bad + ": ",
                    "w");
   }
-  expect_failure(run_tool({"inspect", dir_ / "in"}), 1, dir_ / "in: ", "bad.safetensors, model.safetensors");
+  expect_failure(run_tool({"inspect", dir / "in"}), 1, dir / "in: ", "bad.safetensors, model.safetensors");
   expect_nothing_left();
 }
 
 TEST_F(tool_errors, outputs_that_cannot_be_written) {
   const auto load = [&](const std::string& option, const std::string& path) {
-    return run_tool({"load", model_, "--shards", "2", option, path});
+    return run_tool({"load", model, "--shards", "2", option, path});
   };
-  expect_failure(load("--dump", dir_ / "in"), 1, dir_ / "in: ", "not empty, it holds model.safetensors; give one");
-  expect_failure(load("--dump", model_), 1, model_ + ": ", "not a folder");
-  expect_failure(load("--dump", model_ + "/x"), 1, model_, "");
+  expect_failure(load("--dump", dir / "in"), 1, dir / "in: ", "not empty, it holds model.safetensors; give one");
+  expect_failure(load("--dump", model), 1, model + ": ", "not a folder");
+  expect_failure(load("--dump", model + "/x"), 1, model, "");
   for (const std::string option : {"--report", "--timeline"}) {
-    expect_failure(load(option, dir_ / "in"), 1, dir_ / "in: ", "is a folder");
-    expect_failure(load(option, dir_ / "no/such/file"), 1, dir_ / "no/such/file: ", "No such file");
+    expect_failure(load(option, dir / "in"), 1, dir / "in: ", "is a folder");
+    expect_failure(load(option, dir / "no/such/file"), 1, dir / "no/such/file: ", "No such file");
   }
-  fs::create_symlink("nowhere", dir_ / "link");
-  expect_failure(load("--dump", dir_ / "link"), 1, dir_ / "link: ", "dangling");
-  expect_failure(load("--report", dir_ / "link"), 1, dir_ / "link: ", "dangling");
-  expect_failure(run_tool({"synthesize", "--model", "gpt2", dir_ / "in"}), 1, dir_ / "in: ", "not empty");
+  fs::create_symlink("nowhere", dir / "link");
+  expect_failure(load("--dump", dir / "link"), 1, dir / "link: ", "dangling");
+  expect_failure(load("--report", dir / "link"), 1, dir / "link: ", "dangling");
+  expect_failure(run_tool({"synthesize", "--model", "gpt2", dir / "in"}), 1, dir / "in: ", "not empty");
   expect_nothing_left(1);
 }
 
@@ -125,26 +125,26 @@ TEST_F(tool_errors, folders_without_permission) {
   if (::geteuid() == 0) {
     GTEST_SKIP() << "root may write everywhere";
   }
-  ASSERT_EQ(::chmod((dir_ / "in").c_str(), 0555), 0);
-  expect_failure(run_tool({"load", model_, "--shards", "2", "--report", dir_ / "in/r"}), 1, dir_ / "in/r", "denied");
-  expect_failure(run_tool({"load", model_, "--shards", "2", "--dump", dir_ / "in/d"}), 1, dir_ / "in", "denied");
-  ASSERT_EQ(::chmod((dir_ / "in").c_str(), 0755), 0);
+  ASSERT_EQ(::chmod((dir / "in").c_str(), 0555), 0);
+  expect_failure(run_tool({"load", model, "--shards", "2", "--report", dir / "in/r"}), 1, dir / "in/r", "denied");
+  expect_failure(run_tool({"load", model, "--shards", "2", "--dump", dir / "in/d"}), 1, dir / "in", "denied");
+  ASSERT_EQ(::chmod((dir / "in").c_str(), 0755), 0);
 }
 
 TEST_F(tool_errors, a_failed_load_keeps_the_old_report) {
-  dir_.write("in/report.json", "old");
-  const std::string report = dir_ / "in/report.json";
-  EXPECT_EQ(run_tool({"load", dir_ / "missing", "--shards", "2", "--report", report}).code, 1);
+  dir.write("in/report.json", "old");
+  const std::string report = dir / "in/report.json";
+  EXPECT_EQ(run_tool({"load", dir / "missing", "--shards", "2", "--report", report}).code, 1);
   EXPECT_EQ(content_of(report), "old");
-  expect_success(run_tool({"load", model_, "--shards", "2", "--report", report}));
+  expect_success(run_tool({"load", model, "--shards", "2", "--report", report}));
   EXPECT_NE(content_of(report), "old");
   expect_nothing_left();
 }
 
 TEST_F(tool_errors, what_cannot_be_sharded_is_named) {
   const std::string odd =
-      dir_.write("in/odd.safetensors",
-                 safetensors_bytes(R"({"packed":{"dtype":"F4","shape":[2,3],"data_offsets":[0,3]}})", "abc"));
+      dir.write("in/odd.safetensors",
+                safetensors_bytes(R"({"packed":{"dtype":"F4","shape":[2,3],"data_offsets":[0,3]}})", "abc"));
   expect_failure(run_tool({"plan", odd, "--shards", "2"}), 1, "packed: ", "not whole bytes");
   expect_failure(run_tool({"load", odd, "--shards", "2"}), 1, "packed: ", "not whole bytes");
 }
@@ -153,7 +153,7 @@ TEST_F(tool_errors, a_full_disk_behind_stdout) {
   if (!fs::exists("/dev/full")) {
     GTEST_SKIP() << "there is no /dev/full here";
   }
-  const finished_process process = run_process({"sh", "-c", "\"$0\" inspect \"$1\" > /dev/full", tool_path(), model_});
+  const finished_process process = run_process({"sh", "-c", "\"$0\" inspect \"$1\" > /dev/full", tool_path(), model});
   expect_failure(process, 1, "stdout: ", "disk full");
 }
 
@@ -164,12 +164,11 @@ TEST_F(tool_errors, a_disk_that_is_full_half_way) {
     all.insert(all.end(), given.begin(), given.end());
     return run_process(all);
   };
-  const finished_process synthesized =
-      limited("1000", {"synthesize", "--model", "gpt2", "--layers", "1", dir_ / "out"});
+  const finished_process synthesized = limited("1000", {"synthesize", "--model", "gpt2", "--layers", "1", dir / "out"});
   EXPECT_EQ(synthesized.code, 1);
   EXPECT_NE(synthesized.err.find("cannot be written"), std::string::npos) << synthesized.err;
   for (const std::string option : {"--dump", "--report", "--timeline"}) {
-    const finished_process loaded = limited("1", {"load", model_, "--shards", "2", option, dir_ / "a/out"});
+    const finished_process loaded = limited("1", {"load", model, "--shards", "2", option, dir / "a/out"});
     EXPECT_EQ(loaded.code, 1) << option;
     EXPECT_NE(loaded.err.find("fsdpinit: error: "), std::string::npos) << loaded.err;
   }
@@ -178,7 +177,7 @@ TEST_F(tool_errors, a_disk_that_is_full_half_way) {
 
 TEST_F(tool_errors, what_is_no_regular_file_is_written_to) {
   const finished_process process =
-      run_process({"sh", "-c", "\"$0\" load \"$1\" --shards 2 --report /dev/stdout | cat", tool_path(), model_});
+      run_process({"sh", "-c", "\"$0\" load \"$1\" --shards 2 --report /dev/stdout | cat", tool_path(), model});
   expect_success(process);
   EXPECT_EQ(process.out.rfind("{\n", 0), 0U) << process.out;
   expect_nothing_left();
@@ -186,8 +185,8 @@ TEST_F(tool_errors, what_is_no_regular_file_is_written_to) {
 
 TEST_F(tool_errors, an_interrupted_command_leaves_nothing) {
   for (const int signal : {SIGINT, SIGTERM}) {
-    const started_process process({tool_path(), "synthesize", "--model", "qwen3-8b", "--layers", "1", dir_ / "a/out"});
-    while (!fs::exists(dir_ / "a") || fs::is_empty(dir_ / "a")) {  // until it writes
+    const started_process process({tool_path(), "synthesize", "--model", "qwen3-8b", "--layers", "1", dir / "a/out"});
+    while (!fs::exists(dir / "a") || fs::is_empty(dir / "a")) {  // until it writes
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -195,7 +194,7 @@ TEST_F(tool_errors, an_interrupted_command_leaves_nothing) {
     const finished_process ended = process.wait();
     EXPECT_EQ(ended.code, 128 + signal) << ended.err;
     EXPECT_NE(ended.err.find("interrupted"), std::string::npos);
-    EXPECT_TRUE(!fs::exists(dir_ / "a") || fs::is_empty(dir_ / "a"));
+    EXPECT_TRUE(!fs::exists(dir / "a") || fs::is_empty(dir / "a"));
   }
 }
 

@@ -19,15 +19,15 @@ using nlohmann::json;
 
 class tool_outputs : public ::testing::Test {
  protected:
-  void SetUp() override { write_plain(model_, small_model()); }
+  void SetUp() override { write_plain(model, small_model()); }
 
-  temp_dir dir_;
-  std::string model_ = dir_ / "model.safetensors";
+  temp_dir dir;
+  std::string model = dir / "model.safetensors";
 };
 
 TEST_F(tool_outputs, report_says_what_the_issue_asks_for) {
-  expect_success(run_tool({"load", model_, "--shards", "4", "--report", dir_ / "r.json"}));
-  const json report = json::parse(content_of(dir_ / "r.json"));
+  expect_success(run_tool({"load", model, "--shards", "4", "--report", dir / "r.json"}));
+  const json report = json::parse(content_of(dir / "r.json"));
   EXPECT_EQ(report["policy"], "native-sharding");
   EXPECT_EQ(report["transport"], "scatter");
   EXPECT_EQ(report["shards"], 4);
@@ -55,13 +55,13 @@ TEST_F(tool_outputs, report_fits_the_schema) {
       "jsonschema.Draft7Validator.check_schema(schema)\n"
       "for path in sys.argv[2:]:\n"
       "  jsonschema.validate(json.load(open(path)), schema)\n";
-  expect_success(run_tool({"load", model_, "--shards", "3", "--report", dir_ / "a.json"}));
+  expect_success(run_tool({"load", model, "--shards", "3", "--report", dir / "a.json"}));
   expect_success(
-      run_tool({"load", model_, "--shards", "2", "--report", dir_ / "b.json", "--policy", "every-rank-loads"}));
-  expect_success(run_tool({"load", model_, "--shards", "1", "--report", dir_ / "c.json", "--transport", "broadcast"}));
+      run_tool({"load", model, "--shards", "2", "--report", dir / "b.json", "--policy", "every-rank-loads"}));
+  expect_success(run_tool({"load", model, "--shards", "1", "--report", dir / "c.json", "--transport", "broadcast"}));
   const finished_process checked =
-      run_process({"sh", "-c", "exec python3 -c \"$@\"", "sh", script, "examples/report.schema.json", dir_ / "a.json",
-                   dir_ / "b.json", dir_ / "c.json"});
+      run_process({"sh", "-c", "exec python3 -c \"$@\"", "sh", script, "examples/report.schema.json", dir / "a.json",
+                   dir / "b.json", dir / "c.json"});
   if (checked.code == 77 || checked.code == 127) {
     GTEST_SKIP() << "python3 with jsonschema is not installed: checked by its structure only, in observe/";
   }
@@ -69,8 +69,8 @@ TEST_F(tool_outputs, report_fits_the_schema) {
 }
 
 TEST_F(tool_outputs, timeline_has_every_rank_and_phase) {
-  expect_success(run_tool({"load", model_, "--shards", "3", "--timeline", dir_ / "t.csv", "--dump", dir_ / "out"}));
-  std::istringstream lines(content_of(dir_ / "t.csv"));
+  expect_success(run_tool({"load", model, "--shards", "3", "--timeline", dir / "t.csv", "--dump", dir / "out"}));
+  std::istringstream lines(content_of(dir / "t.csv"));
   std::string line;
   std::getline(lines, line);
   EXPECT_EQ(line, "seconds,rank,phase,rss_bytes,accounted_bytes,device_bytes");
@@ -91,20 +91,20 @@ TEST_F(tool_outputs, timeline_has_every_rank_and_phase) {
   }
   for (const std::string rank : {"0", "1", "2"}) {
     for (const std::string phase : {"open", "preflight", "allocate", "stream", "commit", "ready"}) {
-      EXPECT_TRUE(seen.contains(rank + " " + phase)) << rank << " " << phase;
+      EXPECT_TRUE(seen.contains(std::string(rank).append(" ").append(phase))) << rank << " " << phase;
     }
   }
 }
 
 TEST_F(tool_outputs, inspect_lists_everything) {
-  const finished_process process = run_tool({"inspect", model_, "--json"});
+  const finished_process process = run_tool({"inspect", model, "--json"});
   expect_success(process);
   const json found = json::parse(process.out);
-  const plain_tensors model = small_model();
+  const plain_tensors expected_model = small_model();
   std::uint64_t bytes = 0;
-  ASSERT_EQ(found["tensors"].size(), model.size());
+  ASSERT_EQ(found["tensors"].size(), expected_model.size());
   for (const json& tensor : found["tensors"]) {
-    const plain_tensor& expected = model.at(tensor["name"]);
+    const plain_tensor& expected = expected_model.at(tensor["name"]);
     EXPECT_EQ(tensor["dtype"], expected.dtype);
     EXPECT_EQ(tensor["shape"], json(expected.shape));
     EXPECT_EQ(tensor["bytes"], expected.bytes.size());
@@ -114,7 +114,7 @@ TEST_F(tool_outputs, inspect_lists_everything) {
   EXPECT_EQ(found["files"][0]["metadata"]["format"], "pt");
   EXPECT_EQ(found["dtypes"]["BOOL"]["tensors"], 1);
 
-  const finished_process text = run_tool({"inspect", model_});
+  const finished_process text = run_tool({"inspect", model});
   expect_success(text);
   for (const std::string piece :
        {"layers.{0..2}.up.weight", "[131, 12]", "format=pt", "16 tensors", "embed.weight", "scale"}) {
@@ -125,25 +125,25 @@ TEST_F(tool_outputs, inspect_lists_everything) {
 TEST_F(tool_outputs, names_are_shown_on_one_line) {
   plain_tensors odd;
   odd["a\nb\x1b[31m"] = made_up("F32", 4, {2});
-  write_plain(dir_ / "odd.safetensors", odd);
-  const finished_process process = run_tool({"inspect", dir_ / "odd.safetensors"});
+  write_plain(dir / "odd.safetensors", odd);
+  const finished_process process = run_tool({"inspect", dir / "odd.safetensors"});
   expect_success(process);
   EXPECT_NE(process.out.find("a\\nb\\x1b[31m"), std::string::npos) << process.out;
-  expect_success(run_tool({"load", dir_ / "odd.safetensors", "--shards", "2", "--dump", dir_ / "out"}));
+  expect_success(run_tool({"load", dir / "odd.safetensors", "--shards", "2", "--dump", dir / "out"}));
 }
 
 TEST_F(tool_outputs, of_an_empty_checkpoint) {
-  write_plain(dir_ / "empty.safetensors", {});
+  write_plain(dir / "empty.safetensors", {});
   for (const std::string policy : {"native-sharding", "every-rank-loads"}) {
     expect_success(run_tool(
-        {"load", dir_ / "empty.safetensors", "--shards", "2", "--policy", policy, "--dump", dir_ / ("out-" + policy)}));
+        {"load", dir / "empty.safetensors", "--shards", "2", "--policy", policy, "--dump", dir / ("out-" + policy)}));
   }
-  expect_success(run_tool({"inspect", dir_ / "empty.safetensors"}));
-  expect_success(run_tool({"plan", dir_ / "empty.safetensors", "--shards", "2"}));
+  expect_success(run_tool({"inspect", dir / "empty.safetensors"}));
+  expect_success(run_tool({"plan", dir / "empty.safetensors", "--shards", "2"}));
 }
 
 TEST_F(tool_outputs, of_a_load_on_many_ranks) {
-  const finished_process process = run_tool({"load", model_, "--shards", "64"});
+  const finished_process process = run_tool({"load", model, "--shards", "64"});
   expect_success(process);
   EXPECT_NE(process.out.find("slowest: rank "), std::string::npos) << process.out;
 }

@@ -13,8 +13,8 @@ namespace fsdpinit {
 /// until the last of them lets go, and never is a view into a full tensor.
 struct local_shard {
   fsdpinit::shape shape{};            ///< local; empty shards keep their other dims
-  std::uint64_t offset = 0;         ///< first index along the sharded dim; 0 for whole tensors
-  std::uint64_t bytes = 0;          ///< of the local part
+  std::uint64_t offset = 0;           ///< first index along the sharded dim; 0 for whole tensors
+  std::uint64_t bytes = 0;            ///< of the local part
   std::shared_ptr<std::byte> data{};  ///< first byte, in the module's memory space; shares ownership of the slab
 };
 

@@ -28,8 +28,8 @@ concept MemorySpace = std::copyable<S> && std::default_initializable<typename S:
                         { space.copy_in(address, from, bytes, bytes, bytes, queue) } -> std::same_as<void>;
                         { space.copy_out(address, from, bytes, queue) } -> std::same_as<void>;
                         { space.wait(queue) } -> std::same_as<void>;
-                        { constant.accounted() } -> std::same_as<std::uint64_t>;
-                        { constant.accounted_peak() } -> std::same_as<std::uint64_t>;
+                        { constant.accounted() } noexcept -> std::same_as<std::uint64_t>;
+                        { constant.accounted_peak() } noexcept -> std::same_as<std::uint64_t>;
                         { space.restart_peak() } noexcept;
                       };
 

@@ -19,8 +19,20 @@ namespace fsdpinit {
 template <class M>
 struct module_traits;
 
+namespace detail {
+
+/// A named type: with a lambda in its place, clang 16 takes a constraint of a specialisation to be satisfied always.
+struct any_visitor {
+  template <class Slot>
+  void operator()(std::string_view /*fqn*/, Slot& /*slot*/) const {}
+};
+
 template <class M>
-  requires requires(M& module) { module.visit_slots([](std::string_view, auto&) {}); }
+concept VisitsSlots = requires(M& module) { module.visit_slots(any_visitor{}); };
+
+}  // namespace detail
+
+template <detail::VisitsSlots M>
 struct module_traits<M> {
   template <class Visitor>
   static void visit_slots(M& module, Visitor&& visitor) {
@@ -31,8 +43,7 @@ struct module_traits<M> {
 /// A module tree: calls `visitor(fqn, slot&)` once for each slot, in an order that is the same on every rank. Slots
 /// stay where they are until the initialisation is over. It may throw; nothing was changed then.
 template <class M>
-concept ShardableModule =
-    requires(M& module) { module_traits<M>::visit_slots(module, [](std::string_view, auto&) {}); };
+concept ShardableModule = requires(M& module) { module_traits<M>::visit_slots(module, detail::any_visitor{}); };
 
 /// Names that mean one tensor, group by group, declared by the module (`tie_groups()` as a member or in its traits);
 /// none by default. Never guessed from equal values.

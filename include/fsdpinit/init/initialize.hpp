@@ -68,7 +68,7 @@ struct opened_source<Source> {
 
 inline void require_valid(const options& how, std::size_t shards) {
   const auto reject = [](std::string_view option, std::string text) {
-    throw error(errc::invalid_argument, option, text, {.rank = every_rank});
+    throw error(errc::invalid_argument, option, text);
   };
   if (how.source_rank >= shards) {
     reject("source_rank", concat(how.source_rank, " is not a rank of a world of ", shards));
@@ -361,23 +361,22 @@ class initialization {
 
 /// Brings a sharded module up from a state dict: preflight -> plan -> allocate -> meta -> stream -> commit. Collective.
 ///
-/// \tparam Policy    `native_sharding<transport::scatter>` (default), `native_sharding<transport::broadcast>`, or
-///                   `every_rank_loads`.
-/// \param module     this rank's module. Before the commit its parameters and persistent buffers are on meta;
-/// afterwards
-///                   each slot holds this rank's part, in slabs that belong to it. Ties are restored: tied slots share
-///                   storage.
-/// \param source     a StateDictSource, or a SourceOpener that is called on the ranks that read: the source rank, or
-/// all. \param links      a Communicator, or `channels{data, control}`; rank and size equal in both. \param how
-/// options, equal on every rank. \param memory     where shards live. Its account shows the predicted peak, to the
-/// byte; use it for one initialisation at a
-///                   time.
-/// \param watch      an Observer.
+/// \tparam Policy  `native_sharding<transport::scatter>` (default), `native_sharding<transport::broadcast>`, or
+///                 `every_rank_loads`.
+/// \param module   This rank's module. Parameters and persistent buffers are on meta while bytes move; afterwards each
+///                 slot holds this rank's part, in slabs that belong to it, and tied slots share storage.
+/// \param source   A StateDictSource, or a SourceOpener, called on the ranks that read: the source rank, or all.
+/// \param links    A Communicator, or `channels{data, control}` with equal rank and size.
+/// \param how      Options, equal on every rank.
+/// \param memory   Where shards live. Its account shows the predicted peak, to the byte; one initialisation at a time.
+/// \param watch    An Observer.
 ///
-/// Cost: see `prediction`. Control traffic: O(log N) messages per agreement, of which there are six, and two broadcasts
-/// of metadata. \throws fsdpinit::error, the same on every rank: code, FQN, rank, remedy. Before the first byte moves
-/// the module is untouched; later it is on meta on every rank, what was allocated is released, and with a file as
-/// source the same call may be made again. Non-persistent buffers keep their values until the commit.
+/// Cost: see `prediction`. Control traffic: O(log N) messages for each agreement, of which there are seven or eight, and a
+/// last reduction, and two broadcasts of metadata.
+///
+/// \throws fsdpinit::error, the same on every rank: code, FQN, rank, remedy. Before the first byte moves the module is
+/// untouched; later it is on meta on every rank, what was allocated is released, and with a file as source the same call
+/// may be made again. Non-persistent buffers keep their values until the commit.
 template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = host_memory,
           class Watch = null_observer>
 rank_report initialize(Module& module, Source&& source, Channels&& links, const options& how = {}, Space memory = {},

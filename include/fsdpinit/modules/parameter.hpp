@@ -61,7 +61,8 @@ class buffer {
   [[nodiscard]] const local_shard& local() const noexcept { return *local_; }
   [[nodiscard]] std::byte* data() const noexcept { return local_ ? local_->data.get() : nullptr; }
 
-  /// Gives it values in storage of its own, in host memory. `values` is the whole tensor, row-major.
+  /// Gives it values in storage of its own, in host memory: for modules whose memory space is host memory. On others `adopt`
+  /// storage of that space. `values` is the whole tensor, row-major.
   /// \throws error{shape_mismatch} if the byte counts differ.
   void set(bytes_view values) {
     const std::uint64_t expected = byte_size("buffer", dtype_, shape_);

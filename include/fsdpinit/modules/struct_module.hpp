@@ -50,7 +50,7 @@ concept AdaptedStruct = boost::hana::Struct<T>::value;
 
 /// Is there a slot anywhere in it? Other members (a learning rate, a name) are no business of ours.
 template <class T>
-concept HoldsSlots = ParameterSlot<T> || AdaptedStruct<T> || is_sequence<T> || is_optional_child<T>;
+concept HoldsSlots = ParameterSlot<T> || VisitsSlots<T> || AdaptedStruct<T> || is_sequence<T> || is_optional_child<T>;
 
 /// Appends a component to the FQN being built and takes it away again.
 class fqn_scope {
@@ -74,6 +74,11 @@ template <class T, class Visitor>
 void walk(T& node, std::string& fqn, Visitor& visitor) {
   if constexpr (ParameterSlot<T>) {
     visitor(std::string_view(fqn), node);
+  } else if constexpr (VisitsSlots<T>) {
+    node.visit_slots([&](std::string_view below, auto& slot) {
+      const fqn_scope scope(fqn, below);
+      visitor(std::string_view(fqn), slot);
+    });
   } else if constexpr (is_optional_child<T>) {
     if (node) {
       walk(*node, fqn, visitor);
@@ -99,9 +104,10 @@ void walk(T& node, std::string& fqn, Visitor& visitor) {
 }  // namespace detail
 
 /// Struct member -> its name; std::vector, std::array -> the index; std::optional, std::unique_ptr -> itself, skipped
-/// when empty. Members that are none of these and no slots are left alone. Ties: a member function `tie_groups()`.
+/// when empty; a member that visits its own slots (a `dynamic_module`, say) -> its FQNs behind the member's name. Members
+/// that are none of these and no slots are left alone. Ties: a member function `tie_groups()`.
 template <class M>
-  requires detail::AdaptedStruct<M> && (!requires(M& module) { module.visit_slots([](std::string_view, auto&) {}); })
+  requires(detail::AdaptedStruct<M> && !detail::VisitsSlots<M>)
 struct module_traits<M> {
   template <class Visitor>
   static void visit_slots(M& module, Visitor&& visitor) {
