@@ -28,10 +28,12 @@ do for [i = 1:panels] {
 set terminal pngcairo rounded size 480 * panels + 120, 900 font "DejaVu Sans,12" background rgb "white"
 set output out
 array colour[6] = ["#1f5fa8", "#e07b1a", "#2c9c5a", "#b03a8c", "#8a6d3b", "#5f6b76"]
-rank_colour(r) = colour[r % 6 + 1]
+# Beyond six ranks those that only receive share a colour.
+few = ranks <= 6
+rank_colour(r) = colour[few || r == 0 ? r + 1 : 2]
+rank_title(r) = r == 0 ? "rank 0 (source)" : few ? sprintf("rank %d", r) : r == 1 ? sprintf("ranks 1 to %d", ranks - 1) : ""
 # Ranks often hold the same: wide lines below, thin ones above, so that each can be seen.
-rank_width(r) = ranks <= 6 ? 1.6 + 1.7 * (ranks - 1 - r) : 1.5
-shown = ranks <= 8 ? ranks : 8
+rank_width(r) = few ? 1.6 + 1.7 * (ranks - 1 - r) : 1.5
 
 set border 3 lc rgb "#777777"
 set tics nomirror out textcolor rgb "#333333"
@@ -58,8 +60,8 @@ do for [i = 1:panels] {
   set label 1 sprintf("the whole model, %.2f GiB", model / gib) at graph 0.5, first model / gib center offset 0,0.6 \
       textcolor rgb "#c0392b" font "DejaVu Sans,11" front
   if (i == 1) { set key at graph 0.62, graph 0.58 samplen 2.5 spacing 1.2 } else { unset key }
-  plot for [r = 0:shown - 1] rank_lines(i, r) using 1:($5 / gib) with steps lw rank_width(r) lc rgb rank_colour(r) \
-           title sprintf("rank %d%s", r, r == 0 ? " (source)" : ""), \
+  plot for [r = 0:ranks - 1] rank_lines(i, r) using 1:($5 / gib) with steps lw rank_width(r) lc rgb rank_colour(r) \
+           title rank_title(r), \
        model / gib with lines dashtype 2 lw 1.6 lc rgb "#c0392b" notitle
 
   # Below: the process they share.

@@ -38,7 +38,10 @@ mkdir -p "$demo"
 bash cmake/packages.sh build demo
 if [[ ! -f $demo/build/build.ninja ]]; then echo "building the tool (half a minute the first time)"; fi
 cmake -S . -B "$demo/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFSDPINIT_BUILD_TESTS=OFF -DFSDPINIT_BUILD_BENCH=OFF >/dev/null
-cmake --build "$demo/build" --target fsdpinit_tool -- --quiet
+if ! cmake --build "$demo/build" --target fsdpinit_tool >"$demo/build.log" 2>&1; then
+  cat "$demo/build.log" >&2
+  exit 1
+fi
 fsdpinit=$demo/build/fsdpinit
 
 # Runs the tool; where there is no terminal for its progress, that is shown only if it fails.

@@ -80,7 +80,7 @@ TEST(input_file, follows_links_to_regular_files) {
 TEST(input_file, what_does_not_exist_is_an_error) {
   const temp_dir dir;
   const std::string path = dir / "a";
-  expect_not_opened(path, errc::io, "no such file or folder, check the path");
+  expect_not_opened(path, errc::io, "no such file or folder; check the path");
   EXPECT_EQ(thrown_by([&] { input_file opened(path); })->native_code(), ENOENT);
 }
 

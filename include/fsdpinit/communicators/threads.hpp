@@ -150,7 +150,7 @@ class threads_state {
       failure_ = cause;
       interrupt_locked(self);
     }
-    const error first = *failure_;
+    error first = *failure_;
     if (std::exchange(ranks_[self].has_failed, true)) {
       return first;
     }

@@ -67,7 +67,7 @@ struct opened_source<Source> {
 };
 
 inline void require_valid(const options& how, std::size_t shards) {
-  const auto reject = [](std::string_view option, std::string text) {
+  const auto reject = [](std::string_view option, std::string_view text) {
     throw error(errc::invalid_argument, option, text);
   };
   if (how.source_rank >= shards) {

@@ -18,7 +18,9 @@ class block {
   block(Space space, std::uint64_t bytes)
       : space_(std::move(space)), data_(bytes == 0 ? nullptr : space_.allocate(bytes)), bytes_(bytes) {}
   block(block&& other) noexcept
-      : space_(other.space_), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+      : space_(std::move(other.space_)),
+        data_(std::exchange(other.data_, nullptr)),
+        bytes_(std::exchange(other.bytes_, 0)) {}
   block& operator=(block&& other) noexcept {
     block taken(std::move(other));
     std::swap(space_, taken.space_);

@@ -41,7 +41,10 @@ using file_status = struct ::stat;
     throw error(errc::io, path, "is a dangling link, its target does not exist; restore the target or download again",
                 {.native_code = code});
   }
-  throw io_error(path, code == ENOENT ? "no such file or folder, check the path" : "cannot be opened", code);
+  if (code == ENOENT) {
+    throw error(errc::io, path, "no such file or folder; check the path", {.native_code = code});
+  }
+  throw io_error(path, "cannot be opened", code);
 }
 
 /// `a folder`, `a FIFO`; for a regular file too.
