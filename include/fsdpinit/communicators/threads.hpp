@@ -35,6 +35,7 @@ class threads_state {
     bytes_view payload;                   // of a broadcast
     std::size_t finished = 0;             // receivers that have their part
     std::size_t copying = 0;              // receivers that are reading right now
+    bool draining = false;  // the root takes its buffers back as soon as nobody reads them
     bool scatter = false;
     bool live = false;
   };
@@ -231,6 +232,7 @@ class threads_state {
     // The buffers go back to the caller: whoever still reads them is waited for (one memcpy), whoever has not begun
     // never will.
     posted& post = *find(operation);
+    post.draining = true;
     static_cast<void>(lock.wait_until(deadline::never(), [&] { return post.copying == 0; }));
     post.live = false;
     if (!complete) {
@@ -258,7 +260,9 @@ class threads_state {
     post = find(operation);  // posts may have moved; while copying it is live
     --post->copying;
     ++post->finished;
-    changed_.notify_all();
+    if (post->finished == size() - 1 || (post->draining && post->copying == 0)) {  // else nobody waits for this
+      changed_.notify_all();
+    }
   }
 
   /// A rank that knows of a failure waits here until all do, and the channel starts afresh.

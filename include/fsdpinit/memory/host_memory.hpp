@@ -3,6 +3,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/memory/account.hpp>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -16,33 +17,24 @@ namespace fsdpinit {
 
 namespace detail {
 
-inline constexpr std::uint64_t huge_page = 2 * mib;
-
 /// The length of the mapping behind an allocation: whole pages.
 [[nodiscard]] inline std::uint64_t mapped_bytes(std::uint64_t bytes) noexcept {
   return align_up(bytes, static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
 }
 
-/// Anonymous memory that begins at a huge page, so that all but its tail can be huge; the tail stays on small pages and
-/// resident memory never exceeds what was asked for by more than a page.
-[[nodiscard]] inline std::byte* map_huge(std::uint64_t bytes) {
+/// Anonymous memory advised to be huge pages, right below the address `above` where that is free. Neighbours merge into one
+/// range, so that a huge page may span them: a unit's slab is a few huge pages and a large remainder, which on small pages
+/// would cost most of the time of touching it. No page is mapped that was not asked for.
+[[nodiscard]] inline std::byte* map_huge(std::uint64_t bytes, std::uintptr_t above) {
   const std::uint64_t length = mapped_bytes(bytes);
-  const std::uint64_t reserve = length + huge_page;
-  void* const raw = mmap(nullptr, reserve, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (raw == MAP_FAILED) {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): a hint, which the kernel may ignore
+  void* const hint = reinterpret_cast<void*>(above > length ? above - length : 0);
+  void* const mapped = mmap(hint, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) {
     throw std::bad_alloc();
   }
-  auto* const begin = static_cast<std::byte*>(raw);
-  const auto address = reinterpret_cast<std::uintptr_t>(raw);
-  const std::uint64_t head = align_up(address, huge_page) - address;
-  if (head != 0) {
-    munmap(begin, head);
-  }
-  if (reserve - head - length != 0) {
-    munmap(begin + head + length, reserve - head - length);
-  }
-  madvise(begin + head, length, MADV_HUGEPAGE);  // advice: without it the memory is merely slower to touch first
-  return begin + head;
+  madvise(mapped, length, MADV_HUGEPAGE);  // advice: without it the memory is merely slower to touch first
+  return static_cast<std::byte*>(mapped);
 }
 
 }  // namespace detail
@@ -58,10 +50,14 @@ class host_memory {
 
   /// \throws std::bad_alloc.
   [[nodiscard]] std::byte* allocate(std::uint64_t bytes) {
-    std::byte* const address = bytes >= mapping_threshold
-                                   ? detail::map_huge(bytes)
-                                   : static_cast<std::byte*>(::operator new(bytes, std::align_val_t{alignment}));
-    account_->add(bytes);
+    std::byte* address = nullptr;
+    if (bytes >= mapping_threshold) {
+      address = detail::map_huge(bytes, state_->lowest.load(std::memory_order_relaxed));
+      state_->lowest.store(reinterpret_cast<std::uintptr_t>(address), std::memory_order_relaxed);
+    } else {
+      address = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{alignment}));
+    }
+    state_->bytes.add(bytes);
     return address;
   }
 
@@ -71,7 +67,7 @@ class host_memory {
     } else {
       ::operator delete(address, std::align_val_t{alignment});
     }
-    account_->remove(bytes);
+    state_->bytes.remove(bytes);
   }
 
   void copy_in(std::byte* destination, const std::byte* source, std::uint64_t stride, std::uint64_t run,
@@ -85,14 +81,18 @@ class host_memory {
   }
   void wait(queue& /*order*/) noexcept {}
 
-  [[nodiscard]] std::uint64_t accounted() const noexcept { return account_->current(); }
-  [[nodiscard]] std::uint64_t accounted_peak() const noexcept { return account_->peak(); }
-  void restart_peak() noexcept { account_->restart_peak(); }
+  [[nodiscard]] std::uint64_t accounted() const noexcept { return state_->bytes.current(); }
+  [[nodiscard]] std::uint64_t accounted_peak() const noexcept { return state_->bytes.peak(); }
+  void restart_peak() noexcept { state_->bytes.restart_peak(); }
   /// The account itself, for whoever samples it; it outlives the space.
-  [[nodiscard]] std::shared_ptr<const account> shared_account() const noexcept { return account_; }
+  [[nodiscard]] std::shared_ptr<const account> shared_account() const noexcept { return {state_, &state_->bytes}; }
 
  private:
-  std::shared_ptr<account> account_ = std::make_shared<account>();
+  struct state {
+    account bytes;
+    std::atomic<std::uintptr_t> lowest{0};  // address of the last mapping: the next one goes below it
+  };
+  std::shared_ptr<state> state_ = std::make_shared<state>();
 };
 
 }  // namespace fsdpinit
