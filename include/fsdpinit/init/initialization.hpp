@@ -1,0 +1,356 @@
+#pragma once
+
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/control/wire.hpp>
+#include <fsdpinit/init/bucket_stream.hpp>
+#include <fsdpinit/init/full_load.hpp>
+#include <fsdpinit/init/manifest.hpp>
+#include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/observe/observer.hpp>
+#include <fsdpinit/observe/report.hpp>
+#include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/prediction.hpp>
+
+#include <gsl/assert>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit::detail {
+
+template <class T>
+inline constexpr bool is_channels = false;
+template <class Data, class Control>
+inline constexpr bool is_channels<channels<Data, Control>> = true;
+
+template <class Channels>
+concept AreLinks = is_channels<std::remove_cvref_t<Channels>> || Communicator<std::remove_reference_t<Channels>>;
+
+/// A plain communicator is both channels.
+template <class Channels>
+[[nodiscard]] auto channels_of(Channels& given) {
+  if constexpr (is_channels<std::remove_const_t<Channels>>) {
+    return given;
+  } else {
+    return channels<Channels, Channels>{given, given};
+  }
+}
+
+/// The state dict behind what was passed: itself, or what the opener opens.
+template <class Source>
+struct opened_source {
+  using type = Source;
+};
+template <SourceOpener Source>
+struct opened_source<Source> {
+  using type = decltype(std::declval<Source&>()());
+};
+
+inline void require_valid(const options& how, std::size_t shards) {
+  const auto reject = [](std::string_view option, std::string_view text) {
+    throw error(errc::invalid_argument, option, text);
+  };
+  if (how.source_rank >= shards) {
+    reject("source_rank", concat(how.source_rank, " is not a rank of a world of ", shards));
+  }
+  if (how.buckets_in_flight == 0) {
+    reject("buckets_in_flight", "must be at least 1; 2 lets reading and receiving overlap");
+  }
+  if (!(how.deadline_seconds > 0)) {
+    reject("deadline_seconds", "must be above 0");
+  }
+}
+
+/// One initialisation on one rank, step by step. Each step ends in an agreement.
+template <class Policy, ShardableModule Module, class Source, class Data, class Control, MemorySpace Space,
+          Observer Watch>
+class initialization {
+ public:
+  using opened = typename opened_source<Source>::type;
+  static constexpr transport_kind transport =
+      Policy::transport == transport_kind::scatter && !CanScatter<Data> ? transport_kind::broadcast : Policy::transport;
+
+  initialization(Module& module, Source& source, channels<Data, Control> links, const options& how, Space& memory,
+                 Watch& watch)
+      : module_(module),
+        given_(source),
+        data_(links.data),
+        control_(links.control),
+        options_(how),
+        watch_(watch),
+        rank_(links.control.rank()),
+        shards_(links.control.size()),
+        work_{.memory = memory, .host = staging_for(memory)} {
+    already_accounted_ = work_.memory.accounted();
+    work_.memory.restart_peak();
+  }
+
+  rank_report run() {
+    agreed([&] { open(); });
+    preflight();
+    agreed([&] { make(); });
+    agreed([&] { allocate(); });
+    for (const slot_record& slot : view_.slots) {  // from here on the module is on meta until the commit
+      if (slot.role != slot_role::non_persistent_buffer) {
+        slot.handle.drop();
+      }
+    }
+    if constexpr (Policy::every_rank_reads) {
+      agreed([&] { load_everything(); });
+    }
+    agreed([&] {
+      stream_->run();
+      enter("commit");
+      report_ = describe();
+    });
+    find_slowest();
+    release_staging();
+    commit();
+    clock_.leave();
+    report_.seconds = clock_.total();
+    report_.phases.back().seconds = clock_.phases().back().seconds;
+    return std::move(report_);
+  }
+
+ private:
+  template <class Fn>
+  void agreed(Fn&& fn) {
+    fsdpinit::agreed(control_, options_.deadline_seconds, std::forward<Fn>(fn));
+  }
+  void enter(const char* phase) {
+    clock_.enter(phase);
+    watch_.phase(phase);
+  }
+  [[nodiscard]] bool reads() const noexcept { return Policy::every_rank_reads || rank_ == options_.source_rank; }
+
+  void open() {
+    enter("open");
+    require_valid(options_, shards_);
+    view_ = view_of(module_);
+    if (!reads()) {
+      return;
+    }
+    if constexpr (SourceOpener<Source>) {
+      storage_.emplace(given_());
+      source_ = &*storage_;
+    } else {
+      source_ = &given_;
+    }
+    const std::span<const tensor_descriptor> tensors = source_->tensors();
+    descriptors_.assign(tensors.begin(), tensors.end());
+  }
+
+  /// No rank goes on unless all were called alike; then all learn what the source has.
+  void preflight() {
+    const auto limit = [&] { return deadline::after(options_.deadline_seconds); };
+    std::vector<std::byte> reference;
+    std::string mine;
+    agreed([&] {
+      enter("preflight");
+      mine = manifest_of(view_, options_, Policy::name, name(transport), shards_);
+      if (rank_ == 0) {
+        const auto bytes = std::as_bytes(std::span(mine));
+        reference.assign(bytes.begin(), bytes.end());
+      }
+    });
+    reference = broadcast_bytes(control_, std::move(reference), 0, limit());
+    agreed([&] {
+      require_equal_manifests({reinterpret_cast<const char*>(reference.data()), reference.size()}, mine);
+      reference.clear();
+      if (rank_ == options_.source_rank) {
+        reference = encode(descriptors_);
+      }
+    });
+    reference = broadcast_bytes(control_, std::move(reference), options_.source_rank, limit());
+    agreed([&] {
+      std::vector<tensor_descriptor> theirs = decode_descriptors(reference);
+      if (reads()) {
+        require_equal_sources(theirs);
+      }
+      descriptors_ = std::move(theirs);
+    });
+  }
+
+  void require_equal_sources(const std::vector<tensor_descriptor>& theirs) const {
+    for (std::size_t i = 0; i < theirs.size() || i < descriptors_.size(); ++i) {
+      const bool missing = i >= descriptors_.size();
+      if (missing || i >= theirs.size() || theirs[i] != descriptors_[i]) {
+        throw error(errc::disagreement, missing ? theirs[i].name : descriptors_[i].name,
+                    concat("this rank's checkpoint differs from that of rank ", options_.source_rank,
+                           " here; give every rank the same checkpoint"));
+      }
+    }
+  }
+
+  void make() {
+    items_ = match(view_, descriptors_);
+    for (const load_item& item : items_) {
+      const slot_record& slot = view_.first_slot(view_.tensors[item.tensor]);
+      captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
+    }
+    plan_ = make_plan(requests_of(view_, items_),
+                      {.ranks = {.shards = shards_},
+                       .source_rank = options_.source_rank,
+                       .transport = transport,
+                       .bucket_bytes = options_.bucket_bytes,
+                       .buckets_in_flight = options_.buckets_in_flight,
+                       .access = {.host = Space::host_accessible, .communicator = CanAccess<Data, Space>}});
+    predicted_ = predict(plan_, rank_);
+  }
+
+  [[nodiscard]] static const std::byte* captured_values(const slot_record& slot) {
+    const std::byte* const values = slot.handle.data();
+    if (values == nullptr && byte_size(slot.fqn, slot.dtype, slot.shape) != 0) {
+      throw error(errc::missing_tensor, slot.fqn,
+                  "a non-persistent buffer without a value on the source rank; compute it there before initialising");
+    }
+    return values;
+  }
+
+  /// Everything a rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
+  void allocate() {
+    enter("allocate");
+    work_.slabs.reserve(plan_.slabs.size());
+    for (const slab_layout& slab : plan_.slabs) {
+      work_.slabs.push_back(std::make_shared<block<Space>>(work_.memory, slab.bytes));
+    }
+    for (std::size_t i = 0; i < predicted_.slots; ++i) {
+      work_.slots.emplace_back(work_.host, predicted_.slot_bytes);
+    }
+    work_.scratch = block(work_.host, predicted_.scratch_bytes);
+    work_.full_copy = block(work_.host, predicted_.full_copy_bytes);
+    for (const planned_tensor& planned : plan_.tensors) {
+      const stored_tensor& tensor = view_.tensors[items_[planned.request].tensor];
+      for (const std::size_t slot : tensor.slots) {
+        const slot_record& record = view_.slots[slot];
+        shard_view part = view_of_shard(record.fqn, record.shape, record.placement, shards_, rank_);
+        std::byte* const begin = work_.slabs[planned.slab]->data() + planned.offset;
+        pending_.push_back({.handle = record.handle,
+                            .part = {.shape = std::move(part.shape),
+                                     .offset = part.offset,
+                                     .bytes = planned.partition.local_bytes(rank_),
+                                     .data = {work_.slabs[planned.slab], begin}}});
+      }
+    }
+    prepare_stream();
+  }
+
+  /// What can fail before the stream fails here: a rank that left its peers alone within the stream could not reach
+  /// them.
+  void prepare_stream() {
+    std::uint64_t total = 0;
+    for (const planned_tensor& tensor : plan_.tensors) {
+      total += tensor.partition.bytes();
+    }
+    reader_.emplace(plan_, items_, captured_, source_, work_, counters_);
+    progress_.emplace(watch_, total, options_.progress_interval_seconds);
+    stream_.emplace(plan_, data_, control_, *reader_, work_, counters_, *progress_, options_.deadline_seconds);
+    enter(Policy::every_rank_reads ? "read" : "stream");
+  }
+
+  void load_everything() {
+    if (rank_ == options_.source_rank) {
+      read_everything(plan_, *reader_, work_, *progress_);
+    } else {
+      null_observer nobody;
+      progress_meter<null_observer> unseen(nobody, 0, options_.progress_interval_seconds);
+      read_everything(plan_, *reader_, work_, unseen);
+    }
+    enter("shard");
+    keep_own_part(plan_, rank_, work_);
+    enter("stream");
+  }
+
+  /// Also the last moment at which a rank can fail: past it the commit happens everywhere.
+  void find_slowest() {
+    constexpr std::uint64_t rank_bits = 24;
+    const auto microseconds = static_cast<std::uint64_t>(clock_.total() * 1e6);
+    const std::uint64_t slowest =
+        all_reduce_max(control_, (microseconds << rank_bits) | rank_, deadline::after(options_.deadline_seconds));
+    report_.slowest_rank = slowest & ((std::uint64_t{1} << rank_bits) - 1);
+    report_.slowest_seconds = static_cast<double>(slowest >> rank_bits) * 1e-6;
+  }
+
+  void release_staging() noexcept {
+    work_.slots.clear();
+    work_.scratch.release();
+    work_.full_copy.release();
+  }
+
+  void commit() noexcept {
+    for (pending_shard& each : pending_) {
+      each.handle.adopt(std::move(each.part));
+    }
+  }
+
+  /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
+  [[nodiscard]] rank_report describe() const {
+    std::uint64_t peak = work_.memory.accounted_peak();
+    if constexpr (!Space::host_accessible) {
+      peak += work_.host.accounted_peak();
+    }
+    return {.rank = rank_,
+            .shards = shards_,
+            .policy = Policy::name,
+            .transport = name(transport),
+            .predicted = predicted_,
+            .accounted_peak_bytes = peak - already_accounted_,
+            .bytes_read = counters_.read,
+            .bytes_sent = counters_.sent,
+            .bytes_received = counters_.received,
+            .tensors = plan_.tensors.size(),
+            .units = plan_.slabs.size(),
+            .buckets = plan_.schedule.buckets.size(),
+            .phases = clock_.phases()};
+  }
+
+  struct pending_shard {
+    slot_handle handle;
+    local_shard part;
+  };
+
+  Module& module_;
+  Source& given_;
+  Data& data_;
+  Control& control_;
+  const options& options_;
+  Watch& watch_;
+  std::size_t rank_;
+  std::size_t shards_;
+  workspace<Space> work_;
+  std::uint64_t already_accounted_ = 0;
+  phase_clock clock_;
+
+  std::optional<opened> storage_;
+  opened* source_ = nullptr;
+  module_view view_;
+  std::vector<tensor_descriptor> descriptors_;
+  std::vector<load_item> items_;
+  std::vector<const std::byte*> captured_;  // per request
+  plan plan_;
+  prediction predicted_;
+  std::vector<pending_shard> pending_;
+  transfer_counters counters_;
+  std::optional<tensor_reader<opened, Space>> reader_;
+  std::optional<progress_meter<Watch>> progress_;
+  std::optional<bucket_stream<Data, Control, opened, Space, Watch>> stream_;
+  rank_report report_;
+};
+
+}  // namespace fsdpinit::detail
