@@ -35,7 +35,7 @@ class threads_state {
     bytes_view payload;                   // of a broadcast
     std::size_t finished = 0;             // receivers that have their part
     std::size_t copying = 0;              // receivers that are reading right now
-    bool draining = false;  // the root takes its buffers back as soon as nobody reads them
+    bool draining = false;                // the root takes its buffers back as soon as nobody reads them
     bool scatter = false;
     bool live = false;
   };
