@@ -1,7 +1,8 @@
-# Which header belongs to which target. Everything under include/ is found by glob, so that no header can be left out of the
-# self-containment check; only headers that need an extra dependency are named, by patterns relative to include/fsdpinit/.
-# A pattern matches the whole relative path, and `*` also matches `/`.
+# Which header belongs to which component. Everything under include/ is found by glob, so that no header can be left out of the
+# self-containment check; only headers of the optional parts are named, by patterns relative to include/fsdpinit/. All others
+# are the component `core`. A pattern matches the whole relative path, and `*` also matches `/`.
 
+set(FSDPINIT_PARTS safetensors text mpi)
 set(FSDPINIT_SAFETENSORS_PATTERNS
     "safetensors.hpp"
     "sources/safetensors*.hpp"
@@ -9,6 +10,7 @@ set(FSDPINIT_SAFETENSORS_PATTERNS
     "sources/json*.hpp"
     "observe/*json*.hpp")
 set(FSDPINIT_TEXT_PATTERNS "text.hpp" "observe/*text*.hpp")
+set(FSDPINIT_MPI_PATTERNS "mpi.hpp" "communicators/mpi*.hpp")
 
 # Moves the members of <list> that match one of the patterns to <out>.
 function(fsdpinit_take_headers list out)
@@ -33,8 +35,10 @@ function(fsdpinit_take_headers list out)
   set(${out} "${taken}" PARENT_SCOPE)
 endfunction()
 
-file(GLOB_RECURSE FSDPINIT_HEADERS
+file(GLOB_RECURSE FSDPINIT_CORE_HEADERS
      RELATIVE "${PROJECT_SOURCE_DIR}/include/fsdpinit"
      CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/fsdpinit/*.hpp")
-fsdpinit_take_headers(FSDPINIT_HEADERS FSDPINIT_SAFETENSORS_HEADERS ${FSDPINIT_SAFETENSORS_PATTERNS})
-fsdpinit_take_headers(FSDPINIT_HEADERS FSDPINIT_TEXT_HEADERS ${FSDPINIT_TEXT_PATTERNS})
+foreach(part IN LISTS FSDPINIT_PARTS)
+  string(TOUPPER "${part}" PART)
+  fsdpinit_take_headers(FSDPINIT_CORE_HEADERS FSDPINIT_${PART}_HEADERS ${FSDPINIT_${PART}_PATTERNS})
+endforeach()

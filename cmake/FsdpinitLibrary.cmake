@@ -1,49 +1,84 @@
-# The library's INTERFACE targets: fsdpinit::fsdpinit, fsdpinit::safetensors, fsdpinit::text.
-
-include(GNUInstallDirs)
+# The library's INTERFACE targets: fsdpinit::fsdpinit, which is the component `core`, and fsdpinit::<part> for each of
+# FSDPINIT_PARTS whose packages are found. Another part is a line here and one in FsdpinitHeaders.cmake.
 
 set(THREADS_PREFER_PTHREAD_FLAG ON)
-find_package(Threads REQUIRED)
-find_package(Boost 1.74 REQUIRED)
-find_package(Microsoft.GSL 4.0 CONFIG REQUIRED)
 
-# fsdpinit_library(<name> HEADERS <header relative to include/fsdpinit>... DEPENDS <target>...)
-function(fsdpinit_library name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "HEADERS;DEPENDS")
-  set(target fsdpinit)
-  if(NOT name STREQUAL "fsdpinit")
-    set(target fsdpinit_${name})
+# What a component needs: targets, each followed by the arguments of find_package that provide it. The installed package asks
+# for the same. MPI's C interface is used, but through its C++ target: that of C would ask every user's project for language C.
+set(FSDPINIT_CORE_NEEDS Boost::headers "Boost 1.74" Microsoft.GSL::GSL "Microsoft.GSL 4.0 CONFIG" Threads::Threads "Threads")
+set(FSDPINIT_SAFETENSORS_NEEDS nlohmann_json::nlohmann_json "nlohmann_json 3.11 CONFIG")
+set(FSDPINIT_TEXT_NEEDS fmt::fmt "fmt 9 CONFIG")
+set(FSDPINIT_MPI_NEEDS MPI::MPI_CXX "MPI COMPONENTS CXX")
+
+# Goes on without <part>, which <why> prevents, and says so; fails if FSDPINIT_REQUIRE_<PART> is set, here or in the environment.
+function(fsdpinit_leave_out part why)
+  string(TOUPPER "${part}" PART)
+  set(required "$ENV{FSDPINIT_REQUIRE_${PART}}")
+  if(DEFINED FSDPINIT_REQUIRE_${PART})
+    set(required "${FSDPINIT_REQUIRE_${PART}}")
   endif()
-  list(TRANSFORM arg_HEADERS PREPEND "${PROJECT_SOURCE_DIR}/include/fsdpinit/")
+  if(required)
+    message(FATAL_ERROR "fsdpinit: ${part} is required (FSDPINIT_REQUIRE_${PART}), but ${why}; install what is missing (on "
+                        "Debian and Ubuntu: bash cmake/packages.sh build mpi) or name its prefix in CMAKE_PREFIX_PATH")
+  endif()
+  message(STATUS "fsdpinit: ${part} left out: ${why}")
+endfunction()
 
+# Finds what the component needs; sets <missing> to the names of the packages that were not found, and <targets>.
+function(fsdpinit_find_needs needs targets missing)
+  set(found)
+  set(not_found)
+  while(needs)
+    list(POP_FRONT needs target arguments)
+    list(APPEND found "${target}")
+    if(NOT TARGET "${target}")  # a project that uses this one may have made it itself
+      separate_arguments(words UNIX_COMMAND "${arguments}")
+      find_package(${words} QUIET)
+    endif()
+    if(NOT TARGET "${target}")
+      string(REGEX REPLACE " (CONFIG|COMPONENTS).*" "" package "${arguments}")
+      list(APPEND not_found "${package}")
+    endif()
+  endwhile()
+  list(JOIN not_found " and " not_found)
+  set(${targets} "${found}" PARENT_SCOPE)
+  set(${missing} "${not_found}" PARENT_SCOPE)
+endfunction()
+
+# fsdpinit_add_library(<target> <name> <COMPONENT> <target to link>...)
+function(fsdpinit_add_library target name COMPONENT)
+  list(TRANSFORM FSDPINIT_${COMPONENT}_HEADERS PREPEND "${PROJECT_SOURCE_DIR}/include/fsdpinit/" OUTPUT_VARIABLE headers)
   add_library(${target} INTERFACE)
   add_library(fsdpinit::${name} ALIAS ${target})
   target_compile_features(${target} INTERFACE cxx_std_20)
-  target_sources(${target} INTERFACE FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}/include" FILES ${arg_HEADERS})
-  target_link_libraries(${target} INTERFACE ${arg_DEPENDS})
+  target_sources(${target} INTERFACE FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}/include" FILES ${headers})
+  target_link_libraries(${target} INTERFACE ${ARGN})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} VERIFY_INTERFACE_HEADER_SETS ${PROJECT_IS_TOP_LEVEL})
-  if(PROJECT_IS_TOP_LEVEL)
-    install(TARGETS ${target} FILE_SET HEADERS)
-  endif()
 endfunction()
 
-fsdpinit_library(
-  fsdpinit
-  HEADERS ${FSDPINIT_HEADERS}
-  DEPENDS Boost::headers Microsoft.GSL::GSL Threads::Threads)
-
-if(FSDPINIT_WITH_SAFETENSORS)
-  find_package(nlohmann_json 3.11 CONFIG REQUIRED)
-  fsdpinit_library(
-    safetensors
-    HEADERS ${FSDPINIT_SAFETENSORS_HEADERS}
-    DEPENDS fsdpinit::fsdpinit nlohmann_json::nlohmann_json)
+fsdpinit_find_needs("${FSDPINIT_CORE_NEEDS}" targets missing)
+if(missing)
+  message(FATAL_ERROR "fsdpinit: ${missing} was not found; install it (on Debian and Ubuntu: bash cmake/packages.sh build) or "
+                      "name its prefix in CMAKE_PREFIX_PATH")
 endif()
+fsdpinit_add_library(fsdpinit fsdpinit CORE ${targets})
 
-if(FSDPINIT_WITH_TEXT)
-  find_package(fmt 9 CONFIG REQUIRED)
-  fsdpinit_library(
-    text
-    HEADERS ${FSDPINIT_TEXT_HEADERS}
-    DEPENDS fsdpinit::fsdpinit fmt::fmt)
+foreach(part IN LISTS FSDPINIT_PARTS)
+  string(TOUPPER "${part}" PART)
+  option(FSDPINIT_WITH_${PART} "Provide fsdpinit::${part} if what it needs is found" ON)
+  if(NOT FSDPINIT_WITH_${PART})
+    message(STATUS "fsdpinit: ${part} left out: FSDPINIT_WITH_${PART} is off")
+    continue()
+  endif()
+  fsdpinit_find_needs("${FSDPINIT_${PART}_NEEDS}" targets missing)
+  if(missing)
+    fsdpinit_leave_out(${part} "${missing} was not found")
+  else()
+    fsdpinit_add_library(fsdpinit_${part} ${part} ${PART} fsdpinit::fsdpinit ${targets})
+  endif()
+endforeach()
+
+if(TARGET fsdpinit_mpi)
+  # Without MPI's C++ bindings, which MPI has withdrawn and whose headers are large.
+  target_compile_definitions(fsdpinit_mpi INTERFACE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
 endif()

@@ -28,6 +28,18 @@ function(fsdpinit_own target)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
 endfunction()
 
+# Sets <out> to those of the parts that were left out, as text.
+function(fsdpinit_parts_absent out)
+  set(absent)
+  foreach(part IN LISTS ARGN)
+    if(NOT TARGET fsdpinit::${part})
+      list(APPEND absent ${part})
+    endif()
+  endforeach()
+  list(JOIN absent " and " absent)
+  set(${out} "${absent}" PARENT_SCOPE)
+endfunction()
+
 if(PROJECT_IS_TOP_LEVEL)
   # CMake makes the header verification targets itself, at the end of this directory: only the directory's own options
   # reach them.

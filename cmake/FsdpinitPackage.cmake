@@ -1,0 +1,33 @@
+# What `cmake --install` installs: the headers of the components that are there, and the CMake package `fsdpinit`, in which each
+# component is a file of its own. Nothing depends on the machine, so all goes to include/ and share/.
+
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+set(destination "${CMAKE_INSTALL_DATADIR}/cmake/fsdpinit")
+set(generated "${PROJECT_BINARY_DIR}/package")
+set(FSDPINIT_COMPONENTS core ${FSDPINIT_PARTS})
+set(FSDPINIT_ALL_NEEDS "")  # for the configuration, also of parts that are left out
+
+foreach(component IN LISTS FSDPINIT_COMPONENTS)
+  string(TOUPPER "${component}" COMPONENT)
+  list(JOIN FSDPINIT_${COMPONENT}_NEEDS "\" \"" needs)
+  string(APPEND FSDPINIT_ALL_NEEDS "set(fsdpinit_needs_of_${component} \"${needs}\")\n")
+
+  set(target fsdpinit_${component})
+  if(component STREQUAL "core")
+    set(target fsdpinit)
+  endif()
+  if(TARGET ${target})
+    install(TARGETS ${target} EXPORT fsdpinit-${component} FILE_SET HEADERS)
+    install(EXPORT fsdpinit-${component} FILE fsdpinit-${component}-targets.cmake NAMESPACE fsdpinit::
+            DESTINATION "${destination}")
+  endif()
+endforeach()
+
+list(JOIN FSDPINIT_COMPONENTS " " FSDPINIT_COMPONENTS)
+configure_file("${CMAKE_CURRENT_LIST_DIR}/fsdpinit-config.cmake.in" "${generated}/fsdpinit-config.cmake" @ONLY)
+# As long as the version is 0.x, each minor version may break what the last one promised.
+write_basic_package_version_file("${generated}/fsdpinit-config-version.cmake" COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+install(FILES "${generated}/fsdpinit-config.cmake" "${generated}/fsdpinit-config-version.cmake" DESTINATION "${destination}")
+install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}")
