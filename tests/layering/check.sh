@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# usage: check.sh INCLUDE_DIR [SAFETENSORS_PATTERNS [TEXT_PATTERNS]]     (patterns separated by ':')
+# usage: check.sh INCLUDE_DIR [PART=PATTERN[:PATTERN]...]...     (e.g. "text=text.hpp:observe/*text*.hpp")
 #
 # Checks what the headers under INCLUDE_DIR/fsdpinit include:
 #   - a room includes only itself and rooms above it in the list below, never another room's detail/, never an umbrella
 #     (a header directly under fsdpinit/); umbrellas themselves may include any room;
-#   - nlohmann/ only in headers matching SAFETENSORS_PATTERNS, fmt/ only in those matching TEXT_PATTERNS, and no other header
-#     includes one of these;
+#   - a header that matches a part's pattern belongs to it: only headers of the same part include it, and only they include
+#     what belongs to the part's packages (the table below);
 #   - never all of Boost.Hana or of the GSL.
 set -euo pipefail
 
 rooms=(core plan concepts observe control memory sources communicators modules init units testing adapters)
 
+declare -A owner=([nlohmann/*]=safetensors [fmt/*]=text [mpi*.h]=mpi)
+
 root=$1
-IFS=: read -r -a safetensors_patterns <<<"${2:-}"
-IFS=: read -r -a text_patterns <<<"${3:-}"
+shift
 
 violations=0
 violation() {
@@ -25,20 +26,31 @@ declare -A level
 for i in "${!rooms[@]}"; do level[${rooms[i]}]=$i; done
 
 # The optional target a header belongs to; empty for the main one.
-declare -A part_cache
+declare -A part_cache part_of_pattern
+for argument in "$@"; do
+  IFS=: read -r -a patterns <<<"${argument#*=}"
+  for pattern in "${patterns[@]}"; do part_of_pattern[$pattern]=${argument%%=*}; done
+done
 part_of() {
+  local pattern
   if [[ -z ${part_cache[$1]+known} ]]; then
     part_cache[$1]=
-    for pattern in "${safetensors_patterns[@]}"; do
+    for pattern in "${!part_of_pattern[@]}"; do
       # shellcheck disable=SC2053  # the right side is a pattern
-      if [[ $1 == $pattern ]]; then part_cache[$1]=safetensors; fi
-    done
-    for pattern in "${text_patterns[@]}"; do
-      # shellcheck disable=SC2053
-      if [[ $1 == $pattern ]]; then part_cache[$1]=text; fi
+      if [[ $1 == $pattern ]]; then part_cache[$1]=${part_of_pattern[$pattern]}; fi
     done
   fi
   part=${part_cache[$1]}
+}
+
+check_foreign_include() {  # header, its part (empty for the main target), included header
+  local pattern
+  for pattern in "${!owner[@]}"; do
+    # shellcheck disable=SC2053  # the right side is a pattern
+    if [[ $3 == $pattern && $2 != "${owner[$pattern]}" ]]; then
+      violation "$1" "includes <$3>, but is not part of fsdpinit::${owner[$pattern]}"
+    fi
+  done
 }
 
 # A path below fsdpinit/ without its '.' and '..'.
@@ -94,15 +106,10 @@ while IFS= read -r -d '' path; do
     [[ $line =~ ^[[:space:]]*#[[:space:]]*include[[:space:]]*([\<\"])([^\>\"]+) ]] || continue
     quote=${BASH_REMATCH[1]} name=${BASH_REMATCH[2]}
     part_of "$header"
+    check_foreign_include "$header" "$part" "$name"
     case $name in
       boost/hana.hpp | gsl/gsl)
         violation "$header" "includes all of <$name>; include single headers"
-        ;;
-      nlohmann/*)
-        if [[ $part != safetensors ]]; then violation "$header" "includes <$name>, but is not part of fsdpinit::safetensors"; fi
-        ;;
-      fmt/*)
-        if [[ $part != text ]]; then violation "$header" "includes <$name>, but is not part of fsdpinit::text"; fi
         ;;
       fsdpinit/*)
         normalise "${name#fsdpinit/}"

@@ -18,7 +18,8 @@ expect() {
   printf '#include <fsdpinit/core/error.hpp>\n#include <gsl/assert>\n' >"$scratch/fsdpinit/plan/mesh.hpp"
   printf '#include "fsdpinit/plan/mesh.hpp"\n' >"$scratch/fsdpinit/core.hpp"
   printf '%s\n' "$@" >"$scratch/fsdpinit/$header"
-  output=$(bash "$here/check.sh" "$scratch" "sources/safetensors*.hpp:observe/*json*.hpp" "observe/*text*.hpp") || status=$?
+  output=$(bash "$here/check.sh" "$scratch" "safetensors=sources/safetensors*.hpp:observe/*json*.hpp" "text=observe/*text*.hpp" \
+    "mpi=mpi.hpp:communicators/mpi*.hpp") || status=$?
   if [[ $text == "0 violations" ]]; then
     if ((status == 0)) && [[ $output == *", 0 violations" ]]; then return; fi
   elif ((status == 1)) && [[ $output == *"$header: "*"$text"* ]]; then
@@ -33,6 +34,8 @@ expect "0 violations" init/ok.hpp '#include <fsdpinit/sources/memory.hpp>' '#inc
 expect "0 violations" fsdpinit.hpp '#include <fsdpinit/init/initialize.hpp>' '#include <fsdpinit/core.hpp>'
 expect "0 violations" sources/safetensors_file.hpp '#include <nlohmann/json.hpp>' '#include "safetensors_header.hpp"'
 expect "0 violations" observe/report_text.hpp '#include <fmt/format.h>'
+expect "0 violations" communicators/mpi.hpp '#include <mpi.h>' '#include <fsdpinit/communicators/mpi_error.hpp>'
+expect "0 violations" mpi.hpp '#include <fsdpinit/communicators/mpi.hpp>' '#include <fsdpinit/core.hpp>'
 expect "0 violations" core/detail/bits.hpp '#include "fsdpinit/core/detail/more.hpp"'
 expect "0 violations" core/comment.hpp '// #include "fsdpinit/plan/mesh.hpp"'
 
@@ -46,6 +49,10 @@ expect "in no known room" plan/strange.hpp '#include "fsdpinit/cellar/x.hpp"'
 expect "is not a known room" cellar/x.hpp '#include <vector>'
 expect "not part of fsdpinit::safetensors" sources/other.hpp '#include <nlohmann/json.hpp>'
 expect "not part of fsdpinit::text" observe/report.hpp '#include <fmt/format.h>'
+expect "not part of fsdpinit::mpi" communicators/threads.hpp '#include <mpi.h>'
+expect "not part of fsdpinit::mpi" observe/report_text.hpp '#include <mpi.h>'
+expect "which only fsdpinit::mpi provides" observe/report_text.hpp '#include "fsdpinit/communicators/mpi.hpp"'
+expect "which only fsdpinit::mpi provides" fsdpinit.hpp '#include <fsdpinit/communicators/mpi.hpp>'
 expect "which only fsdpinit::safetensors provides" fsdpinit.hpp '#include "fsdpinit/sources/safetensors.hpp"'
 expect "includes all of <boost/hana.hpp>" modules/struct.hpp '#include <boost/hana.hpp>'
 expect "includes all of <gsl/gsl>" core/gsl.hpp '#include <gsl/gsl>'
