@@ -6,7 +6,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash cmake/packages.sh build test
-cmake --preset release >/dev/null
+FSDPINIT_REQUIRE_TOOL=1 cmake --preset release >/dev/null
 cmake --build --preset release --parallel "$(nproc)" --target fsdpinit_tool fsdpinit_bench fsdpinit_load_ratio -- --quiet
 
 checkpoint=${1:-build/demo/qwen3-0.6b}

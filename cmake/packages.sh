@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# usage: packages.sh GROUP...     (build, test, demo, lint)
+# usage: packages.sh GROUP...     (build, mpi, test, demo, lint)
 # Installs what the groups need on Debian 12 or Ubuntu 24.04. Returns at once when everything is there.
 set -euo pipefail
 
 declare -A group=(
   [build]="g++ cmake ninja-build ccache libboost-dev libmsgsl-dev nlohmann-json3-dev libfmt-dev libcli11-dev"
+  [mpi]="libopenmpi-dev openmpi-bin"
   [test]="libgtest-dev libbenchmark-dev"
   [demo]="gnuplot-nox fonts-dejavu-core"
   [lint]="clang-16 libclang-rt-16-dev clang-tidy-16 clang-format-16"
@@ -13,7 +14,7 @@ declare -A group=(
 wanted=()
 for name in "$@"; do
   if [[ -z ${group[$name]+known} ]]; then
-    echo "packages.sh: unknown group '$name'; use build, test, demo, lint" >&2
+    echo "packages.sh: unknown group '$name'; use build, mpi, test, demo, lint" >&2
     exit 2
   fi
   read -r -a members <<<"${group[$name]}"

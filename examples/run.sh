@@ -37,7 +37,8 @@ mkdir -p "$demo"
 
 bash cmake/packages.sh build demo
 if [[ ! -f $demo/build/build.ninja ]]; then echo "building the tool (half a minute the first time)"; fi
-cmake -S . -B "$demo/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFSDPINIT_BUILD_TESTS=OFF -DFSDPINIT_BUILD_BENCH=OFF >/dev/null
+cmake -S . -B "$demo/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFSDPINIT_BUILD_TESTS=OFF -DFSDPINIT_BUILD_BENCH=OFF \
+  -DFSDPINIT_REQUIRE_TOOL=1 >/dev/null
 if ! cmake --build "$demo/build" --target fsdpinit_tool >"$demo/build.log" 2>&1; then
   cat "$demo/build.log" >&2
   exit 1

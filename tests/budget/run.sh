@@ -20,7 +20,7 @@ rounds=10
 # limit keeps it from growing until it gets there.
 declare -A limit=([core.hpp]=0.5 [fsdpinit.hpp]=1.25)
 headers=(core.hpp fsdpinit.hpp)
-forbidden='/(nlohmann|fmt)/|/(ranges|iostream|regex)$|/boost/hana\.hpp$|/gsl/gsl$'
+forbidden='/(nlohmann|fmt)/|/(ranges|iostream|regex|mpi\.h)$|/boost/hana\.hpp$|/gsl/gsl$'
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
