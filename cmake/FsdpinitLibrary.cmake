@@ -58,8 +58,8 @@ endfunction()
 
 fsdpinit_find_needs("${FSDPINIT_CORE_NEEDS}" targets missing)
 if(missing)
-  message(FATAL_ERROR "fsdpinit: ${missing} was not found; install it (on Debian and Ubuntu: bash cmake/packages.sh build) or "
-                      "name its prefix in CMAKE_PREFIX_PATH")
+  message(FATAL_ERROR "fsdpinit: not found: ${missing}; install what is missing (on Debian and Ubuntu: bash cmake/packages.sh "
+                      "build) or name its prefix in CMAKE_PREFIX_PATH")
 endif()
 fsdpinit_add_library(fsdpinit fsdpinit CORE ${targets})
 

@@ -1,0 +1,194 @@
+#!/usr/bin/env bash
+# usage: run.sh TEST SCRATCH CMAKE [CMAKE ARGUMENT...]
+# One test, a function below, of the library as others use it. `installs` and `core_installs_without_parts` leave the prefixes in
+# SCRATCH that others need; all else a test writes is in SCRATCH/TEST.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source=$(cd "$here/../.." && pwd)
+test=$1 scratch=$2 cmake=$3
+arguments=("${@:4}")
+work=$scratch/$test
+log=$work/log
+prefix=$scratch/prefix
+core_prefix=$scratch/core-prefix
+alone=(-DFSDPINIT_BUILD_TESTS=OFF -DFSDPINIT_BUILD_BENCH=OFF -DFSDPINIT_BUILD_EXAMPLES=OFF)
+nothing_optional=(-DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,fmt,MPI}=ON)
+
+unset DESTDIR "${!FSDPINIT_REQUIRE_@}"
+rm -rf "$work"
+mkdir -p "$work"
+
+fail() {
+  echo "$test: $1"
+  exit 1
+}
+
+# Runs a command; its output is shown only if it fails.
+quietly() {
+  "$@" >"$log" 2>&1 || { cat "$log"; fail "failed: $*"; }
+}
+configure() {  # folder of the project, cmake arguments
+  quietly "$cmake" -S "$1" -B "$work/build" "${arguments[@]}" "${@:2}"
+}
+refuse() {  # what the error must say, folder of the project, cmake arguments
+  if "$cmake" -S "$2" -B "$work/build" "${arguments[@]}" "${@:3}" >"$log" 2>&1; then fail "was accepted: ${*:2}"; fi
+  expect "$1"
+}
+expect() {  # a text in the last output, however that is broken into lines
+  if [[ $(tr -s '[:space:]' ' ' <"$log") != *"$1"* ]]; then cat "$log"; fail "expected: $1"; fi
+}
+build_and_run() {  # what the program must print
+  quietly "$cmake" --build "$work/build" --target app
+  local program
+  program=$(find "$work/build" -name app -type f)
+  quietly "$program"
+  expect "$1"
+}
+app_prints="header of 2 bytes"
+
+# -- installed ---------------------------------------------------------------------------------------------------------------
+
+installs() {
+  configure "$source" "${alone[@]}"
+  rm -rf "$prefix"
+  quietly "$cmake" --install "$work/build" --prefix "$prefix"
+}
+
+found_twice_in_a_project() {
+  configure "$here/find_package" -Dfsdpinit_ROOT="$prefix"
+  build_and_run "$app_prints"
+}
+
+moved_prefix_is_found() {
+  quietly "$cmake" --install "$scratch/installs/build" --prefix "$work/first"
+  mv "$work/first" "$work/second"
+  configure "$here/find_package" -Dfsdpinit_ROOT="$work/second"
+  build_and_run "$app_prints"
+}
+
+nothing_names_this_machine() {
+  # The generated files say "${_IMPORT_PREFIX}/..."; no path in quotes or in a list may begin at the root.
+  if grep -rnF -e "$source" -e "$scratch" "$prefix" || grep -rnE '[";]/[a-z]' "$prefix/share/cmake"; then
+    fail "installed files name folders of the machine that built them"
+  fi
+}
+
+mpi_brings_no_warnings() {
+  configure "$here/mpi" -Dfsdpinit_ROOT="$prefix"
+  build_and_run "MPI answers: 1"
+}
+
+# -- asked for -----------------------------------------------------------------------------------------------------------------
+
+other_versions_are_refused() {
+  configure "$here/ask" -Dfsdpinit_ROOT="$prefix" "-DASK=0.1;REQUIRED;COMPONENTS;core"
+  local version
+  for version in 0.0 0.2 1.0; do
+    refuse "requested version \"$version\"" "$here/ask" -Dfsdpinit_ROOT="$prefix" "-DASK=$version;REQUIRED;COMPONENTS;core" \
+      -Ufsdpinit_DIR
+  done
+}
+
+without_components_all_that_is_there() {
+  configure "$here/ask" -Dfsdpinit_ROOT="$prefix" "-DASK=REQUIRED" -DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,MPI}=ON
+  expect "targets: fsdpinit text."
+}
+
+unknown_component_is_named() {
+  refuse "fsdpinit has no component 'texts'; it has core, safetensors, text, mpi" "$here/ask" -Dfsdpinit_ROOT="$prefix" \
+    "-DASK=REQUIRED;COMPONENTS;core;texts"
+}
+
+absent_component_is_named() {
+  refuse "fsdpinit was installed without its component 'mpi'; configure fsdpinit with FSDPINIT_REQUIRE_MPI=1" "$here/ask" \
+    -Dfsdpinit_ROOT="$core_prefix" "-DASK=REQUIRED;COMPONENTS;core;mpi"
+}
+
+missing_package_is_named() {
+  refuse "The component 'safetensors' of fsdpinit needs nlohmann_json 3.11, which was not found; install it" "$here/ask" \
+    -Dfsdpinit_ROOT="$prefix" "-DASK=REQUIRED;COMPONENTS;safetensors" -DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON
+}
+
+missing_package_of_core_is_named() {
+  refuse "The component 'core' of fsdpinit needs Microsoft.GSL 4.0, which was not found; install it" "$here/ask" \
+    -Dfsdpinit_ROOT="$prefix" "-DASK=REQUIRED" -DCMAKE_DISABLE_FIND_PACKAGE_Microsoft.GSL=ON
+}
+
+optional_component_may_be_absent() {
+  configure "$here/ask" -Dfsdpinit_ROOT="$core_prefix" "-DASK=REQUIRED;COMPONENTS;core;OPTIONAL_COMPONENTS;mpi"
+  expect "targets: fsdpinit."
+  expect "mpi found: FALSE."
+}
+
+# -- nothing optional ------------------------------------------------------------------------------------------------------------
+
+core_installs_without_parts() {
+  configure "$source" "${alone[@]}" "${nothing_optional[@]}"
+  expect "fsdpinit: safetensors left out: nlohmann_json 3.11 was not found"
+  expect "fsdpinit: text left out: fmt 9 was not found"
+  expect "fsdpinit: mpi left out: MPI was not found"
+  rm -rf "$core_prefix"
+  quietly "$cmake" --install "$work/build" --prefix "$core_prefix"
+}
+
+core_alone_is_enough() {
+  configure "$here/core" -Dfsdpinit_ROOT="$core_prefix" "${nothing_optional[@]}"
+  build_and_run "6 over 4: the last from 6"
+}
+
+headers_of_absent_parts_stay_away() {
+  if [[ ! -f $core_prefix/include/fsdpinit/fsdpinit.hpp ]]; then fail "nothing was installed"; fi
+  if grep -rnE '# *include [<"](nlohmann/|fmt/|mpi\.h)' "$core_prefix/include"; then fail "headers of parts are installed"; fi
+  if [[ -e $core_prefix/include/fsdpinit/sources/safetensors.hpp ]]; then fail "safetensors.hpp is installed"; fi
+}
+
+own_tests_of_absent_parts_are_left_out() {
+  configure "$source" "${nothing_optional[@]}" -DFSDPINIT_BUILD_BENCH=OFF
+  expect "fsdpinit: tool left out: it needs safetensors and text"
+  expect "fsdpinit: tests left out without safetensors: observe/report_test.cpp sources/hf_index_test.cpp"
+  expect "fsdpinit: tests left out without the tool: tool"
+}
+
+required_part_must_be_there() {
+  refuse "fsdpinit: mpi is required (FSDPINIT_REQUIRE_MPI), but MPI was not found; install what is missing" "$source" \
+    "${alone[@]}" "${nothing_optional[@]}" -DFSDPINIT_REQUIRE_MPI=1
+}
+
+required_by_the_environment() {
+  FSDPINIT_REQUIRE_TEXT=1 refuse "fsdpinit: text is required (FSDPINIT_REQUIRE_TEXT), but fmt 9 was not found" "$source" \
+    "${alone[@]}" "${nothing_optional[@]}"
+}
+
+part_switched_off_is_not_looked_for() {
+  configure "$source" "${alone[@]}" -DFSDPINIT_WITH_MPI=OFF -DFSDPINIT_REQUIRE_MPI=1
+  if grep -q '^MPI_CXX_' "$work/build/CMakeCache.txt"; then fail "MPI was looked for"; fi
+}
+
+# -- part of another project -----------------------------------------------------------------------------------------------------
+
+added_as_subdirectory() {
+  configure "$here/add_subdirectory" -DFSDPINIT_SOURCE="$source"
+  build_and_run "$app_prints"
+}
+
+fetched_as_content() {
+  configure "$here/fetch_content" -DFETCHCONTENT_SOURCE_DIR_FSDPINIT="$source"
+  build_and_run "$app_prints"
+}
+
+target_of_the_parent_project_is_used() {
+  configure "$here/parent" -DFSDPINIT_SOURCE="$source" "${nothing_optional[@]}"
+  expect "text is there"
+}
+
+subproject_installs_only_if_asked() {
+  configure "$here/parent" -DFSDPINIT_SOURCE="$source" "${nothing_optional[@]}"
+  quietly "$cmake" --install "$work/build" --prefix "$work/nothing"
+  if [[ -n $(find "$work/nothing" -type f 2>/dev/null) ]]; then fail "the library was installed with another project"; fi
+  configure "$here/parent" -DFSDPINIT_INSTALL=ON
+  quietly "$cmake" --install "$work/build" --prefix "$work/asked"
+  if [[ ! -f $work/asked/include/fsdpinit/core.hpp ]]; then fail "FSDPINIT_INSTALL=ON installs nothing"; fi
+}
+
+"$test"
