@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # usage: tests/readme/check.sh MARKDOWN ROOT
-# Code in README is quoted from examples that are built and run: each fenced block that follows a line
+# Code in README is quoted from examples and tests that are built and run: each fenced block that follows a line
 #   <!-- examples/file.cpp [tag] -->
-# must equal the lines between the two `// [tag]` comments of that file, indentation of the region aside.
+# must equal the lines between the two `// [tag]` or `# [tag]` comments of that file, indentation of the region aside.
 set -euo pipefail
 
 markdown=$1
@@ -12,7 +12,7 @@ awk -v root="$root" '
     path = root "/" file
     indent = -1
     while ((getline line < path) > 0) {
-      if (line ~ "^ *// \\[" tag "\\]$") { if (inside) { inside = 0; break } inside = 1; continue }
+      if (line ~ "^ *(//|#) \\[" tag "\\]$") { if (inside) { inside = 0; break } inside = 1; continue }
       if (!inside) continue
       if (indent < 0 && line ~ /[^ ]/) { match(line, /^ */); indent = RLENGTH }
       out = out (line ~ /[^ ]/ ? substr(line, indent + 1) : "") "\n"
@@ -21,7 +21,7 @@ awk -v root="$root" '
     return out
   }
   function report(what) { printf "%s:%d: %s\n", FILENAME, FNR, what; failed = 1 }
-  /^<!-- examples\/[^ ]+ \[[^]]+\] -->$/ { file = $2; tag = substr($3, 2, length($3) - 2); next }
+  /^<!-- (examples|tests)\/[^ ]+ \[[^]]+\] -->$/ { file = $2; tag = substr($3, 2, length($3) - 2); next }
   file != "" && /^```/ && !reading { reading = 1; block = ""; next }
   reading && /^```/ {
     expected = region(file, tag)

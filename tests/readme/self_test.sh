@@ -5,10 +5,11 @@ set -euo pipefail
 check=$(dirname "${BASH_SOURCE[0]}")/check.sh
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-mkdir "$scratch/examples"
+mkdir "$scratch"/{examples,tests}
 printf 'int a;\n  // [tag]\n  int b;\n    int c;\n  // [tag]\n' >"$scratch/examples/x.cpp"
+printf '# [tag]\nproject(x)\n# [tag]\n' >"$scratch/tests/CMakeLists.txt"
 
-page() { printf '<!-- examples/x.cpp [%s] -->\n```cpp\n%b```\n' "$1" "$2" >"$scratch/page.md"; }
+page() { printf '<!-- %s [%s] -->\n```cpp\n%b```\n' "${3:-examples/x.cpp}" "$1" "$2" >"$scratch/page.md"; }
 expect() {  # 0 or 1
   local status=0
   bash "$check" "$scratch/page.md" "$scratch" >"$scratch/out" || status=$?
@@ -20,5 +21,7 @@ expect() {  # 0 or 1
 }
 page tag 'int b;\n  int c;\n' && expect 0
 page tag 'int b;\n  int d;\n' && expect 1
+page tag 'project(x)\n' tests/CMakeLists.txt && expect 0
+page tag 'project(y)\n' tests/CMakeLists.txt && expect 1
 page other 'int b;\n' && expect 1
 echo 'no code' >"$scratch/page.md" && expect 1
