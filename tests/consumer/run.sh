@@ -12,7 +12,7 @@ work=$scratch/$test
 log=$work/log
 prefix=$scratch/prefix
 core_prefix=$scratch/core-prefix
-alone=(-DFSDPINIT_BUILD_TESTS=OFF -DFSDPINIT_BUILD_BENCH=OFF -DFSDPINIT_BUILD_EXAMPLES=OFF)
+alone=(--preset package)
 nothing_optional=(-DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,fmt,MPI}=ON)
 
 unset DESTDIR "${!FSDPINIT_REQUIRE_@}"
@@ -74,7 +74,7 @@ nothing_names_this_machine() {
   fi
 }
 
-mpi_brings_no_warnings() {
+mpi_is_its_c_interface_without_warnings() {
   configure "$here/mpi" -Dfsdpinit_ROOT="$prefix"
   build_and_run "MPI answers: 1"
 }
