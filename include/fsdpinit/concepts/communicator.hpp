@@ -63,6 +63,20 @@ concept InterruptibleCommunicator = NonBlockingCommunicator<C> && requires(C& co
   { comm.rearm() } noexcept;
 };
 
+/// Peers copy payload straight from staging memory that the communicator provides: `staging(space)` is a host-accessible
+/// MemorySpace, in the account of `space`.
+template <class C, class Space>
+concept StagingCommunicator = NonBlockingCommunicator<C> && requires(C& comm, const Space& space) {
+  { comm.staging(space) } -> std::same_as<typename C::staging_memory>;
+};
+
+/// `poisoned()`: a peer was lost, and buffers of operations that were in flight may still be read and written: they must stay
+/// allocated.
+template <class C>
+concept PoisonableCommunicator = NonBlockingCommunicator<C> && requires(const C& constant) {
+  { constant.poisoned() } noexcept -> std::convertible_to<bool>;
+};
+
 /// Does the communicator scatter at all? Where not, the scatter transport falls back to broadcast.
 template <class C>
 concept CanScatter = ScatterCommunicator<C> || NonBlockingScatterCommunicator<C>;

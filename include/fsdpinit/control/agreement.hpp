@@ -72,21 +72,6 @@ template <Communicator Control>
   return detail::guarded(control, [&] { return detail::reduce_max(control, value, limit); });
 }
 
-/// The root's bytes on every rank; their number need not be known elsewhere. Host metadata: not accounted.
-template <Communicator Control>
-[[nodiscard]] std::vector<std::byte> broadcast_bytes(Control& control, std::vector<std::byte> bytes, std::size_t root,
-                                                     deadline limit) {
-  return detail::guarded(control, [&] {
-    std::uint64_t size = bytes.size();
-    detail::broadcast(control, std::as_writable_bytes(std::span(&size, 1)), root, limit);
-    bytes.resize(size);
-    if (size != 0) {
-      detail::broadcast(control, bytes, root, limit);
-    }
-    return std::move(bytes);
-  });
-}
-
 /// Returns if no rank failed; else throws one error, the same on every rank: the worst (an error proper is worse than
 /// having been interrupted by one), of the lowest rank that has it, and naming that rank.
 ///
@@ -109,6 +94,25 @@ void agree(Control& control, const std::optional<error>& mine, deadline limit) {
     }
     detail::broadcast(control, buffer, origin, limit);
     return detail::decode_error(buffer);
+  });
+}
+
+/// The root's bytes on every rank; their number need not be known elsewhere. Host metadata: not accounted.
+template <Communicator Control>
+[[nodiscard]] std::vector<std::byte> broadcast_bytes(Control& control, std::vector<std::byte> bytes, std::size_t root,
+                                                     deadline limit) {
+  return detail::guarded(control, [&] {
+    std::uint64_t size = bytes.size();
+    detail::broadcast(control, std::as_writable_bytes(std::span(&size, 1)), root, limit);
+    if constexpr (FailableControl<Control>) {
+      bytes.resize(size);
+    } else {  // a rank without the memory for it says so before the others wait for it
+      agree(control, attempt([&] { bytes.resize(size); }), limit);
+    }
+    if (size != 0) {
+      detail::broadcast(control, bytes, root, limit);
+    }
+    return std::move(bytes);
   });
 }
 

@@ -39,9 +39,10 @@ struct token_of<Data> {
 template <class Data, class Control, class Source, MemorySpace Space, Observer Watch>
 class bucket_stream {
  public:
+  /// `slots` is the staging memory of each bucket in flight; empty where no bucket needs any.
   bucket_stream(const plan& made, Data& data, Control& control, tensor_reader<Source, Space>& reader,
-                workspace<Space>& work, transfer_counters& counters, progress_meter<Watch>& progress,
-                double deadline_seconds)
+                workspace<Space>& work, std::span<const mutable_bytes> slots, transfer_counters& counters,
+                progress_meter<Watch>& progress, double deadline_seconds)
       : plan_(made),
         data_(data),
         control_(control),
@@ -56,8 +57,8 @@ class bucket_stream {
         cursors_(made.options.ranks.shards) {
     for (std::size_t i = 0; i < flights_.size(); ++i) {
       flights_[i].windows.resize(made.options.ranks.shards);
-      if (i < work.slots.size()) {
-        flights_[i].staging = work.slots[i].bytes();
+      if (i < slots.size()) {
+        flights_[i].staging = slots[i];
       }
     }
   }

@@ -24,6 +24,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <span>
@@ -62,6 +63,17 @@ struct opened_source<Source> {
   using type = decltype(std::declval<Source&>()());
 };
 
+/// Where buckets are staged: memory that the communicator's peers can copy from, if it has such.
+template <class Data, class Space>
+struct slot_space_of {
+  using type = Space;
+};
+template <class Data, class Space>
+  requires StagingCommunicator<Data, Space>
+struct slot_space_of<Data, Space> {
+  using type = typename Data::staging_memory;
+};
+
 inline void require_valid(const options& how, std::size_t shards) {
   const auto reject = [](std::string_view option, std::string_view text) {
     throw error(errc::invalid_argument, option, text);
@@ -83,6 +95,7 @@ template <class Policy, ShardableModule Module, class Source, class Data, class 
 class initialization {
  public:
   using opened = typename opened_source<Source>::type;
+  using slot_space = typename slot_space_of<Data, staging_space<Space>>::type;
   static constexpr transport_kind transport =
       Policy::transport == transport_kind::scatter && !CanScatter<Data> ? transport_kind::broadcast : Policy::transport;
 
@@ -115,7 +128,12 @@ class initialization {
       agreed([&] { load_everything(); });
     }
     agreed([&] {
-      stream_->run();
+      try {
+        stream_->run();
+      } catch (...) {
+        retain_lost_buffers();
+        throw;
+      }
       enter("commit");
       report_ = describe();
     });
@@ -231,7 +249,7 @@ class initialization {
       work_.slabs.push_back(std::make_shared<block<Space>>(work_.memory, slab.bytes));
     }
     for (std::size_t i = 0; i < predicted_.slots; ++i) {
-      work_.slots.emplace_back(work_.host, predicted_.slot_bytes);
+      slots_.emplace_back(slot_memory(), predicted_.slot_bytes);
     }
     work_.scratch = block(work_.host, predicted_.scratch_bytes);
     work_.full_copy = block(work_.host, predicted_.full_copy_bytes);
@@ -260,7 +278,11 @@ class initialization {
     }
     reader_.emplace(plan_, items_, captured_, source_, work_, counters_);
     progress_.emplace(watch_, total, options_.progress_interval_seconds);
-    stream_.emplace(plan_, data_, control_, *reader_, work_, counters_, *progress_, options_.deadline_seconds);
+    std::vector<mutable_bytes> slots;
+    for (const block<slot_space>& slot : slots_) {
+      slots.push_back(slot.bytes());
+    }
+    stream_.emplace(plan_, data_, control_, *reader_, work_, slots, counters_, *progress_, options_.deadline_seconds);
     enter(Policy::every_rank_reads ? "read" : "stream");
   }
 
@@ -287,8 +309,32 @@ class initialization {
     report_.slowest_seconds = static_cast<double>(slowest >> rank_bits) * 1e-6;
   }
 
+  [[nodiscard]] slot_space slot_memory() const {
+    if constexpr (StagingCommunicator<Data, staging_space<Space>>) {
+      return data_.staging(work_.host);
+    } else {
+      return work_.host;
+    }
+  }
+
+  /// Where a peer was lost in mid-operation the communicator may go on writing to what it was given: that memory is never
+  /// given back.
+  void retain_lost_buffers() noexcept {
+    if constexpr (PoisonableCommunicator<Data>) {
+      if (data_.poisoned()) {
+        try {
+          auto kept = std::make_unique<std::pair<decltype(work_.slabs), decltype(slots_)>>(std::move(work_.slabs),
+                                                                                           std::move(slots_));
+          static_cast<void>(kept.release());
+        } catch (...) {
+          std::abort();  // no memory to keep memory with: better than to let it be written to by chance
+        }
+      }
+    }
+  }
+
   void release_staging() noexcept {
-    work_.slots.clear();
+    slots_.clear();
     work_.scratch.release();
     work_.full_copy.release();
   }
@@ -334,6 +380,7 @@ class initialization {
   std::size_t rank_;
   std::size_t shards_;
   workspace<Space> work_;
+  std::vector<block<slot_space>> slots_;
   std::uint64_t already_accounted_ = 0;
   phase_clock clock_;
 

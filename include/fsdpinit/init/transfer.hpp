@@ -51,7 +51,6 @@ struct workspace {
   Space memory;
   staging_space<Space> host;
   std::vector<std::shared_ptr<block<Space>>> slabs{};
-  std::vector<block<staging_space<Space>>> slots{};
   block<staging_space<Space>> scratch{host, 0};
   block<staging_space<Space>> full_copy{host, 0};
 };

@@ -87,6 +87,11 @@ class host_memory {
   /// The account itself, for whoever samples it; it outlives the space.
   [[nodiscard]] std::shared_ptr<const account> shared_account() const noexcept { return {state_, &state_->bytes}; }
 
+ protected:
+  // For spaces that hand out other memory under the same account.
+  void add_to_account(std::uint64_t bytes) noexcept { state_->bytes.add(bytes); }
+  void remove_from_account(std::uint64_t bytes) noexcept { state_->bytes.remove(bytes); }
+
  private:
   struct state {
     account bytes;

@@ -105,7 +105,9 @@ class communicator_laws {
     }
     if constexpr (InterruptibleCommunicator<C>) {
       laws_.run("interrupt", [&] { interrupt(); });
-      laws_.run("deadline", [&] { late_peer(); });
+      if constexpr (!PoisonableCommunicator<C>) {  // such a one is of no use after a deadline
+        laws_.run("deadline", [&] { late_peer(); });
+      }
     }
     if constexpr (FailableControl<C>) {
       laws_.run("fail", [&] { fail(); });

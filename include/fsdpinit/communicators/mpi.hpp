@@ -1,0 +1,233 @@
+#pragma once
+
+#include <fsdpinit/communicators/mpi_handles.hpp>
+#include <fsdpinit/communicators/mpi_link.hpp>
+#include <fsdpinit/communicators/mpi_payload.hpp>
+#include <fsdpinit/communicators/mpi_window.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+/// \file
+/// Ranks as MPI processes. The program calls MPI_Init and MPI_Finalize; everything here works on duplicates of its
+/// communicators.
+
+namespace fsdpinit {
+
+struct mpi_options {
+  /// Address space on every rank for payload that the ranks of its node copy straight from there; memory only as far as it is
+  /// used. Buckets that do not fit travel as messages. 0: no shared memory at all.
+  std::uint64_t staging_bytes = 256 * mib;
+  /// Ranks of a node share memory with those that give the same number (not negative); NUMA domains, for instance.
+  int window_group = 0;
+  peer_lost_action when_peer_lost = peer_lost_action::abort_job;
+  /// Other threads make MPI calls at the same time: another initialisation, say.
+  bool concurrent = false;
+};
+
+namespace detail {
+
+struct mpi_state {
+  mpi_state(mpi_group&& world, const mpi_options& how)
+      : link(std::move(world), how.when_peer_lost),
+        window(link.world(), how.staging_bytes, how.window_group),
+        payload(link, window),
+        options(how) {}
+
+  mpi_link link;
+  mpi_window window;
+  mpi_payload payload;
+  mpi_options options;
+  std::int64_t reduced = 0;  // both belong to MPI while a control operation runs
+  std::vector<std::byte> broadcast = std::vector<std::byte>(64 * kib);
+};
+
+}  // namespace detail
+
+/// Host memory that takes staging buffers from the window shared by the ranks of a node, as long as there is room; all of it
+/// is in the account of the host memory that it was made from.
+class mpi_staging_memory : public host_memory {
+ public:
+  mpi_staging_memory(std::shared_ptr<detail::mpi_state> shared, const host_memory& account)
+      : host_memory(account), mpi_(std::move(shared)) {}
+
+  [[nodiscard]] std::byte* allocate(std::uint64_t bytes) {
+    std::byte* const shared = mpi_->window.allocate_staging(bytes);
+    if (shared == nullptr) {
+      return host_memory::allocate(bytes);
+    }
+    add_to_account(bytes);
+    return shared;
+  }
+  void deallocate(std::byte* address, std::uint64_t bytes) noexcept {
+    if (!mpi_->window.owns(address)) {
+      host_memory::deallocate(address, bytes);
+      return;
+    }
+    mpi_->window.release_staging(address, bytes);
+    remove_from_account(bytes);
+  }
+
+ private:
+  std::shared_ptr<detail::mpi_state> mpi_;
+};
+
+/// One rank of an MPI communicator: data and control channel in one. Started operations carry payload and can be
+/// interrupted; blocking ones carry agreement. Used by one thread at a time.
+///
+/// Within a node payload goes through a shared-memory window (one copy, made by its receiver), between nodes as messages.
+/// A rank that is lost (killed, stopped, cut off) ends the others within their deadline: see `peer_lost_action`.
+///
+/// Making one, splitting, and destroying the last handle are collective and block like MPI_Comm_dup; no deadline applies.
+/// While an exception unwinds nothing is freed, for its peers may not be doing the same.
+class mpi_communicator {
+ public:
+  using token = detail::mpi_payload::operation*;
+  using staging_memory = mpi_staging_memory;
+
+  /// \throws error{invalid_argument} if MPI is not initialised, or `how.concurrent` and without MPI_THREAD_MULTIPLE;
+  /// error{communication} with the text of MPI.
+  explicit mpi_communicator(MPI_Comm parent = MPI_COMM_WORLD, const mpi_options& how = {})
+      : mpi_communicator(duplicate(parent, how), how) {}
+
+  mpi_communicator(mpi_communicator&&) noexcept = default;
+  mpi_communicator& operator=(mpi_communicator&&) = delete;
+  mpi_communicator(const mpi_communicator&) = delete;
+  mpi_communicator& operator=(const mpi_communicator&) = delete;
+  ~mpi_communicator() {
+    if (state_ && (state_->link.poisoned() || std::uncaught_exceptions() > exceptions_)) {
+      state_->link.forget();
+      state_->window.forget();
+    }
+  }
+
+  [[nodiscard]] std::size_t rank() const noexcept { return state_->link.rank(); }
+  [[nodiscard]] std::size_t size() const noexcept { return state_->link.size(); }
+
+  // -- data ------------------------------------------------------------------------------------------------------------------
+
+  /// \throws error{invalid_argument} with more than 64 operations in flight.
+  token start_broadcast(mutable_bytes buffer, std::size_t root) {
+    return state_->link.guarded([&] { return state_->payload.start(false, {}, buffer, root); });
+  }
+  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
+    return state_->link.guarded([&] { return state_->payload.start(true, windows, own, root); });
+  }
+  /// After error{interrupted} the operation's buffers are the caller's again; after error{peer_lost}, where that is thrown
+  /// at all, they may still be written to: leave them allocated.
+  void wait(token& operation, deadline limit) {
+    if (detail::mpi_payload::operation* const which = std::exchange(operation, nullptr)) {
+      state_->link.guarded([&] { state_->payload.wait(*which, limit); });
+    }
+  }
+  void interrupt() noexcept { state_->link.interrupt(); }
+  void rearm() noexcept {
+    state_->link.rearm();
+    state_->payload.rearm();
+  }
+  /// A peer was lost; MPI may still read and write the buffers of operations that were in flight.
+  [[nodiscard]] bool poisoned() const noexcept { return state_->link.poisoned(); }
+
+  /// Memory to stage payload in, in the account of `account`.
+  [[nodiscard]] mpi_staging_memory staging(const host_memory& account) const { return {state_, account}; }
+
+  // -- control ---------------------------------------------------------------------------------------------------------------
+
+  [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value, deadline limit = deadline::never()) {
+    return state_->link.guarded([&] {
+      detail::mpi_state& mine = *state_;
+      mine.reduced = static_cast<std::int64_t>(value ^ sign_bit);
+      MPI_Request request = MPI_REQUEST_NULL;
+      detail::check_mpi("MPI_Iallreduce", MPI_Iallreduce(MPI_IN_PLACE, &mine.reduced, 1, MPI_INT64_T, MPI_MAX,
+                                                         mine.link.world().get(), &request));
+      await(request, limit);
+      return static_cast<std::uint64_t>(mine.reduced) ^ sign_bit;
+    });
+  }
+
+  void broadcast(mutable_bytes buffer, std::size_t root, deadline limit = deadline::never()) {
+    state_->link.guarded([&] {
+      // Through memory of its own: MPI keeps a buffer for which a deadline has passed.
+      std::vector<std::byte>& own = state_->broadcast;
+      detail::for_each_message(
+          buffer,
+          [&](std::byte* begin, int count) {
+            const auto bytes = static_cast<std::size_t>(count);
+            if (bytes != 0 && rank() == root) {
+              std::memcpy(own.data(), begin, bytes);
+            }
+            MPI_Request request = MPI_REQUEST_NULL;
+            detail::check_mpi("MPI_Ibcast", MPI_Ibcast(own.data(), count, MPI_BYTE, static_cast<int>(root),
+                                                       state_->link.world().get(), &request));
+            await(request, limit);
+            if (bytes != 0) {
+              std::memcpy(begin, own.data(), bytes);
+            }
+          },
+          own.size());
+    });
+  }
+
+  // -- the world -------------------------------------------------------------------------------------------------------------
+
+  /// Ranks that give the same `color` (not negative), in the order of `key`, then of rank. With S shards and R replicas,
+  /// `split(rank / S)` is a rank's shard group and `split(rank % S)` its replicate group.
+  [[nodiscard]] mpi_communicator split(int color, int key = 0) const {
+    return {state_->link.world().split(color, key), state_->options};
+  }
+  /// The ranks of this one's node, those that can share memory.
+  [[nodiscard]] mpi_communicator split_node() const {
+    return {detail::ranks_of_node(state_->link.world()), state_->options};
+  }
+
+  /// Once a peer is lost: is there no lower rank left to report it?
+  [[nodiscard]] bool is_lowest_survivor() const noexcept { return state_->link.is_lowest_survivor(); }
+  /// Ends every process of the job; the lowest survivor writes `why` to stderr.
+  [[noreturn]] void abort_job(const error& why) noexcept { state_->link.abort_job(why); }
+
+ private:
+  mpi_communicator(detail::mpi_group&& world, const mpi_options& how)
+      : state_(std::make_shared<detail::mpi_state>(std::move(world), how)) {}
+
+  static detail::mpi_group duplicate(MPI_Comm parent, const mpi_options& how) {
+    if (!detail::mpi_is_running()) {
+      throw error(errc::invalid_argument, "mpi_communicator",
+                  "MPI is not initialised; call MPI_Init before, and MPI_Finalize after it is gone");
+    }
+    int level = MPI_THREAD_SINGLE;
+    MPI_Query_thread(&level);
+    if (how.concurrent && level < MPI_THREAD_MULTIPLE) {
+      throw error(errc::invalid_argument, "mpi_communicator",
+                  "concurrent use needs MPI_THREAD_MULTIPLE; ask MPI_Init_thread for it, and look at what it provides");
+    }
+    return {"MPI_Comm_dup", [&](MPI_Comm* made) { return MPI_Comm_dup(parent, made); }};
+  }
+
+  /// Numbers are reduced as signed ones, in the same order: MPICH 4.0 compares MPI_UINT64_T as if it were signed.
+  static constexpr std::uint64_t sign_bit = std::uint64_t{1} << 63U;
+
+  void await(MPI_Request& request, deadline limit) {
+    state_->link.wait_until(limit, [&] {
+      int done = 0;
+      detail::check_mpi("MPI_Test", MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+      return done != 0;
+    });
+  }
+
+  std::shared_ptr<detail::mpi_state> state_;
+  int exceptions_ = std::uncaught_exceptions();
+};
+
+}  // namespace fsdpinit

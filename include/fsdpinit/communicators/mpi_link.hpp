@@ -1,0 +1,350 @@
+#pragma once
+
+#include <fsdpinit/communicators/mpi_handles.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+namespace fsdpinit {
+
+/// What to do once a rank has not arrived before the deadline. MPI cannot go on without it: others may be inside calls
+/// that never return, and MPI_Finalize waits for it.
+enum class peer_lost_action : std::uint8_t {
+  abort_job,    ///< the lowest surviving rank writes the error to stderr, then MPI_Abort
+  throw_error,  ///< throw error{peer_lost}; the caller ends the process, with `mpi_communicator::abort_job` for instance
+};
+
+namespace detail {
+
+/// What ranks tell each other when something goes wrong. A receive for it is always posted.
+struct mpi_notice {
+  enum kind : std::uint64_t {
+    interrupt,  ///< the sender has failed
+    ask,        ///< the sender, interrupted, waits for a payload: is it on its way?
+    closing,    ///< the answer
+    lost,       ///< the sender has lost a peer, or heard of it, and is still there
+    kinds
+  };
+  std::uint64_t what = interrupt;
+  std::uint64_t epoch = 0;
+  std::uint64_t issued = 0;  ///< of interrupt and closing: number + 1 of the last operation whose payload was sent
+};
+
+/// One rank's end of an MPI world: notices, epochs, and the loss of a peer. Everything that waits, waits here.
+///
+/// Epochs number the attempts. Started operations belong to one; an interruption ends it on every rank, and `rearm`, called
+/// on every rank, begins the next. A lost peer ends everything: the link is poisoned.
+class mpi_link {
+ public:
+  enum class channel : std::uint8_t { notice, credit, payload };
+
+  mpi_link(mpi_group&& world, peer_lost_action when_lost)
+      : world_(std::move(world)),
+        rank_(static_cast<std::size_t>(world_.rank())),
+        size_(static_cast<std::size_t>(world_.size())),
+        when_lost_(when_lost),
+        issued_(size_),
+        closings_(size_),
+        asked_(size_),
+        answered_(size_),
+        outbox_(size_ * mpi_notice::kinds) {
+    MPI_Query_thread(&thread_level_);
+    listen();
+  }
+  mpi_link(const mpi_link&) = delete;
+  mpi_link& operator=(const mpi_link&) = delete;
+  ~mpi_link() {
+    if (!poisoned() && mpi_is_running()) {
+      MPI_Cancel(&listening_);
+      MPI_Wait(&listening_, MPI_STATUS_IGNORE);
+    }
+  }
+  void forget() noexcept { world_.forget(); }
+
+  [[nodiscard]] const mpi_group& world() const noexcept { return world_; }
+  [[nodiscard]] std::size_t rank() const noexcept { return rank_; }
+  [[nodiscard]] std::size_t size() const noexcept { return size_; }
+  [[nodiscard]] bool poisoned() const noexcept { return cause_.has_value(); }
+  [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
+  [[nodiscard]] bool interrupted() const noexcept { return interrupted_epoch_ >= epoch_; }
+
+  /// Made of what must match; within the 15 bits that MPI promises.
+  [[nodiscard]] int tag(channel kind, std::uint64_t operation = 0) const noexcept {
+    const std::uint64_t epoch = kind == channel::notice ? 0 : epoch_ % epochs_apart;
+    return static_cast<int>(static_cast<std::uint64_t>(kind) | epoch << 2U | operation % operations_apart << 5U);
+  }
+
+  /// Runs `fn`, which calls MPI. Once MPI itself has failed nothing can be relied on, as with a lost peer.
+  template <class Fn>
+  auto guarded(Fn&& fn) {
+    if (cause_) {
+      throw error(*cause_);
+    }
+    int is_main = 0;
+    MPI_Is_thread_main(&is_main);
+    if (thread_level_ < MPI_THREAD_SERIALIZED && is_main == 0) {
+      throw error(errc::invalid_argument, "mpi_communicator",
+                  "used by a thread other than the one that initialised MPI; initialise with MPI_Init_thread and "
+                  "MPI_THREAD_MULTIPLE");
+    }
+    try {
+      return std::forward<Fn>(fn)();
+    } catch (const error& failure) {
+      if (failure.native_code() != 0 && !cause_) {
+        lose(failure);
+      }
+      throw;
+    }
+  }
+
+  /// Polls until `done()`. \throws error{peer_lost} once the deadline has passed or a peer has reported a loss.
+  template <class Done>
+  void wait_until(deadline limit, Done&& done) {
+    polling_pause pause;
+    while (true) {
+      hear();
+      if (done()) {
+        return;
+      }
+      if (limit.passed()) {
+        lose(error(errc::peer_lost, "", "no answer within the deadline"));
+      }
+      pause();
+    }
+  }
+
+  // -- interruption ----------------------------------------------------------------------------------------------------------
+
+  /// This rank has failed: the operations of this epoch end on every rank.
+  void interrupt() noexcept {
+    if (interrupted() || poisoned()) {
+      return;
+    }
+    interrupted_epoch_ = epoch_;
+    for (std::size_t peer = 0; peer < size_; ++peer) {
+      tell(peer, {.what = mpi_notice::interrupt, .epoch = epoch_, .issued = issued_[peer]});
+    }
+  }
+
+  void rearm() noexcept {
+    ++epoch_;
+    std::fill(issued_.begin(), issued_.end(), 0);
+    std::fill(asked_.begin(), asked_.end(), char{0});
+    if (!poisoned()) {
+      drop_stale_credits();
+    }
+  }
+
+  /// The payload of an operation has been sent. \pre in the order of operations; not interrupted.
+  void issued(std::size_t peer, std::uint64_t operation) noexcept { issued_[peer] = operation + 1; }
+
+  /// For an interrupted rank that waits for a payload from `peer`: is it on its way? Nothing until the peer has said so.
+  [[nodiscard]] std::optional<bool> is_coming(std::size_t peer, std::uint64_t operation) noexcept {
+    if (closings_[peer].epoch == epoch_) {
+      return closings_[peer].issued > operation;
+    }
+    if (std::exchange(asked_[peer], char{1}) == 0) {
+      tell(peer, {.what = mpi_notice::ask, .epoch = epoch_});
+    }
+    return std::nullopt;
+  }
+
+  // -- loss ------------------------------------------------------------------------------------------------------------------
+
+  /// A peer does not answer, or MPI has failed: tells all, finds out who answers, and gives up.
+  [[noreturn]] void lose(const error& cause) {
+    cause_ = cause;
+    for (std::size_t peer = 0; peer < size_; ++peer) {
+      tell(peer, {.what = mpi_notice::lost, .epoch = epoch_});
+    }
+    roll_call();
+    cause_ = describe(cause);
+    if (when_lost_ == peer_lost_action::abort_job) {
+      abort_job(*cause_);
+    }
+    throw error(*cause_);
+  }
+
+  /// Of the ranks that answered when a peer was lost, none is below this one.
+  [[nodiscard]] bool is_lowest_survivor() const noexcept {
+    const auto self = answered_.begin() + static_cast<std::ptrdiff_t>(rank_);
+    return std::find(answered_.begin(), self, char{1}) == self;
+  }
+
+  /// Ends every process of the world. The lowest survivor says why.
+  [[noreturn]] void abort_job(const error& why) noexcept {
+    if (is_lowest_survivor()) {
+      std::fputs(concat("fsdpinit: error: ", why.what(), "\n").c_str(), stderr);
+      std::fflush(stderr);
+    } else {
+      const std::timespec half_a_second{.tv_sec = 0, .tv_nsec = 500'000'000};  // let that one speak first
+      nanosleep(&half_a_second, nullptr);
+    }
+    MPI_Abort(world_.get(), 1);
+    std::abort();
+  }
+
+ private:
+  static constexpr std::uint64_t epochs_apart = 8;
+  static constexpr std::uint64_t operations_apart = 1024;
+  static constexpr double roll_call_seconds = 1;
+
+  struct closing {
+    std::uint64_t epoch = 0;
+    std::uint64_t issued = 0;
+  };
+  struct outgoing {
+    mpi_notice notice;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+
+  void listen() {
+    check_mpi("MPI_Irecv", MPI_Irecv(&incoming_, sizeof incoming_, MPI_BYTE, MPI_ANY_SOURCE, tag(channel::notice),
+                                     world_.get(), &listening_));
+  }
+
+  /// Never waits. Each kind of notice goes to a peer once in an epoch, so that the last one has long arrived; if it has
+  /// not, the peer hears nothing any more.
+  void tell(std::size_t peer, const mpi_notice& what) noexcept {
+    outgoing& out = outbox_[peer * mpi_notice::kinds + what.what];
+    int done = 1;
+    if (peer == rank_ || MPI_Test(&out.request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || done == 0) {
+      return;
+    }
+    out.notice = what;
+    MPI_Isend(&out.notice, sizeof out.notice, MPI_BYTE, static_cast<int>(peer), tag(channel::notice), world_.get(),
+              &out.request);
+  }
+
+  /// Takes in what has arrived. \throws error{peer_lost} if a peer has reported a loss.
+  void hear() {
+    if (listen_once() && !poisoned()) {
+      lose(error(errc::peer_lost, "", "no answer within the deadline"));
+    }
+  }
+
+  /// Has any peer reported a loss?
+  bool listen_once() {
+    bool loss = false;
+    while (true) {
+      int arrived = 0;
+      MPI_Status status;
+      check_mpi("MPI_Test", MPI_Test(&listening_, &arrived, &status));
+      if (arrived == 0) {
+        return loss;
+      }
+      const mpi_notice notice = incoming_;
+      listen();
+      loss = take(static_cast<std::size_t>(status.MPI_SOURCE), notice) || loss;
+    }
+  }
+
+  bool take(std::size_t from, const mpi_notice& notice) noexcept {
+    switch (notice.what) {
+      case mpi_notice::interrupt:
+        interrupted_epoch_ = std::max(interrupted_epoch_, notice.epoch);
+        closings_[from] = {.epoch = notice.epoch, .issued = notice.issued};
+        return false;
+      case mpi_notice::ask:  // past this answer, nothing more is sent in that epoch
+        interrupted_epoch_ = std::max(interrupted_epoch_, notice.epoch);
+        tell(
+            from,
+            {.what = mpi_notice::closing, .epoch = notice.epoch, .issued = notice.epoch == epoch_ ? issued_[from] : 0});
+        return false;
+      case mpi_notice::closing:
+        closings_[from] = {.epoch = notice.epoch, .issued = notice.issued};
+        return false;
+      default:
+        answered_[from] = 1;
+        return true;
+    }
+  }
+
+  /// Receivers of the last epoch that were ready for what never came. Best effort: a few empty messages.
+  void drop_stale_credits() noexcept {
+    int found = 1;
+    while (found != 0) {
+      MPI_Status status;
+      if (MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, world_.get(), &found, &status) != MPI_SUCCESS || found == 0) {
+        return;
+      }
+      const auto with = static_cast<std::uint64_t>(status.MPI_TAG);
+      if ((with & 3U) != static_cast<std::uint64_t>(channel::credit) ||
+          (with >> 2U) % epochs_apart == epoch_ % epochs_apart) {
+        return;
+      }
+      MPI_Recv(nullptr, 0, MPI_BYTE, status.MPI_SOURCE, status.MPI_TAG, world_.get(), MPI_STATUS_IGNORE);
+    }
+  }
+
+  /// Those who are still there find each other; the others are the lost ones.
+  void roll_call() noexcept {
+    const deadline limit = deadline::after(roll_call_seconds);
+    polling_pause pause;
+    try {
+      while (!limit.passed() &&
+             std::count(answered_.begin(), answered_.end(), char{1}) + 1 < static_cast<std::ptrdiff_t>(size_)) {
+        listen_once();
+        pause();
+      }
+    } catch (const error&) {  // MPI is beyond that
+    }
+  }
+
+  [[nodiscard]] error describe(const error& cause) const {
+    constexpr std::size_t most_named = 8;
+    std::string names;
+    std::size_t missing = 0;
+    for (std::size_t peer = 0; peer < size_; ++peer) {
+      if (peer != rank_ && answered_[peer] == 0 && ++missing <= most_named) {
+        names += concat(missing == 1 ? "" : ", ", peer);
+      }
+    }
+    if (cause.native_code() != 0) {
+      return {errc::communication, "", cause.text(), {.native_code = cause.native_code()}};
+    }
+    if (missing == 0) {
+      return {
+          errc::peer_lost, "",
+          "the ranks did not come together within the deadline, though all of them answer; raise deadline_seconds, or "
+          "look for one that waits for something else"};
+    }
+    return {errc::peer_lost, concat(missing == 1 ? "rank " : "ranks ", names, missing > most_named ? ", ..." : ""),
+            concat("did not answer within the deadline; find out what became of ", missing == 1 ? "it" : "them",
+                   ", or raise deadline_seconds")};
+  }
+
+  mpi_group world_;
+  std::size_t rank_;
+  std::size_t size_;
+  peer_lost_action when_lost_;
+  int thread_level_ = MPI_THREAD_SINGLE;
+
+  std::uint64_t epoch_ = 1;
+  std::uint64_t interrupted_epoch_ = 0;
+  std::vector<std::uint64_t> issued_;  // per peer, in this epoch
+  std::vector<closing> closings_;      // per peer
+  std::vector<char> asked_;            // per peer, in this epoch
+  std::vector<char> answered_;         // per peer: has reported a loss, so it is there
+  std::optional<error> cause_;         // poisoned by this
+
+  mpi_notice incoming_;
+  MPI_Request listening_ = MPI_REQUEST_NULL;
+  std::vector<outgoing> outbox_;
+};
+
+}  // namespace detail
+}  // namespace fsdpinit

@@ -1,0 +1,327 @@
+#pragma once
+
+#include <fsdpinit/communicators/mpi_handles.hpp>
+#include <fsdpinit/communicators/mpi_link.hpp>
+#include <fsdpinit/communicators/mpi_window.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <mpi.h>
+
+namespace fsdpinit::detail {
+
+/// The started operations of one rank.
+///
+/// A payload reaches a rank of the root's node through the window: the root says where it lies, the rank copies it from
+/// there. Other ranks get messages: of a scatter from the root itself, of a broadcast along a binomial tree. A message is sent
+/// only once its receiver has said that the receive is posted (the credit): nothing is ever buffered on the way, and
+/// after an interruption each side knows what is still to come.
+class mpi_payload {
+ public:
+  struct operation {
+    std::uint64_t number = 0;
+    std::size_t root = 0;
+    bool scatter = false;
+    bool live = false;
+    std::span<const bytes_view> windows;  // at the root of a scatter
+    mutable_bytes buffer;
+
+    enum class state : std::uint8_t { awaits_lane, awaits_message, here };
+    state arrival = state::here;
+    std::size_t parent = 0;
+    std::vector<MPI_Request> receives;
+
+    std::vector<std::size_t> lanes;     // receivers that copy from the window
+    std::vector<std::size_t> children;  // receivers that get messages from this rank
+    std::vector<MPI_Request> credits;   // of each child; null once it came
+    std::vector<char> issued;           // to each child
+    std::vector<MPI_Request> sends;
+  };
+
+  mpi_payload(mpi_link& link, mpi_window& window) noexcept : link_(link), window_(window) {}
+
+  operation* start(bool scatter, std::span<const bytes_view> windows, mutable_bytes buffer, std::size_t root) {
+    operation& made = free_operation();
+    made.number = next_++;
+    made.root = root;
+    made.scatter = scatter;
+    made.windows = windows;
+    made.buffer = buffer;
+    made.live = true;
+    made.arrival = operation::state::here;
+    active_.push_back(&made);
+    if (root == link_.rank()) {
+      send_to_node(made);
+      if (scatter) {
+        for (std::size_t peer = 0; peer < link_.size(); ++peer) {
+          if (!window_.together(peer, root)) {
+            add_child(made, peer);
+          }
+        }
+      }
+    } else if (window_.together(link_.rank(), root)) {
+      made.arrival = operation::state::awaits_lane;
+    } else if (scatter) {
+      receive_from(made, root);
+    }
+    if (!scatter) {
+      join_tree(made);
+    }
+    progress();
+    return &made;
+  }
+
+  void wait(operation& which, deadline limit) {
+    link_.wait_until(limit, [&] {
+      if (!link_.interrupted()) {
+        progress();
+      }
+      return link_.interrupted() || finished(which);
+    });
+    if (!finished(which)) {
+      abandon(which, limit);
+      release(which);
+      throw error(errc::interrupted, "", "interrupted by the failure of another rank");
+    }
+    release(which);
+  }
+
+  /// A new epoch: operations are counted from 0 again.
+  void rearm() noexcept { next_ = 0; }
+
+ private:
+  [[nodiscard]] std::uint64_t ticket(const operation& which) const noexcept {
+    return link_.epoch() << 32U | (which.number + 1);
+  }
+  [[nodiscard]] static bytes_view part_of(const operation& which, std::size_t peer) noexcept {
+    return which.scatter ? which.windows[peer] : bytes_view(which.buffer);
+  }
+
+  operation& free_operation() {
+    if (active_.size() >= mpi_window::ring) {
+      throw error(errc::invalid_argument, "buckets_in_flight",
+                  concat("at most ", mpi_window::ring, " operations can be in flight over MPI"));
+    }
+    for (const std::unique_ptr<operation>& each : operations_) {
+      if (!each->live) {
+        return *each;
+      }
+    }
+    active_.reserve(operations_.size() + 1);
+    return *operations_.emplace_back(std::make_unique<operation>());
+  }
+
+  void release(operation& which) noexcept {
+    which.live = false;
+    which.receives.clear();
+    which.lanes.clear();
+    which.children.clear();
+    which.credits.clear();
+    which.issued.clear();
+    which.sends.clear();
+    active_.erase(std::find(active_.begin(), active_.end(), &which));
+  }
+
+  // -- who gets what from whom -----------------------------------------------------------------------------------------------
+
+  void send_to_node(operation& which) {
+    for (std::size_t peer = 0; peer < link_.size(); ++peer) {
+      if (peer != which.root && window_.together(peer, which.root)) {
+        const mpi_window::place where = window_.place_of(part_of(which, peer));
+        if (where.offset == mpi_window::as_message) {
+          add_child(which, peer);
+        } else {
+          which.lanes.push_back(peer);
+        }
+        window_.post(peer, ticket(which), where);
+      }
+    }
+  }
+
+  /// The root and the ranks of other nodes, in the order of ranks from the root on. In a binomial tree the parent of position
+  /// p is p without its lowest bit.
+  void join_tree(operation& which) {
+    const std::size_t size = link_.size();
+    std::vector<std::size_t>& tree = tree_;
+    tree.clear();
+    std::size_t position = size;
+    for (std::size_t i = 0; i < size; ++i) {
+      const std::size_t rank = (which.root + i) % size;
+      if (i == 0 || !window_.together(rank, which.root)) {
+        position = rank == link_.rank() ? tree.size() : position;
+        tree.push_back(rank);
+      }
+    }
+    if (position == size) {
+      return;  // on the root's node
+    }
+    if (position != 0) {
+      receive_from(which, tree[position & (position - 1)]);
+    }
+    std::size_t bit = 1;
+    while (bit < tree.size() && (position & bit) == 0) {
+      bit <<= 1U;
+    }
+    for (bit >>= 1U; bit != 0; bit >>= 1U) {  // the largest subtree first
+      if (position + bit < tree.size()) {
+        add_child(which, tree[position + bit]);
+      }
+    }
+  }
+
+  void add_child(operation& which, std::size_t peer) {
+    which.children.push_back(peer);
+    which.issued.push_back(0);
+    which.credits.push_back(MPI_REQUEST_NULL);
+    check_mpi("MPI_Irecv", MPI_Irecv(nullptr, 0, MPI_BYTE, static_cast<int>(peer),
+                                     link_.tag(mpi_link::channel::credit, which.number), link_.world().get(),
+                                     &which.credits.back()));
+  }
+
+  void receive_from(operation& which, std::size_t parent) {
+    which.arrival = operation::state::awaits_message;
+    which.parent = parent;
+    for_each_message(which.buffer, [&](std::byte* begin, int count) {
+      which.receives.push_back(MPI_REQUEST_NULL);
+      check_mpi("MPI_Irecv", MPI_Irecv(begin, count, MPI_BYTE, static_cast<int>(parent),
+                                       link_.tag(mpi_link::channel::payload, which.number), link_.world().get(),
+                                       &which.receives.back()));
+    });
+    which.sends.push_back(MPI_REQUEST_NULL);
+    check_mpi("MPI_Isend",
+              MPI_Isend(nullptr, 0, MPI_BYTE, static_cast<int>(parent),
+                        link_.tag(mpi_link::channel::credit, which.number), link_.world().get(), &which.sends.back()));
+  }
+
+  // -- progress --------------------------------------------------------------------------------------------------------------
+
+  /// Of all operations, so that the next bucket moves while this one is waited for. Payloads leave in the order of operations.
+  void progress() {
+    bool may_send = true;
+    for (operation* const each : active_) {
+      progress_arrival(*each);
+      may_send = may_send && issue(*each);
+    }
+  }
+
+  void progress_arrival(operation& which) {
+    if (which.arrival == operation::state::awaits_lane) {
+      mpi_window::place where;
+      if (!window_.posted(which.root, ticket(which), where)) {
+        return;
+      }
+      require_size(where.bytes, which.buffer.size());
+      if (where.offset == mpi_window::as_message) {
+        receive_from(which, which.root);
+        return;
+      }
+      const bytes_view payload = window_.payload(which.root, where);
+      if (!payload.empty()) {
+        std::memcpy(which.buffer.data(), payload.data(), payload.size());
+      }
+      window_.take(which.root, ticket(which));
+      which.arrival = operation::state::here;
+    } else if (which.arrival == operation::state::awaits_message && received(which)) {
+      which.arrival = operation::state::here;
+    }
+  }
+
+  bool received(operation& which) {
+    std::size_t i = 0;
+    bool all = true;
+    for_each_message(which.buffer, [&](const std::byte*, int count) {
+      MPI_Request& request = which.receives[i++];
+      if (request == MPI_REQUEST_NULL) {
+        return;
+      }
+      int done = 0;
+      MPI_Status status;
+      check_mpi("MPI_Test", MPI_Test(&request, &done, &status));
+      all = all && done != 0;
+      if (done != 0) {
+        int arrived = 0;
+        MPI_Get_count(&status, MPI_BYTE, &arrived);
+        require_size(static_cast<std::uint64_t>(arrived), static_cast<std::uint64_t>(count));
+      }
+    });
+    return all;
+  }
+
+  static void require_size(std::uint64_t sent, std::uint64_t expected) {
+    if (sent != expected) {
+      throw error(errc::communication, "",
+                  concat("a peer sent ", sent, " bytes where ", expected,
+                         " were expected; are all ranks given the same plan?"));
+    }
+  }
+
+  /// Sends to children that are ready. True once all have been sent to.
+  bool issue(operation& which) {
+    if (which.arrival != operation::state::here || link_.interrupted()) {
+      return false;
+    }
+    bool all = true;
+    for (std::size_t i = 0; i < which.children.size(); ++i) {
+      if (which.issued[i] != 0) {
+        continue;
+      }
+      int ready = 0;
+      check_mpi("MPI_Test", MPI_Test(&which.credits[i], &ready, MPI_STATUS_IGNORE));
+      if (ready == 0) {
+        all = false;
+        continue;
+      }
+      const std::size_t child = which.children[i];
+      for_each_message(part_of(which, child), [&](const std::byte* begin, int count) {
+        which.sends.push_back(MPI_REQUEST_NULL);
+        check_mpi("MPI_Isend", MPI_Isend(begin, count, MPI_BYTE, static_cast<int>(child),
+                                         link_.tag(mpi_link::channel::payload, which.number), link_.world().get(),
+                                         &which.sends.back()));
+      });
+      which.issued[i] = 1;
+      link_.issued(child, which.number);
+    }
+    return all;
+  }
+
+  [[nodiscard]] bool finished(operation& which) {
+    return which.arrival == operation::state::here &&
+           std::find(which.issued.begin(), which.issued.end(), char{0}) == which.issued.end() &&
+           test_all(which.sends) && std::all_of(which.lanes.begin(), which.lanes.end(), [&](std::size_t peer) {
+             return window_.taken(peer, ticket(which));
+           });
+  }
+
+  // -- interruption ----------------------------------------------------------------------------------------------------------
+
+  /// Until MPI has let go of the operation's buffers: what is on its way arrives, what is not never will.
+  void abandon(operation& which, deadline limit) {
+    cancel_all(which.credits);
+    if (which.arrival == operation::state::awaits_message) {
+      link_.wait_until(limit, [&] {
+        return received(which) || link_.is_coming(which.parent, which.number) == std::optional(false);
+      });
+      cancel_all(which.receives);
+    }
+    link_.wait_until(limit, [&] { return test_all(which.sends); });
+  }
+
+  mpi_link& link_;
+  mpi_window& window_;
+  std::uint64_t next_ = 0;
+  std::vector<std::unique_ptr<operation>> operations_;
+  std::vector<operation*> active_;  // in the order in which they were started
+  std::vector<std::size_t> tree_;
+};
+
+}  // namespace fsdpinit::detail

@@ -1,0 +1,110 @@
+#include "mpi/worlds.hpp"
+#include "support/expect_error.hpp"
+#include <fsdpinit/communicators/mpi.hpp>
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/testing/laws.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+using fsdpinit::testing::check_communicator;
+using fsdpinit::testing::violations;
+
+static_assert(NonBlockingScatterCommunicator<mpi_communicator>);
+static_assert(InterruptibleCommunicator<mpi_communicator>);
+static_assert(ReducingControl<mpi_communicator>);
+static_assert(PoisonableCommunicator<mpi_communicator>);
+static_assert(StagingCommunicator<mpi_communicator, host_memory>);
+
+TEST(MpiCommunicator, KeepsTheLaws) {
+  for_each_world([](mpi_communicator& world) { EXPECT_EQ(check_communicator(world), violations{}); });
+}
+
+std::byte pattern(std::uint64_t seed, std::uint64_t at) { return static_cast<std::byte>((seed * 31 + at * 7) % 251); }
+
+TEST(MpiCommunicator, ScattersAndBroadcastsFromItsStagingMemory) {
+  for_each_world([](mpi_communicator& world) {
+    constexpr std::uint64_t length = 70'000;
+    const host_memory account;
+    for (std::size_t root = 0; root < world.size(); ++root) {
+      const block<mpi_staging_memory> staged(world.staging(account), world.rank() == root ? length * world.size() : 0);
+      std::vector<bytes_view> windows(world.size());
+      std::vector<std::byte> own(length);
+      for (std::uint64_t i = 0; i < staged.size(); ++i) {
+        staged.data()[i] = pattern(root, i);
+      }
+      if (world.rank() == root) {
+        for (std::size_t r = 0; r < world.size(); ++r) {
+          windows[r] = bytes_view(staged.bytes()).subspan(r * length, length);
+        }
+      }
+      auto scatter = world.start_scatter(windows, world.rank() == root ? mutable_bytes() : mutable_bytes(own), root);
+      std::vector<std::byte> whole(length * world.size());
+      auto broadcast = world.start_broadcast(world.rank() == root ? staged.bytes() : mutable_bytes(whole), root);
+      world.wait(scatter, deadline::after(30));
+      world.wait(broadcast, deadline::after(30));
+      for (std::uint64_t i = 0; world.rank() != root && i < whole.size(); ++i) {
+        ASSERT_EQ(whole[i], pattern(root, i)) << "byte " << i;
+        ASSERT_TRUE(i >= length || own[i] == pattern(root, world.rank() * length + i)) << "byte " << i;
+      }
+    }
+    EXPECT_EQ(account.accounted(), 0U);
+  });
+}
+
+TEST(MpiCommunicator, StagingMemoryBeyondTheWindowIsOrdinaryMemory) {
+  mpi_communicator world(MPI_COMM_WORLD, {.staging_bytes = 1 * mib});
+  const host_memory account;
+  const block<mpi_staging_memory> first(world.staging(account), 700 * kib);
+  const block<mpi_staging_memory> second(world.staging(account), 700 * kib);
+  EXPECT_EQ(account.accounted(), 1400 * kib);
+  second.data()[700 * kib - 1] = std::byte{1};
+}
+
+TEST(MpiCommunicator, MessagesArriveWhole) {
+  // As those beyond 2^31 bytes do, which would need that much memory here.
+  std::vector<std::byte> bytes(10);
+  std::vector<int> counts;
+  detail::for_each_message(
+      bytes_view(bytes), [&](const std::byte*, int count) { counts.push_back(count); }, 4);
+  EXPECT_EQ(counts, (std::vector<int>{4, 4, 2}));
+}
+
+TEST(MpiCommunicator, SplitsIntoShardAndReplicateGroups) {
+  mpi_communicator world;
+  const std::size_t shards = world.size() % 2 == 0 ? world.size() / 2 : world.size();
+  mpi_communicator shard_group = world.split(static_cast<int>(world.rank() / shards));
+  mpi_communicator replicate_group = world.split(static_cast<int>(world.rank() % shards));
+  EXPECT_EQ(shard_group.size(), shards);
+  EXPECT_EQ(shard_group.rank(), world.rank() % shards);
+  EXPECT_EQ(replicate_group.size(), world.size() / shards);
+  EXPECT_EQ(replicate_group.rank(), world.rank() / shards);
+  EXPECT_EQ(world.split_node().size(), world.size()) << "these tests run on one node";
+  EXPECT_EQ(shard_group.all_reduce_max(world.rank()), world.rank() / shards * shards + shards - 1);
+}
+
+TEST(MpiCommunicator, LeavesTheErrorHandlerOfTheProgramAlone) {
+  const mpi_communicator world;
+  MPI_Errhandler handler = MPI_ERRHANDLER_NULL;
+  MPI_Comm_get_errhandler(MPI_COMM_WORLD, &handler);
+  EXPECT_EQ(handler, MPI_ERRORS_ARE_FATAL);
+  MPI_Errhandler_free(&handler);
+}
+
+TEST(MpiCommunicator, AFailingMpiCallIsATypedError) {
+  expect_error(errc::communication, "", "MPI_Bcast failed: ", [] {
+    const detail::mpi_group own("MPI_Comm_dup", [](MPI_Comm* made) { return MPI_Comm_dup(MPI_COMM_SELF, made); });
+    int value = 0;
+    detail::check_mpi("MPI_Bcast", MPI_Bcast(&value, 1, MPI_INT, 7, own.get()));
+  });
+}
+
+}  // namespace

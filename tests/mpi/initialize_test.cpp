@@ -1,0 +1,195 @@
+#include "mpi/worlds.hpp"
+#include "support/reference_model.hpp"
+#include <fsdpinit/communicators/mpi.hpp>
+#include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/testing/faults.hpp>
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+using fsdpinit::testing::call_counter;
+using fsdpinit::testing::faulty_module;
+using fsdpinit::testing::faulty_observer;
+using fsdpinit::testing::faulty_source;
+
+/// Initialises and compares every byte with the element-by-element reference.
+template <class Policy>
+void expect_exact(const reference_model& model, mpi_communicator& world, const options& how) {
+  SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), ", ", world.size(), " ranks, buckets of ",
+                      how.bucket_bytes, ", ", how.buckets_in_flight, " in flight, source ", how.source_rank));
+  host_memory memory;
+  dynamic_module module = model.module(memory, world.rank() == how.source_rank);
+  const rank_report report = initialize<Policy>(module, model.source(), world, how, memory);
+  EXPECT_EQ(model.faults_of(module, memory, world.size(), world.rank()), "");
+  EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
+  EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes) << "staging memory was not given back";
+}
+
+void expect_exact_with_every_policy(const reference_model& model, mpi_communicator& world, const options& how) {
+  expect_exact<native_sharding<transport::scatter>>(model, world, how);
+  expect_exact<native_sharding<transport::broadcast>>(model, world, how);
+  expect_exact<every_rank_loads>(model, world, how);
+}
+
+TEST(MpiInitialize, EveryPolicyTransportAndBucketGivesTheSameBytes) {
+  const reference_model model = varied_model();
+  for_each_world([&](mpi_communicator& world) {
+    for (const std::uint64_t bucket_bytes : {std::uint64_t{97}, std::uint64_t{509}, 4 * mib}) {
+      expect_exact_with_every_policy(model, world, {.bucket_bytes = bucket_bytes});
+    }
+  });
+}
+
+TEST(MpiInitialize, AnyRankMayBeTheSourceWithAnyNumberOfBucketsInFlight) {
+  const reference_model model = varied_model();
+  for_each_world([&](mpi_communicator& world) {
+    for (const std::size_t in_flight : {1U, 3U, 40U}) {
+      const options how{.bucket_bytes = 211, .buckets_in_flight = in_flight, .source_rank = world.size() - 1};
+      expect_exact_with_every_policy(model, world, how);
+    }
+  });
+}
+
+TEST(MpiInitialize, BucketsBeyondTheWindowTravelAsMessages) {
+  std::vector<reference_tensor> tensors;
+  for (int i = 0; i < 3; ++i) {
+    tensors.push_back({.fqn = concat("layers.", i, ".up"), .type = dtype::bf16, .extents = {1021, 2048}});
+  }
+  const reference_model model(std::move(tensors));
+  mpi_communicator world(MPI_COMM_WORLD, {.staging_bytes = 1 * mib});
+  expect_exact_with_every_policy(model, world, {});
+}
+
+TEST(MpiInitialize, DataAndControlMayBeTwoCommunicators) {
+  const reference_model model = varied_model();
+  mpi_communicator data;
+  mpi_communicator control;
+  host_memory memory;
+  dynamic_module module = model.module(memory, data.rank() == 0);
+  initialize(module, model.source(), channels{data, control}, {.bucket_bytes = 300}, memory);
+  EXPECT_EQ(model.faults_of(module, memory, data.size(), data.rank()), "");
+}
+
+TEST(MpiInitialize, TwoAtOnceOnTwoCommunicators) {
+  const reference_model model = varied_model();
+  const mpi_options how{.concurrent = true};
+  mpi_communicator first(MPI_COMM_WORLD, how);
+  mpi_communicator second(MPI_COMM_WORLD, how);
+  const auto work = [&](mpi_communicator& world) {
+    for (int round = 0; round < 5; ++round) {
+      expect_exact<native_sharding<>>(model, world, {.bucket_bytes = 150});
+    }
+  };
+  std::thread other([&] { work(second); });
+  work(first);
+  other.join();
+}
+
+/// What may fail on one rank while its peers are alive.
+enum seam : std::size_t { source_seam, module_seam, observer_seam, seams };
+constexpr std::array<std::string_view, seams> seam_names{"source", "module", "observer"};
+
+class failing_call {
+ public:
+  failing_call(mpi_communicator& world, const reference_model& model) : world_(world), model_(model) {}
+
+  /// The calls of a clean run at every seam of every rank; equal on all ranks.
+  std::vector<std::array<std::uint64_t, seams>> clean_run() {
+    EXPECT_FALSE(attempt_once().has_value());
+    std::vector<std::array<std::uint64_t, seams>> calls(world_.size());
+    for (std::size_t rank = 0; rank < world_.size(); ++rank) {
+      for (std::size_t at = 0; at < seams; ++at) {
+        calls[rank][at] = world_.all_reduce_max(world_.rank() == rank ? counters_[at].calls() : 0);
+      }
+    }
+    return calls;
+  }
+
+  void expect_agreed(std::size_t failing, std::size_t at, std::uint64_t call) {
+    SCOPED_TRACE(concat("call ", call, " of the ", seam_names[at], " fails on rank ", failing));
+    module_ = model_.module(memory_, world_.rank() == source_rank());
+    const std::uint64_t accounted = memory_.accounted();
+    restart();
+    if (world_.rank() == failing) {
+      counters_[at].fail_at(call);
+    }
+    const std::optional<error> got = attempt_once();
+    ASSERT_TRUE(got.has_value()) << "did not notice";
+    EXPECT_EQ(got->rank(), static_cast<std::int32_t>(failing)) << got->what();
+    EXPECT_EQ(got->text().find("injected"), 0U) << got->what();
+    EXPECT_EQ(memory_.accounted(), accounted);
+    restart();
+    const std::optional<error> again = attempt_once();
+    ASSERT_FALSE(again.has_value()) << again->what();
+    EXPECT_EQ(model_.faults_of(module_, memory_, world_.size(), world_.rank()), "");
+  }
+
+ private:
+  [[nodiscard]] std::size_t source_rank() const { return world_.size() - 1; }
+  void restart() {
+    for (const call_counter& each : counters_) {
+      each.restart();
+    }
+  }
+  std::optional<error> attempt_once() {
+    return attempt([&] {
+      faulty_source source(model_.source(), counters_[source_seam]);
+      faulty_module module(module_, counters_[module_seam]);
+      initialize(
+          module, source, world_,
+          {.bucket_bytes = 40, .source_rank = source_rank(), .deadline_seconds = 20, .progress_interval_seconds = 0},
+          memory_, faulty_observer(counters_[observer_seam]));
+    });
+  }
+
+  mpi_communicator& world_;
+  const reference_model& model_;
+  host_memory memory_;
+  dynamic_module module_ = model_.module(memory_, world_.rank() == source_rank());
+  std::array<call_counter, seams> counters_;
+};
+
+TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhere) {
+  const reference_model model({
+      {.fqn = "embed", .type = dtype::bf16, .extents = {9, 5}, .tied = {"head"}, .stored_as = {"head", "embed"}},
+      {.fqn = "rope", .type = dtype::f32, .extents = {4, 3}, .role = slot_role::non_persistent_buffer},
+      {.fqn = "layers.0.up", .type = dtype::u8, .extents = {2, 24}, .how = shard{1}},
+      {.fqn = "layers.1.norm", .type = dtype::u8, .extents = {40}, .how = replicate{}},
+  });
+  std::uint64_t injections = 0;
+  // All of them where ranks share memory; of the other ways that payload takes a sample, for messages cost time.
+  std::uint64_t every = 1;
+  for_each_world([&](mpi_communicator& world) {
+    failing_call calls(world, model);
+    const auto clean = calls.clean_run();
+    std::uint64_t number = 0;
+    for (std::size_t rank = 0; rank < clean.size(); ++rank) {
+      for (std::size_t at = 0; at < seams; ++at) {
+        for (std::uint64_t call = 0; call < clean[rank][at] && !HasFatalFailure(); ++call) {
+          if (number++ % every == 0) {
+            calls.expect_agreed(rank, at, call);
+            ++injections;
+          }
+        }
+      }
+    }
+    every = 5;
+  });
+  EXPECT_GT(injections, 30U);
+  std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
+}
+
+}  // namespace
