@@ -24,6 +24,9 @@ class usage_error : public std::runtime_error {
 
 enum class policy_kind : std::uint8_t { native_sharding, every_rank_loads };
 
+/// What a rank is. Automatic: a process where mpirun or srun has started this one, else a thread.
+enum class launcher_kind : std::uint8_t { automatic, threads, mpi };
+
 /// What `plan` and `load` have in common.
 struct sharding_request {
   std::string checkpoint;
@@ -44,6 +47,8 @@ struct plan_request : sharding_request {
 
 /// Paths are empty where they were not given.
 struct load_request : sharding_request {
+  launcher_kind launcher = launcher_kind::automatic;
+  double deadline_seconds = 600;
   std::string dump;
   std::string report;
   std::string timeline;
@@ -63,7 +68,10 @@ void require_buckets_fit(const sharding_request& how);
 
 void run_inspect(const inspect_request& how);
 void run_plan(const plan_request& how);
+/// On ranks that are threads of this process.
 void run_load(const load_request& how, unfinished& outputs);
+/// On ranks that are processes of an MPI world, of which this is one. Only rank 0 writes to stdout and owns the outputs.
+void run_load_mpi(const load_request& how, unfinished& outputs);
 void run_synthesize(const synthesize_request& how, unfinished& outputs);
 
 }  // namespace fsdpinit::tool

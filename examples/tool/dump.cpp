@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <span>
 #include <string>
@@ -61,7 +62,7 @@ std::string places_of(std::span<const named_parameter> parameters) {
 
 }  // namespace
 
-void dump_shards(dynamic_module& module, dump_rank which, const output_folder& folder, progress_display& shown,
+void dump_shards(dynamic_module& module, dump_rank which, const std::filesystem::path& folder, progress_display& shown,
                  std::uint64_t total) {
   const std::vector<named_parameter> parameters = by_name(module);
   std::vector<tensor_descriptor> tensors;
@@ -75,7 +76,7 @@ void dump_shards(dynamic_module& module, dump_rank which, const output_folder& f
                                                     {"replicas", "1"},
                                                     {"tensors", places_of(parameters)}};
   const safetensors_layout layout = lay_out_safetensors(tensors, metadata);
-  output_file file(folder.place_of(fmt::format("rank-{:05}-of-{:05}.safetensors", which.rank, which.shards)));
+  output_file file((folder / fmt::format("rank-{:05}-of-{:05}.safetensors", which.rank, which.shards)).string());
   file.write_all(std::as_bytes(std::span(layout.header)));
   for (const auto& [fqn, slot] : parameters) {
     bytes_view rest{slot->data(), slot->local().bytes};

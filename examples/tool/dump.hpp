@@ -1,11 +1,11 @@
 #pragma once
 
-#include "output_folder.hpp"
 #include "progress.hpp"
 #include <fsdpinit/modules/dynamic_module.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 
 namespace fsdpinit::tool {
 
@@ -18,7 +18,7 @@ struct dump_rank {
 /// Writes the shards of one rank, straight from where they lie, as `rank-00002-of-00004.safetensors`: tensors in FQN
 /// order under their own names with local shapes; what they are part of is in the metadata. `total` is what all ranks
 /// write. \throws error naming the file.
-void dump_shards(dynamic_module& module, dump_rank which, const output_folder& folder, progress_display& shown,
+void dump_shards(dynamic_module& module, dump_rank which, const std::filesystem::path& folder, progress_display& shown,
                  std::uint64_t total);
 
 }  // namespace fsdpinit::tool

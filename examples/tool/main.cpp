@@ -1,5 +1,6 @@
 #include "byte_size.hpp"
 #include "commands.hpp"
+#include "launcher.hpp"
 #include "published_models.hpp"
 #include "unfinished.hpp"
 #include <fsdpinit/control/attempt.hpp>
@@ -120,11 +121,25 @@ CLI::App& add_plan(CLI::App& app, plan_request& how) {
 }
 
 CLI::App& add_load(CLI::App& app, load_request& how) {
-  CLI::App& command = *app.add_subcommand("load", "Load a checkpoint on S ranks, which are threads of this process");
+  CLI::App& command = *app.add_subcommand(
+      "load", "Load a checkpoint on S ranks: the processes that mpirun or srun has started, else threads");
   add_sharding(command, how, most_thread_ranks);
   add_path(command, "--dump", how.dump, "write every rank's shards, a file each, to a folder that is empty or absent")
       ->type_name("DIR");
   add_path(command, "--report", how.report, "write the report as JSON")->type_name("FILE.json");
+  add_choice<launcher_kind, launcher_kind>(
+      command, "--launcher", how.launcher, {{"threads", launcher_kind::threads}, {"mpi", launcher_kind::mpi}},
+      "threads, or mpi; default: mpi where mpirun or srun has started this process")
+      ->type_name("L");
+  command
+      .add_option("--deadline", how.deadline_seconds, "how long to wait for a rank that does not answer; default 600")
+      ->check([](const std::string& text) {
+        double value = 0;
+        return CLI::detail::lexical_cast(text, value) && value > 0 && value < 1e9
+                   ? std::string()
+                   : fmt::format("\"{}\" is no number of seconds above 0", text);
+      })
+      ->type_name("SECONDS");
   add_path(command, "--timeline", how.timeline, "write each rank's memory over time as CSV")->type_name("FILE.csv");
   return command;
 }
@@ -168,7 +183,11 @@ void open_standard_streams() {
   }
 }
 
+/// Of ranks that a launcher has started the first one speaks for all: their errors are the same.
 int fail(std::string_view text, int code) {
+  if (launched_rank().value_or(0) != 0) {
+    return code;
+  }
   std::fputs(fmt::format("fsdpinit: error: {}\n", text).c_str(),
              stderr);  // not fmt::print: it throws if stderr is closed
   return code;
@@ -217,7 +236,9 @@ int run(int count, char** arguments) {
     } else if (plan_command.parsed()) {
       run_plan(planning);
     } else if (load_command.parsed()) {
-      run_load(load, outputs);
+      const bool by_mpi =
+          load.launcher == launcher_kind::automatic ? launched_rank().has_value() : load.launcher == launcher_kind::mpi;
+      by_mpi ? run_load_mpi(load, outputs) : run_load(load, outputs);
     } else {
       run_synthesize(synthesize, outputs);
     }

@@ -22,6 +22,8 @@ class output_folder {
   /// Removes all of it unless it was committed, parents that were made for it included.
   ~output_folder();
 
+  /// The folder to write to until the commit.
+  [[nodiscard]] const std::filesystem::path& hidden() const noexcept { return hidden_; }
   /// Where to write the file that is to be called `name`.
   [[nodiscard]] std::string place_of(std::string_view name) const { return (hidden_ / name).string(); }
   /// \throws error{io}.

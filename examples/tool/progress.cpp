@@ -28,8 +28,9 @@ bool stderr_is_terminal() {
 
 }  // namespace
 
-progress_display::progress_display(std::string_view label)
+progress_display::progress_display(std::string_view label, bool enabled)
     : label_(label),
+      enabled_(enabled),
       is_terminal_(stderr_is_terminal()),
       began_(monotonic_seconds()),
       next_(began_ + (is_terminal_ ? seconds_between_bars : seconds_between_lines)) {}
@@ -53,7 +54,7 @@ void progress_display::add(std::uint64_t bytes, std::uint64_t total) {
 
 void progress_display::show_locked(std::uint64_t done, std::uint64_t total) {
   const double now = monotonic_seconds();
-  if (now < next_) {
+  if (!enabled_ || now < next_) {
     return;
   }
   next_ = now + (is_terminal_ ? seconds_between_bars : seconds_between_lines);

@@ -11,7 +11,8 @@ namespace fsdpinit::tool {
 /// second. Used from any thread.
 class progress_display {
  public:
-  explicit progress_display(std::string_view label);
+  /// Shows nothing unless `enabled`: of ranks that are processes, one speaks.
+  explicit progress_display(std::string_view label, bool enabled = true);
   progress_display(const progress_display&) = delete;
   progress_display& operator=(const progress_display&) = delete;
   ~progress_display();
@@ -26,6 +27,7 @@ class progress_display {
 
   std::mutex mutex_;
   std::string label_;
+  bool enabled_;
   bool is_terminal_;
   bool shown_ = false;
   double began_;

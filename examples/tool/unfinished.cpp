@@ -65,8 +65,10 @@ void signal_guard::watch(unfinished& outputs) const {
   if (sigwait(&watched_, &received) != 0 || received == wake_signal) {
     return;
   }
-  outputs.remove_all([&] {
-    std::fputs("\nfsdpinit: interrupted; what was not finished is removed\n", stderr);
+  outputs.remove_all([&](bool any) {
+    if (any) {
+      std::fputs("\nfsdpinit: interrupted; what was not finished is removed\n", stderr);
+    }
     // The way the shell expects it: as if the signal had not been caught.
     ::signal(received, SIG_DFL);
     pthread_sigmask(SIG_UNBLOCK, &watched_, nullptr);

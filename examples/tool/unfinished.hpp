@@ -24,14 +24,15 @@ class unfinished {
   }
   /// Removes it if it is there still.
   void remove(const std::filesystem::path& path) noexcept;
-  /// Removes everything and then calls `leave`, which does not return; whoever wants to finish waits for ever.
+  /// Removes everything and then calls `leave(was there anything)`, which does not return; whoever wants to finish waits
+  /// for ever.
   template <class Leave>
   void remove_all(Leave&& leave) {
     const std::lock_guard lock(mutex_);
     for (const std::filesystem::path& path : paths_) {
       remove_now(path);
     }
-    leave();
+    leave(!paths_.empty());
   }
 
  private:

@@ -33,6 +33,10 @@ struct rank_report {
   std::vector<phase_seconds> phases{};
   std::size_t slowest_rank = 0;  ///< the one that took longest from the call to the end of its stream
   double slowest_seconds = 0;
+  /// For a rank that is a process of its own, what the operating system says it had resident just before, and at most;
+  /// filled in by the program, 0 where ranks share a process.
+  std::uint64_t base_rss_bytes = 0;
+  std::uint64_t peak_rss_bytes = 0;
 };
 
 /// Seconds per phase, one after the other.

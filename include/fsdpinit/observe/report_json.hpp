@@ -25,6 +25,11 @@ struct report_context {
 
 namespace detail {
 
+template <class Value>
+[[nodiscard]] nlohmann::ordered_json or_null(const Value& value) {
+  return value == Value{} ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(value);
+}
+
 [[nodiscard]] inline nlohmann::ordered_json rank_json(const rank_report& report) {
   nlohmann::ordered_json phases = nlohmann::ordered_json::object();
   for (const phase_seconds& phase : report.phases) {
@@ -41,19 +46,15 @@ namespace detail {
           {"bytes_received", report.bytes_received},
           {"seconds", report.seconds},
           {"phases", std::move(phases)},
-          {"peak_rss_bytes", nullptr}};
-}
-
-template <class Value>
-[[nodiscard]] nlohmann::ordered_json or_null(const Value& value) {
-  return value == Value{} ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(value);
+          {"base_rss_bytes", or_null(report.base_rss_bytes)},
+          {"peak_rss_bytes", or_null(report.peak_rss_bytes)}};
 }
 
 }  // namespace detail
 
 /// The reports of the ranks of one initialisation, as the JSON that examples/report.schema.json describes.
-/// `peak_rss_bytes` of a rank is null: ranks that are threads have no resident memory of their own, the process's
-/// stands beside them. \pre in rank order, at least one.
+/// `peak_rss_bytes` of ranks that are threads is null: they have no resident memory of their own, the process's stands
+/// beside them. \pre in rank order, at least one.
 [[nodiscard]] inline nlohmann::ordered_json report_json(std::span<const rank_report> reports,
                                                         const report_context& context) {
   const rank_report& first = reports.front();

@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -65,32 +64,44 @@ template <class Value>
 }  // namespace detail
 
 /// The reports of the ranks of one initialisation as two tables, with a line above and below: bytes (shard, predicted
-/// and accounted peak, read, sent, received) and seconds per phase. Beyond 16 ranks those with equal bytes share a row,
+/// and accounted peak, read, sent, received, of processes also resident) and seconds per phase. Beyond 16 ranks those with equal bytes share a row,
 /// whose seconds are those of the slowest of them. \pre in rank order, at least one.
 [[nodiscard]] inline std::string report_text(std::span<const rank_report> reports) {
-  const auto key = [&](std::size_t rank) {
-    const rank_report& each = reports[rank];
-    return std::array{each.predicted.shard_bytes,
-                      each.predicted.peak_bytes(),
-                      each.accounted_peak_bytes,
-                      each.bytes_read,
-                      each.bytes_sent,
-                      each.bytes_received};
+  struct column {
+    const char* name;
+    std::uint64_t (*value)(const rank_report&);
+    bool exact = true;  // the same on every run; others do not keep ranks from sharing a row
+  };
+  std::vector<column> columns{{"shard", [](auto& each) { return each.predicted.shard_bytes; }},
+                              {"predicted peak", [](auto& each) { return each.predicted.peak_bytes(); }},
+                              {"accounted peak", [](auto& each) { return each.accounted_peak_bytes; }},
+                              {"read", [](auto& each) { return each.bytes_read; }},
+                              {"sent", [](auto& each) { return each.bytes_sent; }},
+                              {"received", [](auto& each) { return each.bytes_received; }}};
+  if (reports.front().peak_rss_bytes != 0) {
+    columns.push_back({"peak RSS", [](auto& each) { return each.peak_rss_bytes; }, false});
+  }
+  const auto same = [&](std::size_t a, std::size_t b) {
+    return std::all_of(columns.begin(), columns.end(), [&](const column& each) {
+      return !each.exact || each.value(reports[a]) == each.value(reports[b]);
+    });
   };
   const std::vector<std::string_view> phases = detail::phase_names(reports);
-  text_table bytes({"rank", "shard", "predicted peak", "accounted peak", "read", "sent", "received"});
-  std::vector<std::string> header{"rank", "seconds"};
+  std::vector<std::string> header{"rank"};
+  for (const column& each : columns) {
+    header.emplace_back(each.name);
+  }
+  text_table bytes(std::move(header));
+  header = {"rank", "seconds"};
   header.insert(header.end(), phases.begin(), phases.end());
   text_table seconds(std::move(header));
-  for (const rank_range& row :
-       rows_of_ranks(reports.size(), [&](std::size_t a, std::size_t b) { return key(a) == key(b); })) {
+  for (const rank_range& row : rows_of_ranks(reports.size(), same)) {
     const auto these = reports.subspan(row.first, row.last - row.first + 1);
-    bytes.add({to_string(row), detail::bytes_over(these, [](auto& each) { return each.predicted.shard_bytes; }),
-               detail::bytes_over(these, [](auto& each) { return each.predicted.peak_bytes(); }),
-               detail::bytes_over(these, [](auto& each) { return each.accounted_peak_bytes; }),
-               detail::bytes_over(these, [](auto& each) { return each.bytes_read; }),
-               detail::bytes_over(these, [](auto& each) { return each.bytes_sent; }),
-               detail::bytes_over(these, [](auto& each) { return each.bytes_received; })});
+    std::vector<std::string> sizes{to_string(row)};
+    for (const column& each : columns) {
+      sizes.push_back(detail::bytes_over(these, each.value));
+    }
+    bytes.add(std::move(sizes));
     std::vector<std::string> cells{to_string(row),
                                    detail::slowest_over(these, [](auto& each) { return each.seconds; })};
     for (const std::string_view phase : phases) {
@@ -101,11 +112,11 @@ template <class Value>
   const rank_report& first = reports.front();
   const bool has_transport = first.transport != name(transport_kind::none);
   return fmt::format(
-      "{}{}{}, {} rank{}: {} tensors in {} units, {} buckets\n\n{}\n{}\nslowest: rank {}, {:.3f} s to the end of its "
+      "{}{}{}, {} rank{}: {} tensors in {} unit{}, {} bucket{}\n\n{}\n{}\nslowest: rank {}, {:.3f} s to the end of its "
       "stream\n",
       first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", first.shards,
-      first.shards == 1 ? "" : "s", first.tensors, first.units, first.buckets, bytes.text(), seconds.text(),
-      first.slowest_rank, first.slowest_seconds);
+      first.shards == 1 ? "" : "s", first.tensors, first.units, first.units == 1 ? "" : "s", first.buckets,
+      first.buckets == 1 ? "" : "s", bytes.text(), seconds.text(), first.slowest_rank, first.slowest_seconds);
 }
 
 }  // namespace fsdpinit

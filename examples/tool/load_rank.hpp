@@ -1,0 +1,86 @@
+#pragma once
+
+#include "checkpoint_module.hpp"
+#include "commands.hpp"
+#include "progress.hpp"
+#include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/init/initialize.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/modules/dynamic_module.hpp>
+#include <fsdpinit/observe/report.hpp>
+#include <fsdpinit/observe/timeline.hpp>
+#include <fsdpinit/sources/remote.hpp>
+#include <fsdpinit/sources/safetensors.hpp>
+
+#include <cstdint>
+#include <optional>
+
+/// \file
+/// One rank's part of `load`, whatever ranks are.
+
+namespace fsdpinit::tool {
+
+/// What one rank has in the end. It stays until the timeline has seen it.
+struct rank_result {
+  dynamic_module module;
+  rank_report report;
+};
+
+/// An Observer: progress to the terminal, phases to the timeline where one is kept.
+class rank_watch {
+ public:
+  rank_watch(progress_display& shown, std::optional<memory_timeline::rank_observer> timeline)
+      : shown_(shown), timeline_(timeline) {}
+  void phase(const char* name) {
+    if (timeline_) {
+      timeline_->phase(name);
+    }
+  }
+  void progress(std::uint64_t done, std::uint64_t total) { shown_.show(done, total); }
+
+ private:
+  tool::progress_display& shown_;
+  std::optional<memory_timeline::rank_observer> timeline_;
+};
+
+template <class Policy, class Source, class Comm>
+[[nodiscard]] rank_result initialize_from(const load_request& how, Source& source, Comm& comm,
+                                          const host_memory& memory, rank_watch& watch) {
+  rank_result result;
+  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(source.tensors()); });
+  result.report =
+      initialize<Policy>(result.module, source, comm,
+                         {.bucket_bytes = how.bucket_bytes, .deadline_seconds = how.deadline_seconds}, memory, watch);
+  return result;
+}
+
+/// Opens the checkpoint and brings the module up, as asked for. Collective; \throws the same error on every rank.
+template <class Comm>
+[[nodiscard]] rank_result load_rank(const load_request& how, Comm& comm, memory_timeline* timeline,
+                                    progress_display& shown) {
+  const host_memory memory;
+  std::optional<memory_timeline::rank_observer> samples;
+  if (timeline != nullptr) {
+    samples = timeline->observer(comm.rank(), memory.shared_account());
+  }
+  rank_watch watch(shown, samples);
+  watch.phase("open");
+  const auto load = [&] {
+    if (how.policy == policy_kind::every_rank_loads) {
+      std::optional<safetensors_source> source;
+      agreed(comm, how.deadline_seconds, [&] { source.emplace(open_safetensors(how.checkpoint)); });
+      return initialize_from<every_rank_loads>(how, *source, comm, memory, watch);
+    }
+    // Rank 0 alone opens the checkpoint; the others learn from it what there is.
+    auto source = share_descriptors(checkpoint{how.checkpoint}, comm, 0, how.deadline_seconds);
+    if (how.transport == transport_kind::broadcast) {
+      return initialize_from<native_sharding<transport::broadcast>>(how, source, comm, memory, watch);
+    }
+    return initialize_from<native_sharding<transport::scatter>>(how, source, comm, memory, watch);
+  };
+  rank_result result = load();
+  watch.phase("ready");
+  return result;
+}
+
+}  // namespace fsdpinit::tool

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/control/wire.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/observe/report.hpp>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace fsdpinit {
+
+/// The reports of all ranks, in rank order, on every rank: what ranks that are processes need for `report_text` and
+/// `report_json`. Collective; two broadcasts of some 200 bytes for each rank.
+///
+/// What is equal on all ranks of one initialisation (policy, transport, the plan's counts, the names of phases) is taken
+/// from this rank's own.
+template <Communicator Control>
+[[nodiscard]] std::vector<rank_report> gather_reports(Control& control, const rank_report& mine,
+                                                      double deadline_seconds = 600) {
+  const auto each_number = [](rank_report& report, auto&& visit) {
+    prediction& predicted = report.predicted;
+    visit(predicted.shard_bytes);
+    visit(predicted.slab_bytes);
+    visit(predicted.slot_bytes);
+    visit(predicted.slots);
+    visit(predicted.scratch_bytes);
+    visit(predicted.full_copy_bytes);
+    visit(predicted.bytes_read);
+    visit(predicted.bytes_sent);
+    visit(predicted.bytes_received);
+    visit(report.accounted_peak_bytes);
+    visit(report.bytes_read);
+    visit(report.bytes_sent);
+    visit(report.bytes_received);
+    visit(report.base_rss_bytes);
+    visit(report.peak_rss_bytes);
+    visit(report.seconds);
+    for (phase_seconds& phase : report.phases) {
+      visit(phase.seconds);
+    }
+  };
+  std::vector<rank_report> all;
+  for (std::size_t rank = 0; rank < control.size(); ++rank) {
+    rank_report report = mine;
+    detail::wire_writer out;
+    each_number(report, [&](auto& value) { out.number(std::bit_cast<std::uint64_t>(value)); });
+    const std::vector<std::byte> bytes =
+        broadcast_bytes(control, std::move(out.bytes()), rank, deadline::after(deadline_seconds));
+    detail::wire_reader in(bytes);
+    each_number(report, [&]<class Value>(Value& value) { value = std::bit_cast<Value>(in.number()); });
+    report.rank = rank;
+    all.push_back(std::move(report));
+  }
+  return all;
+}
+
+}  // namespace fsdpinit
