@@ -192,9 +192,9 @@ class mpi_communicator {
     return {detail::ranks_of_node(state_->link.world()), state_->options};
   }
 
-  /// Once a peer is lost: is there no lower rank left to report it?
-  [[nodiscard]] bool is_lowest_survivor() const noexcept { return state_->link.is_lowest_survivor(); }
-  /// Ends every process of the job; the lowest survivor writes `why` to stderr.
+  /// Once a peer is lost: is this the rank that should report it, the lowest that is left?
+  [[nodiscard]] bool speaks_for_survivors() const noexcept { return state_->link.speaks_for_survivors(); }
+  /// Ends every process of the job; the lowest rank that is left writes `why` to stderr.
   [[noreturn]] void abort_job(const error& why) noexcept { state_->link.abort_job(why); }
 
  private:

@@ -40,7 +40,8 @@ struct mpi_notice {
   };
   std::uint64_t what = interrupt;
   std::uint64_t epoch = 0;
-  std::uint64_t issued = 0;  ///< of interrupt and closing: number + 1 of the last operation whose payload was sent
+  std::uint64_t issued =
+      0;  ///< of lost: an `answer`; of interrupt and closing: number + 1 of the last operation whose payload was sent
 };
 
 /// One rank's end of an MPI world: notices, epochs, and the loss of a peer. Everything that waits, waits here.
@@ -59,7 +60,7 @@ class mpi_link {
         issued_(size_),
         closings_(size_),
         asked_(size_),
-        answered_(size_),
+        answers_(size_),
         outbox_(size_ * mpi_notice::kinds) {
     MPI_Query_thread(&thread_level_);
     listen();
@@ -165,28 +166,24 @@ class mpi_link {
   // -- loss ------------------------------------------------------------------------------------------------------------------
 
   /// A peer does not answer, or MPI has failed: tells all, finds out who answers, and gives up.
-  [[noreturn]] void lose(const error& cause) {
-    cause_ = cause;
-    for (std::size_t peer = 0; peer < size_; ++peer) {
-      tell(peer, {.what = mpi_notice::lost, .epoch = epoch_});
+  [[noreturn]] void lose(const error& cause) { give_up(cause, answer::first_hand); }
+
+  /// Of the ranks that could report the loss, is this the one that should? The lowest that is left; where all are there, the
+  /// lowest whose deadline has passed. A rank that was stopped and goes on when all is over is not left: it is the lost one.
+  [[nodiscard]] bool speaks_for_survivors() const noexcept {
+    if (!poisoned()) {
+      return rank_ == 0;
     }
-    roll_call();
-    cause_ = describe(cause);
-    if (when_lost_ == peer_lost_action::abort_job) {
-      abort_job(*cause_);
-    }
-    throw error(*cause_);
+    const answer least = std::find(answers_.begin(), answers_.end(), answer::none) != answers_.end()
+                             ? answer::hearsay
+                             : answer::first_hand;
+    const auto speaker = std::find_if(answers_.begin(), answers_.end(), [&](answer each) { return each >= least; });
+    return speaker == answers_.begin() + static_cast<std::ptrdiff_t>(rank_);
   }
 
-  /// Of the ranks that answered when a peer was lost, none is below this one.
-  [[nodiscard]] bool is_lowest_survivor() const noexcept {
-    const auto self = answered_.begin() + static_cast<std::ptrdiff_t>(rank_);
-    return std::find(answered_.begin(), self, char{1}) == self;
-  }
-
-  /// Ends every process of the world. The lowest survivor says why.
+  /// Ends every process of the world. One survivor says why.
   [[noreturn]] void abort_job(const error& why) noexcept {
-    if (is_lowest_survivor()) {
+    if (speaks_for_survivors()) {
       std::fputs(concat("fsdpinit: error: ", why.what(), "\n").c_str(), stderr);
       std::fflush(stderr);
     } else {
@@ -202,6 +199,9 @@ class mpi_link {
   static constexpr std::uint64_t operations_apart = 1024;
   static constexpr double roll_call_seconds = 1;
 
+  /// What a rank has said about a loss; its own entry is this rank's.
+  enum class answer : std::uint8_t { none, hearsay, first_hand };
+
   struct closing {
     std::uint64_t epoch = 0;
     std::uint64_t issued = 0;
@@ -210,6 +210,20 @@ class mpi_link {
     mpi_notice notice;
     MPI_Request request = MPI_REQUEST_NULL;
   };
+
+  [[noreturn]] void give_up(const error& cause, answer how_known) {
+    cause_ = cause;
+    answers_[rank_] = how_known;
+    for (std::size_t peer = 0; peer < size_; ++peer) {
+      tell(peer, {.what = mpi_notice::lost, .epoch = epoch_, .issued = static_cast<std::uint64_t>(how_known)});
+    }
+    roll_call();
+    cause_ = describe(cause);
+    if (when_lost_ == peer_lost_action::abort_job) {
+      abort_job(*cause_);
+    }
+    throw error(*cause_);
+  }
 
   void listen() {
     check_mpi("MPI_Irecv", MPI_Irecv(&incoming_, sizeof incoming_, MPI_BYTE, MPI_ANY_SOURCE, tag(channel::notice),
@@ -232,7 +246,7 @@ class mpi_link {
   /// Takes in what has arrived. \throws error{peer_lost} if a peer has reported a loss.
   void hear() {
     if (listen_once() && !poisoned()) {
-      lose(error(errc::peer_lost, "", "no answer within the deadline"));
+      give_up(error(errc::peer_lost, "", "no answer within the deadline"), answer::hearsay);
     }
   }
 
@@ -268,7 +282,8 @@ class mpi_link {
         closings_[from] = {.epoch = notice.epoch, .issued = notice.issued};
         return false;
       default:
-        answered_[from] = 1;
+        answers_[from] =
+            notice.issued == static_cast<std::uint64_t>(answer::first_hand) ? answer::first_hand : answer::hearsay;
         return true;
     }
   }
@@ -295,8 +310,7 @@ class mpi_link {
     const deadline limit = deadline::after(roll_call_seconds);
     polling_pause pause;
     try {
-      while (!limit.passed() &&
-             std::count(answered_.begin(), answered_.end(), char{1}) + 1 < static_cast<std::ptrdiff_t>(size_)) {
+      while (!limit.passed() && std::find(answers_.begin(), answers_.end(), answer::none) != answers_.end()) {
         listen_once();
         pause();
       }
@@ -309,12 +323,16 @@ class mpi_link {
     std::string names;
     std::size_t missing = 0;
     for (std::size_t peer = 0; peer < size_; ++peer) {
-      if (peer != rank_ && answered_[peer] == 0 && ++missing <= most_named) {
+      if (answers_[peer] == answer::none && ++missing <= most_named) {
         names += concat(missing == 1 ? "" : ", ", peer);
       }
     }
     if (cause.native_code() != 0) {
       return {errc::communication, "", cause.text(), {.native_code = cause.native_code()}};
+    }
+    if (missing == 0 && answers_[rank_] == answer::hearsay) {
+      return {errc::peer_lost, "",
+              "the other ranks gave this one up: it did not answer within their deadline; raise deadline_seconds"};
     }
     if (missing == 0) {
       return {
@@ -338,7 +356,7 @@ class mpi_link {
   std::vector<std::uint64_t> issued_;  // per peer, in this epoch
   std::vector<closing> closings_;      // per peer
   std::vector<char> asked_;            // per peer, in this epoch
-  std::vector<char> answered_;         // per peer: has reported a loss, so it is there
+  std::vector<answer> answers_;        // per rank
   std::optional<error> cause_;         // poisoned by this
 
   mpi_notice incoming_;
