@@ -6,6 +6,7 @@
 #include <fsdpinit/core/text.hpp>
 
 #include <algorithm>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include <mpi.h>
+#include <unistd.h>
 
 namespace fsdpinit {
 
@@ -190,6 +192,13 @@ class mpi_link {
       const std::timespec half_a_second{.tv_sec = 0, .tv_nsec = 500'000'000};  // let that one speak first
       nanosleep(&half_a_second, nullptr);
     }
+    // MPICH's MPI_Abort has been seen to wait for a stopped rank for ever.
+    std::signal(SIGALRM, SIG_DFL);
+    sigset_t alarms;
+    sigemptyset(&alarms);
+    sigaddset(&alarms, SIGALRM);
+    pthread_sigmask(SIG_UNBLOCK, &alarms, nullptr);
+    alarm(most_seconds_of_abort);
     MPI_Abort(world_.get(), 1);
     std::abort();
   }
@@ -198,6 +207,7 @@ class mpi_link {
   static constexpr std::uint64_t epochs_apart = 8;
   static constexpr std::uint64_t operations_apart = 1024;
   static constexpr double roll_call_seconds = 1;
+  static constexpr unsigned most_seconds_of_abort = 2;
 
   /// What a rank has said about a loss; its own entry is this rank's.
   enum class answer : std::uint8_t { none, hearsay, first_hand };
