@@ -35,15 +35,19 @@ class Contender:
     kind: str  # floor, python, mpi, threads
     arguments: list[str]  # of the program that is run
     readers: str  # the ranks that read the files
-    memory: Callable[[int, int], int]  # at most, of model bytes and ranks
+    memory: Callable[[int, int], int]  # for the load at most, of model bytes and ranks
 
     @property
     def is_floor(self):
         return self.kind == "floor"
 
+    def start_bytes(self, ranks):
+        """What its processes have before they load anything."""
+        return ranks * PYTHON_BYTES if self.kind == "python" else 0
+
 
 def python_peer(key, title, readers, model_copies):
-    return Contender(key, title, "python", [key], readers, lambda w, n: int(model_copies(n) * w) + n * PYTHON_BYTES)
+    return Contender(key, title, "python", [key], readers, lambda w, n: model_copies(n) * w)
 
 
 def ours(key, title, kind, policy, *arguments):
@@ -93,6 +97,7 @@ class Setting:
     floor: str
     ranks: int
     folder: Path  # for what a sample leaves
+    model_bytes: int = 0
 
 
 def python_rank(log, arguments):
@@ -104,26 +109,45 @@ def python_rank(log, arguments):
     run(*arguments)
 
 
+class HeldMemory:
+    """Memory for a load, held until right before it: a virtual machine's host takes back what has been free for some seconds (as
+    long as Python takes to start), and to touch that again takes longer than any load."""
+
+    def __init__(self, contender, how):
+        needed = contender.memory(how.model_bytes, how.ranks)
+        most = available_bytes() - contender.start_bytes(how.ranks) - GIB
+        command = [how.floor, "hold", str(max(GIB // 4, min(needed, most)))]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self.process.stdout.readline()
+
+    def release(self):
+        self.process.communicate()
+
+
 def run_python(contender, checkpoint, how, with_digests):
     results = [how.folder / f"rank-{rank}.json" for rank in range(how.ranks)]
     logs = [how.folder / f"rank-{rank}.log" for rank in range(how.ranks)]
     meeting = str(how.folder / "meeting")
-    processes = [
-        SPAWNING.Process(
-            target=python_rank,
-            args=(logs[r], (contender.key, str(checkpoint), r, how.ranks, meeting, results[r], with_digests)),
-        )
-        for r in range(how.ranks)
-    ]
+    held = HeldMemory(contender, how)
+    ready, go = SPAWNING.Event(), SPAWNING.Event()
+
+    def process_of(rank):
+        arguments = (contender.key, str(checkpoint), rank, how.ranks, meeting, ready, go, results[rank], with_digests)
+        return SPAWNING.Process(target=python_rank, args=(logs[rank], arguments))
+
+    processes = [process_of(rank) for rank in range(how.ranks)]
     for process in processes:
         process.start()
     deadline = time.monotonic() + SAMPLE_SECONDS
     while any(process.is_alive() for process in processes):
+        if not go.is_set() and ready.wait(0.01):
+            held.release()
+            go.set()
         if time.monotonic() > deadline or any(process.exitcode for process in processes):
             for process in processes:
                 process.kill()
-        for process in processes:
-            process.join(0.05)
+        processes[0].join(0.01)
+    held.release()
     if any(process.exitcode for process in processes):
         last_lines = "\n".join("\n".join(log.read_text().splitlines()[-5:]) for log in logs if log.exists())
         raise Failed(f"{contender.key}: exit codes {[process.exitcode for process in processes]}\n{last_lines}")
@@ -151,6 +175,7 @@ def run_program(command, contender, environment=None):
 
 
 def run_floor(contender, checkpoint, how):
+    HeldMemory(contender, how).release()
     arguments = [str(how.ranks) if argument == "RANKS" else argument for argument in contender.arguments]
     return json.loads(run_program([how.floor, *arguments, *map(str, files_of(checkpoint))], contender))
 
@@ -165,6 +190,7 @@ def run_tool(contender, checkpoint, how, with_digests):
             environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     if with_digests:
         command += ["--dump", str(dump)]
+    HeldMemory(contender, how).release()
     run_program(command, contender, environment)
     result = json.loads(report.read_text())
     digests = [file_digests(file) for file in files_of(dump)] if with_digests else None
@@ -205,7 +231,7 @@ def available_bytes():
     return available
 
 
-def reason_against(contender, model_bytes, how):
+def reason_against(contender, how):
     """Why it cannot take part; None if it can."""
     if contender.kind == "mpi":
         options = subprocess.run([how.tool, "load", "--help"], capture_output=True, text=True, check=True).stdout
@@ -213,7 +239,8 @@ def reason_against(contender, model_bytes, how):
             return "the tool was built without MPI"
         if not shutil.which("mpirun"):
             return "there is no mpirun"
-    needed = contender.memory(model_bytes, how.ranks) + model_bytes  # the files are to stay in the page cache
+    needed = contender.memory(how.model_bytes, how.ranks) + contender.start_bytes(how.ranks)
+    needed += how.model_bytes  # the files are to stay in the page cache
     if needed > available_bytes():
         return f"needs about {needed / GIB:.1f} GiB with the files in the page cache, {available_bytes() / GIB:.1f} are free"
     return None
@@ -338,10 +365,11 @@ def versions(how):
 def compare(name, checkpoint, contenders, how, rounds, say):
     tensors = tensors_of(files_of(checkpoint))
     model = {"name": name, "bytes": sum(tensor.bytes for tensor in tensors.values()), "tensors": len(tensors)}
+    how.model_bytes = model["bytes"]
     model |= {"left_out": {}, "samples": {}}
     taking_part = []
     for contender in contenders:
-        if why := reason_against(contender, model["bytes"], how):
+        if why := reason_against(contender, how):
             model["left_out"][contender.key] = why
             print(f"{name}: {contender.key} is left out: {why}", flush=True)
         else:

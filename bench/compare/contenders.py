@@ -140,7 +140,7 @@ class Job:
         self.accelerator = PartialState(cpu=True)  # all that the function asks of one is `is_main_process`
         self.checkpoint = self.files = None
 
-    def load(self, contender, checkpoint):
+    def load(self, contender, checkpoint, when_ready=lambda: None):
         """(shards, seconds of the load, seconds of making the model, resident bytes before)"""
         load, sharded_before = CONTENDERS[contender]
         self.checkpoint, self.files = Path(checkpoint), files_of(checkpoint)
@@ -149,6 +149,9 @@ class Job:
         if sharded_before:
             shard_model(model, self.mesh)
         made = time.monotonic() - began
+        dist.barrier()
+        if self.rank == 0:
+            when_ready()
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
         base = memory("VmRSS")
         dist.barrier()
@@ -178,15 +181,20 @@ def digest(shard):
     return digest_text(dtype, shard.shape, shard.detach().contiguous().flatten().view(torch.uint8).numpy())
 
 
-def run(contender, checkpoint, rank, ranks, meeting_file, result_file, with_digests):
-    """Called in a process of its own."""
+def run(contender, checkpoint, rank, ranks, meeting_file, ready, go, result_file, with_digests):
+    """Called in a process of its own. Rank 0 sets `ready` right before the load and waits for `go`."""
     # accelerate wants a launcher's environment, although the process group is there already.
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     dist.init_process_group("gloo", init_method=f"file://{meeting_file}", rank=rank, world_size=ranks)
     job = Job(rank, ranks)
     warm_up(job, contender)
-    shards, seconds, made, base = job.load(contender, checkpoint)
+
+    def when_ready():
+        ready.set()
+        go.wait()
+
+    shards, seconds, made, base = job.load(contender, checkpoint, when_ready)
     result = {
         "seconds": seconds,
         "model_seconds": made,

@@ -2,9 +2,13 @@
 //
 //   floor read PROCESSES FILE...    each process preads its 1/PROCESSES of all the bytes, all of them at once
 //   floor copy 1 FILE...            one process copies as many bytes from memory to memory
+//   floor hold BYTES                takes memory, prints a line, and gives it back at the end of its input
 //
-// into fresh anonymous memory that is advised to be huge pages, as the library's is. Prints one line of JSON: the seconds from
-// a barrier to the end of the slowest process, and what each process had resident before and at most.
+// into fresh anonymous memory that is advised to be huge pages, as the library's is. `read` and `copy` print one line of JSON:
+// the seconds from a barrier to the end of the slowest process, and what each process had resident before and at most.
+//
+// `hold` is for what comes before a timed load: a virtual machine's host takes back memory that has been free for some seconds, and
+// to touch that first costs ten times what a load costs.
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/resident_memory.hpp>
@@ -173,17 +177,30 @@ int run(std::string_view what, std::size_t processes, std::span<char*> paths) {
   return 0;
 }
 
+int hold(std::uint64_t bytes) {
+  std::memset(host_memory().allocate(bytes), 1, bytes);
+  fmt::print("held\n");
+  std::fflush(stdout);
+  while (std::getchar() != EOF) {
+  }
+  return 0;
+}
+
+int usage() {
+  fmt::print(stderr, "usage: floor read|copy PROCESSES FILE...\n       floor hold BYTES\n");
+  return 2;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
-  const std::string_view what = count > 1 ? arguments[1] : "";
-  const std::size_t processes = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 0;
-  if ((what != "read" && what != "copy") || processes < 1 || processes > most_processes || count < 4) {
-    fmt::print(stderr, "usage: floor read|copy PROCESSES FILE...\n");
-    return 2;
-  }
+  if (count < 3) return usage();
+  const std::string_view what = arguments[1];
+  const std::uint64_t number = std::strtoull(arguments[2], nullptr, 10);
   try {
-    return run(what, processes, std::span(arguments, static_cast<std::size_t>(count)).subspan(3));
+    if (what == "hold") return hold(number);
+    if ((what != "read" && what != "copy") || number < 1 || number > most_processes || count < 4) return usage();
+    return run(what, number, std::span(arguments, static_cast<std::size_t>(count)).subspan(3));
   } catch (const std::exception& failure) {
     fmt::print(stderr, "floor: {}\n", failure.what());
     return 1;
