@@ -6,6 +6,7 @@ then come the timed rounds, in each of which every contender has its turn with p
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import multiprocessing
@@ -180,18 +181,30 @@ def run_floor(contender, checkpoint, how):
     return json.loads(run_program([how.floor, *arguments, *map(str, files_of(checkpoint))], contender))
 
 
+def mpi_environment():
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return {**os.environ, **(as_root if os.geteuid() == 0 else {})}
+
+
+@functools.cache
+def mpirun_version():
+    """None where there is no mpirun."""
+    if not shutil.which("mpirun"):
+        return None
+    output = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=False).stdout
+    return (output.splitlines() or [""])[0]
+
+
 def run_tool(contender, checkpoint, how, with_digests):
     report, dump = how.folder / "report.json", how.folder / "dump"
     command = [how.tool, "load", str(checkpoint), "--shards", str(how.ranks), *contender.arguments, "--report", str(report)]
-    environment = dict(os.environ)
     if contender.kind == "mpi":
-        command = ["mpirun", "-n", str(how.ranks), "--oversubscribe", *command]
-        if os.geteuid() == 0:
-            environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        oversubscribe = ["--oversubscribe"] if "Open MPI" in mpirun_version() else []
+        command = ["mpirun", "-n", str(how.ranks), *oversubscribe, *command]
     if with_digests:
         command += ["--dump", str(dump)]
     HeldMemory(contender, how).release()
-    run_program(command, contender, environment)
+    run_program(command, contender, mpi_environment())
     result = json.loads(report.read_text())
     digests = [file_digests(file) for file in files_of(dump)] if with_digests else None
     sample = {"seconds": result["seconds"], "ranks": [], "process_peak_rss_bytes": result["process_peak_rss_bytes"]}
@@ -234,10 +247,11 @@ def available_bytes():
 def reason_against(contender, how):
     """Why it cannot take part; None if it can."""
     if contender.kind == "mpi":
-        options = subprocess.run([how.tool, "load", "--help"], capture_output=True, text=True, check=True).stdout
-        if "--launcher" not in options:
+        asked = [how.tool, "load", "/nonexistent", "--shards", "1", "--launcher", "mpi"]
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False, env=mpi_environment()).stderr
+        if "without MPI" in answer or "--launcher" in answer:  # it says so, or does not know the option
             return "the tool was built without MPI"
-        if not shutil.which("mpirun"):
+        if mpirun_version() is None:
             return "there is no mpirun"
     needed = contender.memory(how.model_bytes, how.ranks) + contender.start_bytes(how.ranks)
     needed += how.model_bytes  # the files are to stay in the page cache
@@ -353,10 +367,7 @@ def machine_facts():
 def versions(how):
     packages = {name: importlib.metadata.version(name) for name in ("torch", "accelerate", "safetensors")}
     tool = subprocess.run([how.tool, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
-    mpi = None
-    if shutil.which("mpirun"):
-        mpi = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=False).stdout.splitlines()[0]
-    return {"fsdpinit": tool, "python": platform.python_version(), **packages, "mpi": mpi}
+    return {"fsdpinit": tool, "python": platform.python_version(), **packages, "mpi": mpirun_version()}
 
 
 # -- all of it ---------------------------------------------------------------------------------------------------------------
