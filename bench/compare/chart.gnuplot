@@ -19,19 +19,19 @@ colour(kind) = kind eq "floor" ? least : kind eq "python" ? peer : mine
 
 set border 1 lc rgb "#777777"
 set tics nomirror out textcolor rgb "#333333"
-set ytics scale 0
+set ytics scale 0 noenhanced
 set grid xtics lc rgb "#e4e4e4" lt 1
 set yrange [count - 0.4:-0.6]
 set style fill solid 0.85 noborder
 unset key
 half = 0.34
 
-set multiplot title sprintf("Loading %s on %d processes: fsdpinit and its Python peers, medians of %d rounds", name, ranks, rounds) \
+set multiplot title sprintf("Loading %s on %d processes: fsdpinit and its Python peers, median of %d", name, ranks, rounds) \
     font "DejaVu Sans Bold,16" noenhanced
 set tmargin at screen 1 - 95.0 / (190 + 46 * count)
 set bmargin at screen 65.0 / (190 + 46 * count)
 
-set lmargin at screen 0.245
+set lmargin at screen 0.275
 set rmargin at screen 0.60
 set title "{/:Bold=14 seconds}\n{/=12 median; line: least to most}"
 set xrange [0:seconds_max * 1.18]

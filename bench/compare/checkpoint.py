@@ -1,4 +1,4 @@
-"""What a checkpoint holds, with the standard library alone: names, shapes, places in the files, and the shards expected."""
+"""What a checkpoint holds, with the standard library alone: names, shapes, places, and the shards expected of it."""
 
 import hashlib
 import json

@@ -1,8 +1,8 @@
-"""Loads the same checkpoints with fsdpinit, with its Python peers and as fast as memory allows, in turn. Called by run.sh.
+"""Loads the same checkpoints with fsdpinit, with its Python peers and as fast as memory allows. Called by run.sh.
 
-First every contender loads once and its shards are compared, byte for byte, with what `torch.chunk` would make of the files;
-then come the timed rounds, in each of which every contender has its turn with processes of its own. Writes to the folder
---out: table.md (as printed), compare.json (every sample), MODEL.dat (what the chart draws).
+First every contender loads once and its shards are compared, byte for byte, with what `torch.chunk` would make of the
+files; then come the timed rounds, in each of which every contender has its turn with processes of its own. Writes to
+the folder --out: table.md (as printed), compare.json (every sample), MODEL.dat (what the chart draws).
 """
 
 import argparse
@@ -77,15 +77,16 @@ CONTENDERS = [
 FLOOR, PEER = "floor-one", "fsdp2"  # what the ratios are to
 
 NOTES = """\
-Seconds: from a barrier to the slowest rank's end, from unopened files in the page cache to shards in memory of their own; starting
-processes, imports, the process group and MPI_Init are not in it. PyTorch's and accelerate's models are on meta with fully_shard
-applied before the clock starts, and a tiny model was loaded before; PyTorch's "whole model" is sharded within the time, as it has
-to be; fsdpinit opens, plans, makes its module and agrees on errors within the time. Memory: the most resident above what the process
-had before; mapped files count (load_file and get_slice map; so does rank 0 of set_model_state_dict and accelerate), although the
-kernel could drop them. Ratios are medians of the rounds' ratios. OMP_NUM_THREADS=1; gloo over loopback TCP."""
+Seconds: from a barrier to the slowest rank's end, from unopened files in the page cache to shards in memory of their
+own; starting processes, imports, the process group and MPI_Init are not in it. PyTorch's and accelerate's models are
+on meta with fully_shard applied before the clock starts, and a tiny model was loaded before; PyTorch's "whole model"
+is sharded within the time, as it has to be; fsdpinit opens, plans, makes its module and agrees on errors within the
+time. Memory: the most resident above what the process had before; mapped files count (load_file and get_slice map; so
+does rank 0 of set_model_state_dict and accelerate), although the kernel could drop them. Ratios are medians of the
+rounds' ratios. OMP_NUM_THREADS=1; gloo over loopback TCP."""
 
 
-# -- one sample --------------------------------------------------------------------------------------------------------------
+# -- one sample -------------------------------------------------------------------------------------------------------
 
 
 class Failed(Exception):
@@ -99,6 +100,7 @@ class Setting:
     ranks: int
     folder: Path  # for what a sample leaves
     model_bytes: int = 0
+    most_load_bytes: int = 0  # that any of the contenders needs
 
 
 def python_rank(log, arguments):
@@ -111,25 +113,40 @@ def python_rank(log, arguments):
 
 
 class HeldMemory:
-    """Memory for a load, held until right before it: a virtual machine's host takes back what has been free for some seconds (as
-    long as Python takes to start), and to touch that again takes longer than any load."""
+    """Memory for a load, held until right before it: a virtual machine's host takes back what has been free for some
+    seconds (as long as Python takes to start), and to touch that again takes longer than any load. What only other
+    contenders need is held until after the load."""
 
     def __init__(self, contender, how):
-        needed = contender.memory(how.model_bytes, how.ranks)
-        most = available_bytes() - contender.start_bytes(how.ranks) - GIB
-        command = [how.floor, "hold", str(max(GIB // 4, min(needed, most)))]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-        self.process.stdout.readline()
+        most = available_bytes() - contender.start_bytes(how.ranks) - how.model_bytes - GIB
+        every = min(how.most_load_bytes, max(most, 0))
+        needed = min(contender.memory(how.model_bytes, how.ranks), every)
+        self.processes = [self.hold(how, needed), self.hold(how, every - needed)]
+        for process in self.processes:
+            process.stdout.readline()
+
+    @staticmethod
+    def hold(how, size):
+        command = [how.floor, "hold", str(max(size, 1))]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 
     def release(self):
-        self.process.communicate()
+        if self.processes[0].poll() is None:
+            self.processes[0].communicate()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            if process.poll() is None:
+                process.communicate()
 
 
-def run_python(contender, checkpoint, how, with_digests):
+def run_python(contender, checkpoint, how, held, with_digests):
     results = [how.folder / f"rank-{rank}.json" for rank in range(how.ranks)]
     logs = [how.folder / f"rank-{rank}.log" for rank in range(how.ranks)]
     meeting = str(how.folder / "meeting")
-    held = HeldMemory(contender, how)
     ready, go = SPAWNING.Event(), SPAWNING.Event()
 
     def process_of(rank):
@@ -148,7 +165,6 @@ def run_python(contender, checkpoint, how, with_digests):
             for process in processes:
                 process.kill()
         processes[0].join(0.01)
-    held.release()
     if any(process.exitcode for process in processes):
         last_lines = "\n".join("\n".join(log.read_text().splitlines()[-5:]) for log in logs if log.exists())
         raise Failed(f"{contender.key}: exit codes {[process.exitcode for process in processes]}\n{last_lines}")
@@ -175,8 +191,8 @@ def run_program(command, contender, environment=None):
     return output
 
 
-def run_floor(contender, checkpoint, how):
-    HeldMemory(contender, how).release()
+def run_floor(contender, checkpoint, how, held):
+    held.release()
     arguments = [str(how.ranks) if argument == "RANKS" else argument for argument in contender.arguments]
     return json.loads(run_program([how.floor, *arguments, *map(str, files_of(checkpoint))], contender))
 
@@ -195,15 +211,16 @@ def mpirun_version():
     return (output.splitlines() or [""])[0]
 
 
-def run_tool(contender, checkpoint, how, with_digests):
+def run_tool(contender, checkpoint, how, held, with_digests):
     report, dump = how.folder / "report.json", how.folder / "dump"
-    command = [how.tool, "load", str(checkpoint), "--shards", str(how.ranks), *contender.arguments, "--report", str(report)]
+    command = [how.tool, "load", str(checkpoint), "--shards", str(how.ranks), "--report", str(report)]
+    command += contender.arguments
     if contender.kind == "mpi":
         oversubscribe = ["--oversubscribe"] if "Open MPI" in mpirun_version() else []
         command = ["mpirun", "-n", str(how.ranks), *oversubscribe, *command]
     if with_digests:
         command += ["--dump", str(dump)]
-    HeldMemory(contender, how).release()
+    held.release()
     run_program(command, contender, mpi_environment())
     result = json.loads(report.read_text())
     digests = [file_digests(file) for file in files_of(dump)] if with_digests else None
@@ -219,19 +236,20 @@ def run_once(contender, checkpoint, how, with_digests=False):
     how.folder.mkdir(parents=True)
     load_average = os.getloadavg()[0]
     try:
-        if contender.is_floor:
-            sample, digests = run_floor(contender, checkpoint, how), None
-        elif contender.kind == "python":
-            sample, digests = run_python(contender, checkpoint, how, with_digests)
-        else:
-            sample, digests = run_tool(contender, checkpoint, how, with_digests)
+        with HeldMemory(contender, how) as held:
+            if contender.is_floor:
+                sample, digests = run_floor(contender, checkpoint, how, held), None
+            elif contender.kind == "python":
+                sample, digests = run_python(contender, checkpoint, how, held, with_digests)
+            else:
+                sample, digests = run_tool(contender, checkpoint, how, held, with_digests)
     finally:
         shutil.rmtree(how.folder, ignore_errors=True)
     sample["load_average_before"] = load_average
     return sample, digests
 
 
-# -- what can run ------------------------------------------------------------------------------------------------------------
+# -- what can run -----------------------------------------------------------------------------------------------------
 
 
 def available_bytes():
@@ -256,7 +274,8 @@ def reason_against(contender, how):
     needed = contender.memory(how.model_bytes, how.ranks) + contender.start_bytes(how.ranks)
     needed += how.model_bytes  # the files are to stay in the page cache
     if needed > available_bytes():
-        return f"needs about {needed / GIB:.1f} GiB with the files in the page cache, {available_bytes() / GIB:.1f} are free"
+        free = available_bytes() / GIB
+        return f"needs about {needed / GIB:.1f} GiB with the files in the page cache, {free:.1f} are free"
     return None
 
 
@@ -275,11 +294,11 @@ def check_shards(contender, found, expected):
     return wrong == 0
 
 
-# -- what came out -----------------------------------------------------------------------------------------------------------
+# -- what came out ----------------------------------------------------------------------------------------------------
 
 
 def memory_of(samples):
-    """Medians, in bytes: before the load per rank; above that of rank 0, of the most loaded other rank, of all. None if unknown."""
+    """Medians in bytes: per rank before the load; above that of rank 0, of the other rank with most, of all ranks."""
     if not samples[0]["ranks"]:
         return None, None, None, median(sample["process_peak_rss_bytes"] for sample in samples)
     above = [[rank["peak_rss_bytes"] - rank["base_rss_bytes"] for rank in sample["ranks"]] for sample in samples]
@@ -335,7 +354,8 @@ def table_of(model, ranks, rounds):
         return "| " + " | ".join(left + [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:])]) + " |"
 
     rule = ["-" * widths[0], "-" * widths[1]] + ["-" * (width - 1) + ":" for width in widths[2:]]
-    title = f"{model['name']}, {model['bytes'] / GIB:.2f} GiB, {ranks} ranks, {rounds} rounds, warm page cache; memory in GiB"
+    title = f"{model['name']}, {model['bytes'] / GIB:.2f} GiB, {ranks} ranks, {rounds} round{'s'[: rounds > 1]}"
+    title += ", warm page cache; memory in GiB above what was there before"
     left_out = [f"Left out: {key}: {why}" for key, why in model["left_out"].items()]
     return "\n".join([title, "", line_of(head), line_of(rule), *map(line_of, lines), *left_out])
 
@@ -345,8 +365,9 @@ def chart_data(model):
     lines = []
     for row in rows_of(model):
         _, first, others, every = row["memory"]
-        values = [*row["seconds"], *[float("nan") if value is None else value / GIB for value in (first, others, every)]]
-        lines.append(f'"{row["contender"].title}" {row["contender"].kind} ' + " ".join(f"{value:.4f}" for value in values))
+        memory = [float("nan") if value is None else value / GIB for value in (first, others, every)]
+        numbers = " ".join(f"{value:.4f}" for value in [*row["seconds"], *memory])
+        lines.append(f'"{row["contender"].title}" {row["contender"].kind} {numbers}')
     return "\n".join(lines) + "\n"
 
 
@@ -370,7 +391,7 @@ def versions(how):
     return {"fsdpinit": tool, "python": platform.python_version(), **packages, "mpi": mpirun_version()}
 
 
-# -- all of it ---------------------------------------------------------------------------------------------------------------
+# -- all of it --------------------------------------------------------------------------------------------------------
 
 
 def compare(name, checkpoint, contenders, how, rounds, say):
@@ -386,6 +407,7 @@ def compare(name, checkpoint, contenders, how, rounds, say):
         else:
             taking_part.append(contender)
 
+    how.most_load_bytes = max((contender.memory(how.model_bytes, how.ranks) for contender in taking_part), default=0)
     say(f"{name}: reading the files, which brings them into the page cache")
     expected = shard_digests(tensors, how.ranks)
     same = True
@@ -396,7 +418,8 @@ def compare(name, checkpoint, contenders, how, rounds, say):
             same = check_shards(contender, digests, expected) and same
     if not same:
         raise Failed(f"{name}: shards differ")
-    print(f"{name}: {sum(not each.is_floor for each in taking_part)} contenders have the same shards on every rank", flush=True)
+    loaders = sum(not each.is_floor for each in taking_part)
+    print(f"{name}: {loaders} contenders have the same shards on every rank, and the right ones", flush=True)
 
     model["samples"] = {contender.key: [] for contender in taking_part}
     for number in range(1, rounds + 1):
@@ -418,8 +441,9 @@ def main():
     parser.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER")
     options = parser.parse_args()
     wanted = [key for key in options.contenders.split(",") if key] or [each.key for each in CONTENDERS]
-    if unknown := set(wanted) - {each.key for each in CONTENDERS}:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; the contenders are {', '.join(c.key for c in CONTENDERS)}")
+    known = [each.key for each in CONTENDERS]
+    if unknown := sorted(set(wanted) - set(known)):
+        parser.error(f"no contenders: {', '.join(unknown)}; use some of {', '.join(known)}")
     contenders = [each for each in CONTENDERS if each.key in wanted or each.is_floor]
 
     def say(what):
@@ -455,7 +479,7 @@ def main():
     return 0
 
 
-# Python's own way to start processes from one that has the imports done: each load has fresh processes, none waits for imports.
+# Python's own way to start processes from one that has the imports done: fresh ones for each load, without the wait.
 SPAWNING = multiprocessing.get_context("forkserver")
 
 if __name__ == "__main__":

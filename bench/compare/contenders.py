@@ -1,8 +1,8 @@
 """One rank of one Python contender: loads a checkpoint and reports its seconds and its memory.
 
-Timed, from a barrier to the barrier after it: opening the files, loading, sharding. Not timed: imports, the process group,
-the model on meta with `fully_shard` applied (but for `whole`, which can shard only what it has loaded), and a load of a
-tiny model before, which brings in whatever PyTorch imports and connects late.
+Timed, from a barrier to the barrier after it: opening the files, loading, sharding. Not timed: imports, the process
+group, the model on meta with `fully_shard` applied (but for `whole`, which can shard only what it has loaded), and a
+load of a tiny model before, which brings in whatever PyTorch imports and connects late.
 """
 
 import json
@@ -28,7 +28,7 @@ from checkpoint import digest_text, files_of, tensors_of
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
-# -- the model: a tree of modules with the checkpoint's names and shapes ------------------------------------------------------
+# -- the model: a tree of modules with the checkpoint's names and shapes ----------------------------------------------
 
 
 def meta_model(tensors):
@@ -55,7 +55,7 @@ def shard_model(model, mesh):
     return model
 
 
-# -- the contenders: (checkpoint, files, model on meta, rank, ranks, mesh) -> name -> local shard -----------------------------
+# -- the contenders: (checkpoint, files, model on meta, rank, ranks, mesh) -> name -> local shard ---------------------
 
 
 def load_all(files):
@@ -66,7 +66,8 @@ def load_all(files):
 
 
 def local_shards(model):
-    return {name: value.to_local() if isinstance(value, DTensor) else value for name, value in model.state_dict().items()}
+    state = model.state_dict()
+    return {name: value.to_local() if isinstance(value, DTensor) else value for name, value in state.items()}
 
 
 def load_fsdp2(job, model):
@@ -130,7 +131,7 @@ CONTENDERS = {
 }
 
 
-# -- one load ----------------------------------------------------------------------------------------------------------------
+# -- one load ---------------------------------------------------------------------------------------------------------
 
 
 class Job:

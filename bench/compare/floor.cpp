@@ -4,11 +4,11 @@
 //   floor copy 1 FILE...            one process copies as many bytes from memory to memory
 //   floor hold BYTES                takes memory, prints a line, and gives it back at the end of its input
 //
-// into fresh anonymous memory that is advised to be huge pages, as the library's is. `read` and `copy` print one line of JSON:
-// the seconds from a barrier to the end of the slowest process, and what each process had resident before and at most.
+// into fresh anonymous memory that is advised to be huge pages, as the library's is. `read` and `copy` print one line of
+// JSON: the seconds from a barrier to the end of the slowest process, and what each had resident before and at most.
 //
-// `hold` is for what comes before a timed load: a virtual machine's host takes back memory that has been free for some seconds, and
-// to touch that first costs ten times what a load costs.
+// `hold` is for what comes before a timed load: a virtual machine's host takes back memory that has been free for some
+// seconds, and to touch that first costs ten times what a load costs.
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/resident_memory.hpp>

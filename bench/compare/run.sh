@@ -82,8 +82,9 @@ done
 
 # -- the comparison ----------------------------------------------------------------------------------------------------------
 
-"$python" bench/compare/compare.py --tool build/release/fsdpinit --floor build/release/bench/fsdpinit_floor --out "$out" \
-  --ranks "$ranks" --rounds "$rounds" --contenders "$contenders" "${folders[@]}"
+PYTHONDONTWRITEBYTECODE=1 "$python" bench/compare/compare.py --out "$out" \
+  --tool build/release/fsdpinit --floor build/release/bench/fsdpinit_floor --ranks "$ranks" \
+  --rounds "$rounds" --contenders "$contenders" "${folders[@]}"
 
 for model in ${models//,/ }; do
   name=${model/:/-}
