@@ -65,7 +65,7 @@ CONTENDERS = [
     python_peer("fsdp2", "PyTorch set_model_state_dict", "rank 0", lambda n: 2),
     python_peer("accelerate", "accelerate fsdp2_load_full_state_dict", "rank 0", lambda n: 2),
     python_peer("dcp-hf", "PyTorch dcp.load, HuggingFaceStorageReader", "every rank", lambda n: 1),
-    python_peer("whole", "PyTorch, whole model, then fully_shard", "every rank", lambda n: n + 1),
+    python_peer("whole", "PyTorch, whole model, then fully_shard", "every rank", lambda n: n),
     python_peer("load-file", "safetensors load_file, own rows copied", "every rank", lambda n: 1),
     python_peer("get-slice", "safetensors get_slice, own rows copied", "every rank", lambda n: 1),
     ours("ours-scatter", "fsdpinit scatter, MPI", "mpi", "native-sharding", "--transport", "scatter"),

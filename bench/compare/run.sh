@@ -5,7 +5,7 @@
 # all samples: build/compare/{table.md,compare.json,*.png}.
 #
 # Models are written once, with made-up values: qwen3-0.6b (1.2 GB) and llama3-8b:4, its first 4 layers (3.8 GB), by default.
-# PYTHON is one that has torch 2.7 or newer, accelerate and safetensors; without it they are installed from the package index
+# PYTHON is one that has torch 2.8 or newer, accelerate and safetensors; without it they are installed from the package index
 # into build/compare/venv (3 GB to download, 6 GB on disk). Where that cannot be, there is a notice and nothing is measured.
 set -euo pipefail
 
@@ -55,7 +55,7 @@ if [[ -z $python ]]; then
     rm -rf "$venv"
     python3 -m venv "$venv"
     # With an index that offers it, torch's build without CUDA would do.
-    if ! "$python" -m pip install --no-cache-dir 'torch>=2.7' 'accelerate>=1.7' 'safetensors>=0.5' >"$out/pip.log" 2>&1; then
+    if ! "$python" -m pip install --no-cache-dir 'torch>=2.8' 'accelerate>=1.7' 'safetensors>=0.5' >"$out/pip.log" 2>&1; then
       tail -n 3 "$out/pip.log" >&2
       nothing_measured "the packages could not be installed (see $out/pip.log)"
     fi
