@@ -81,9 +81,9 @@ Seconds: from a barrier to the slowest rank's end, from unopened files in the pa
 own; starting processes, imports, the process group and MPI_Init are not in it. PyTorch's and accelerate's models are
 on meta with fully_shard applied before the clock starts, and a tiny model was loaded before; PyTorch's "whole model"
 is sharded within the time, as it has to be; fsdpinit opens, plans, makes its module and agrees on errors within the
-time. Memory: the most resident above what the process had before; mapped files count (load_file and get_slice map; so
-does rank 0 of set_model_state_dict and accelerate), although the kernel could drop them. Ratios are medians of the
-rounds' ratios. OMP_NUM_THREADS=1; gloo over loopback TCP."""
+time. Memory: the most resident above what the process had before; mapped files count, once per rank, although the
+kernel could drop them; "private" is all ranks without them, as sampled in the load whose shards were compared. Ratios
+are medians of the rounds' ratios. OMP_NUM_THREADS=1; gloo over loopback TCP."""
 
 
 # -- one sample -------------------------------------------------------------------------------------------------------
@@ -336,16 +336,17 @@ def gib_of(value):
 
 
 def table_of(model, ranks, rounds):
-    head = ["", "reads", "median s", "min", "max", "x floor", "x FSDP2", "rank 0", "others", "all", "before"]
+    head = ["", "reads", "median s", "min", "max", "x floor", "x FSDP2", "rank 0", "others", "all", "private", "before"]
     lines = []
     for row in rows_of(model):
         contender = row["contender"]
         base, first, others, every = row["memory"]
+        private = model["private_bytes"].get(contender.key, every)  # the other programs map no file
         lines.append(
             [contender.title, contender.readers]
             + [format(value, ".3f") for value in row["seconds"]]
             + [text_of(row["x_floor"], ".2f"), "" if contender.is_floor else text_of(row["x_peer"], ".3f")]
-            + [gib_of(first), gib_of(others), gib_of(every), gib_of(base)]
+            + [gib_of(first), gib_of(others), gib_of(every), gib_of(private), gib_of(base)]
         )
     widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
 
@@ -398,7 +399,7 @@ def compare(name, checkpoint, contenders, how, rounds, say):
     tensors = tensors_of(files_of(checkpoint))
     model = {"name": name, "bytes": sum(tensor.bytes for tensor in tensors.values()), "tensors": len(tensors)}
     how.model_bytes = model["bytes"]
-    model |= {"left_out": {}, "samples": {}}
+    model |= {"left_out": {}, "private_bytes": {}, "samples": {}}
     taking_part = []
     for contender in contenders:
         if why := reason_against(contender, how):
@@ -413,7 +414,9 @@ def compare(name, checkpoint, contenders, how, rounds, say):
     same = True
     for contender in taking_part:
         say(f"{name}: first load of {contender.key}")
-        _, digests = run_once(contender, checkpoint, how, with_digests=not contender.is_floor)
+        sample, digests = run_once(contender, checkpoint, how, with_digests=not contender.is_floor)
+        if contender.kind == "python":
+            model["private_bytes"][contender.key] = sum(rank["private_bytes"] for rank in sample["ranks"])
         if digests is not None:
             same = check_shards(contender, digests, expected) and same
     if not same:
