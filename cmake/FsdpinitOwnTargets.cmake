@@ -15,15 +15,19 @@ endif()
 
 add_library(fsdpinit_own INTERFACE)
 target_compile_options(fsdpinit_own INTERFACE ${fsdpinit_warnings})
+add_library(fsdpinit_sanitized INTERFACE)
 if(FSDPINIT_SANITIZE)
-  target_compile_options(fsdpinit_own INTERFACE -fsanitize=${FSDPINIT_SANITIZE} -fno-sanitize-recover=all
+  target_compile_options(fsdpinit_sanitized INTERFACE -fsanitize=${FSDPINIT_SANITIZE} -fno-sanitize-recover=all
                                                 -fno-omit-frame-pointer)
-  target_link_options(fsdpinit_own INTERFACE -fsanitize=${FSDPINIT_SANITIZE})
+  target_link_options(fsdpinit_sanitized INTERFACE -fsanitize=${FSDPINIT_SANITIZE})
 endif()
 
-# fsdpinit_own(<target>): warnings as errors, sanitizers, C++20 without extensions.
+# fsdpinit_own(<target> [UNSANITIZED]): warnings as errors, sanitizers, C++20 without extensions.
 function(fsdpinit_own target)
   target_link_libraries(${target} PRIVATE fsdpinit_own)
+  if(NOT "UNSANITIZED" IN_LIST ARGN)
+    target_link_libraries(${target} PRIVATE fsdpinit_sanitized)
+  endif()
   target_compile_features(${target} PRIVATE cxx_std_20)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
 endfunction()

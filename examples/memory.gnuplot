@@ -1,9 +1,10 @@
-# Draws what every rank holds while a model is loaded, policies side by side on one scale. Called by run.sh:
+# Draws what every rank holds while a model is loaded and its optimizer created, policies side by side on one scale. Called by
+# run.sh:
 #
 #   gnuplot -e "out='memory.png'; folder='build/demo'; labels='every-rank-loads native-sharding+scatter';
 #               model=1192099840; ranks=4; name='Qwen3-0.6B'" examples/memory.gnuplot
 #
-# For each label `folder`/LABEL.csv is what `fsdpinit load --timeline` wrote; `model` is in bytes.
+# For each label `folder`/LABEL.csv is what `fsdpinit load --optimizer --timeline` wrote; `model` is in bytes.
 
 gib = 2.0 ** 30
 panels = words(labels)
@@ -11,18 +12,20 @@ csv(i) = sprintf("%s/%s.csv", folder, word(labels, i))
 # The lines of one rank; it is a pipe, so that a line of another rank does not break the curve.
 rank_lines(i, r) = sprintf("< awk -F, 'NR > 1 && $2 == %d' \"%s\"", r, csv(i))
 pretty(i) = system(sprintf("echo '%s' | sed 's/+/, /'", word(labels, i)))
+# The moment at which the last rank begins with the optimizer: the load is over.
+loaded(i) = real(system(sprintf("awk -F, '$3 == \"optimizer\" && !seen[$2]++ && $1 > t { t = $1 } END { print t + 0 }' \"%s\"", csv(i))))
+# The most bytes in a column up to then.
+most(i, column) = real(system(sprintf("awk -F, -v t=%f 'NR > 1 && $1 <= t && $%d > m { m = $%d } END { printf \"%%.0f\", m }' \"%s\"", \
+    loaded(i), column, column, csv(i)))) / gib
 
 set datafile separator ","
 seconds = 0.0
-accounted = model / gib
-resident = model / gib
+highest = model / gib
 do for [i = 1:panels] {
   stats csv(i) skip 1 using 1 nooutput name "t"
-  stats csv(i) skip 1 using ($5 / gib) nooutput name "a"
   stats csv(i) skip 1 using ($4 / gib) nooutput name "r"
   seconds = t_max > seconds ? t_max : seconds
-  accounted = a_max > accounted ? a_max : accounted
-  resident = r_max > resident ? r_max : resident
+  highest = r_max > highest ? r_max : highest
 }
 
 set terminal pngcairo rounded size 480 * panels + 120, 900 font "DejaVu Sans,12" background rgb "white"
@@ -39,43 +42,42 @@ set border 3 lc rgb "#777777"
 set tics nomirror out textcolor rgb "#333333"
 set grid ytics lc rgb "#e4e4e4" lt 1
 set xrange [0:seconds * 1.03]
+set yrange [0:highest * 1.12]
 left(i) = (105.0 + 485 * (i - 1)) / (480.0 * panels + 120)
 right(i) = (105.0 + 485 * (i - 1) + 425) / (480.0 * panels + 120)
 
-set multiplot title sprintf("Loading %s (%.2f GiB) on %d rank%s: with native sharding no rank ever holds the model", \
-    name, model / gib, ranks, ranks == 1 ? "" : "s") font "DejaVu Sans Bold,16" noenhanced
+set multiplot title sprintf("Loading %s (%.2f GiB) on %d process%s, then creating the optimizer: with native sharding none ever holds the model", \
+    name, model / gib, ranks, ranks == 1 ? "" : "es") font "DejaVu Sans Bold,15" noenhanced
 
 do for [i = 1:panels] {
   set lmargin at screen left(i)
   set rmargin at screen right(i)
-  stats csv(i) skip 1 using 1:($5 / gib) nooutput name "p"
+  set label 1 sprintf("the whole model, %.2f GiB", model / gib) at graph 0.99, first model / gib right offset 0,0.6 \
+      textcolor rgb "#c0392b" font "DejaVu Sans,11" front
+  set arrow 1 from first loaded(i), graph 0 to first loaded(i), graph 0.93 nohead dashtype 3 lc rgb "#555555"
+  set label 2 "optimizer" at first loaded(i), graph 0.96 center textcolor rgb "#555555" font "DejaVu Sans,10" front
 
-  # Above: each rank.
+  # Above: resident memory, as the operating system counts it.
   set tmargin at screen 0.855
   set bmargin at screen 0.525
-  set title sprintf("{/:Bold=14 %s}\n{/=12 at most %.2f GiB per rank, ready after %.1f s}", pretty(i), p_max_y, p_max_x)
-  set yrange [0:accounted * 1.1]
-  if (i == 1) { set ylabel "accounted memory of each rank  [GiB]" offset 0,0 } else { unset ylabel }
+  set title sprintf("{/:Bold=14 %s}\n{/=12 %.1f s, at most %.2f GiB resident per rank}", pretty(i), \
+      loaded(i), most(i, 4))
+  if (i == 1) { set ylabel "resident memory of each rank  [GiB]" offset 0,0 } else { unset ylabel }
   unset xlabel
-  set label 1 sprintf("the whole model, %.2f GiB", model / gib) at graph 0.5, first model / gib center offset 0,0.6 \
-      textcolor rgb "#c0392b" font "DejaVu Sans,11" front
-  if (i == 1) { set key at graph 0.62, graph 0.58 samplen 2.5 spacing 1.2 } else { unset key }
-  plot for [r = 0:ranks - 1] rank_lines(i, r) using 1:($5 / gib) with steps lw rank_width(r) lc rgb rank_colour(r) \
-           title rank_title(r), \
+  unset key
+  plot for [r = 0:ranks - 1] rank_lines(i, r) using 1:($4 / gib) with steps lw rank_width(r) lc rgb rank_colour(r) \
+           notitle, \
        model / gib with lines dashtype 2 lw 1.6 lc rgb "#c0392b" notitle
 
-  # Below: the process they share.
-  unset key
+  # Below: what the library has allocated.
+  if (i == 1) { set key at graph 0.62, graph 0.62 samplen 2.5 spacing 1.2 } else { unset key }
   set tmargin at screen 0.435
   set bmargin at screen 0.085
   unset title
-  set yrange [0:resident * 1.1]
   set xlabel "seconds"
-  if (i == 1) { set ylabel "resident memory of the process  [GiB]" offset 0,0 } else { unset ylabel }
-  set label 1 "the whole model, once" at graph 0.5, first model / gib center offset 0,0.6 \
-      textcolor rgb "#c0392b" font "DejaVu Sans,11" front
-  plot rank_lines(i, 0) using 1:($4 / gib) with filledcurves y1=0 fs solid 0.25 noborder lc rgb "#5f6b76" notitle, \
-       rank_lines(i, 0) using 1:($4 / gib) with lines lw 2 lc rgb "#37414a" notitle, \
+  if (i == 1) { set ylabel "accounted memory of each rank  [GiB]" offset 0,0 } else { unset ylabel }
+  plot for [r = 0:ranks - 1] rank_lines(i, r) using 1:($5 / gib) with steps lw rank_width(r) lc rgb rank_colour(r) \
+           title rank_title(r), \
        model / gib with lines dashtype 2 lw 1.6 lc rgb "#c0392b" notitle
 }
 unset multiplot

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: examples/run.sh [--checkpoint PATH] [--ranks N] [--runs N]
-# Loads a model on N ranks (threads) with each policy; prints a table and draws build/demo/memory.png. Without --checkpoint
-# a Qwen3-0.6B with made-up values is written first (1.2 GB, under build/demo). Of --runs runs the median is shown.
+# Loads a model on N ranks, which are MPI processes, with each policy; prints a table and draws build/demo/memory.png. Without
+# --checkpoint a Qwen3-0.6B with made-up values is written first (1.2 GB, under build/demo). Of --runs runs the median is shown.
 set -euo pipefail
 
 ranks=4
@@ -35,21 +35,21 @@ mkdir -p "$demo"
 
 # -- the tool, in a build folder of its own, which needs no test packages ----------------------------------------------------
 
-bash cmake/packages.sh build demo
+bash cmake/packages.sh build mpi demo
 if [[ ! -f $demo/build/build.ninja ]]; then echo "building the tool (half a minute the first time)"; fi
-cmake -S . -B "$demo/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFSDPINIT_BUILD_TESTS=OFF -DFSDPINIT_BUILD_BENCH=OFF \
-  -DFSDPINIT_REQUIRE_TOOL=1 >/dev/null
+FSDPINIT_REQUIRE_TOOL=1 FSDPINIT_REQUIRE_MPI=1 cmake -S . -B "$demo/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+  -DFSDPINIT_BUILD_TESTS=OFF -DFSDPINIT_BUILD_BENCH=OFF >/dev/null
 if ! cmake --build "$demo/build" --target fsdpinit_tool >"$demo/build.log" 2>&1; then
   cat "$demo/build.log" >&2
   exit 1
 fi
 fsdpinit=$demo/build/fsdpinit
 
-# Runs the tool; where there is no terminal for its progress, that is shown only if it fails.
+# Runs a command; where there is no terminal for its progress, that is shown only if it fails.
 quietly() {
   if [[ -t 2 ]]; then
-    "$fsdpinit" "$@"
-  elif ! "$fsdpinit" "$@" 2>"$demo/stderr.log"; then
+    "$@"
+  elif ! "$@" 2>"$demo/stderr.log"; then
     cat "$demo/stderr.log" >&2
     return 1
   fi
@@ -63,7 +63,7 @@ if [[ -z $checkpoint ]]; then
   name=Qwen3-0.6B
   if [[ ! -e $checkpoint ]]; then
     echo "writing a checkpoint with the names and shapes of Qwen3-0.6B"
-    quietly synthesize --model qwen3-0.6b "$checkpoint"
+    quietly "$fsdpinit" synthesize --model qwen3-0.6b "$checkpoint"
   fi
 else
   name=$(basename "$checkpoint")
@@ -97,11 +97,15 @@ while IFS= read -r file; do cat -- "$file"; done < <(values path "$demo/inspect.
 
 # -- the loads ---------------------------------------------------------------------------------------------------------------
 
+# Open MPI asks to be told of more ranks than cores; and of root, who is everybody in a container.
+export OMPI_MCA_rmaps_base_oversubscribe=true
+if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
+
 load() {  # policy[+transport], run
   local transport=scatter
   if [[ $1 == *+* ]]; then transport=${1#*+}; fi
-  quietly load "$checkpoint" --shards "$ranks" --policy "${1%+*}" --transport "$transport" \
-    --report "$demo/$1.$2.json" --timeline "$demo/$1.$2.csv" >/dev/null
+  quietly mpiexec -n "$ranks" "$fsdpinit" load "$checkpoint" --shards "$ranks" --policy "${1%+*}" --transport "$transport" \
+    --optimizer --report "$demo/$1.$2.json" --timeline "$demo/$1.$2.csv" >/dev/null
 }
 rm -f "$demo"/{every,native}-*.{json,csv}
 for ((run = 1; run <= runs; ++run)); do
@@ -120,18 +124,18 @@ done
 # -- table and picture -------------------------------------------------------------------------------------------------------
 
 printf '\n%s, %s, on %d ranks, warm page cache, median of %d\n\n' "$name" "$(gib "$model")" "$ranks" "$runs"
-row='%-28s %9s %18s %18s %14s %14s\n'
+row='%-28s %9s %19s %15s %15s %13s %13s\n'
 # shellcheck disable=SC2059
-printf "$row" policy seconds 'peak per rank' 'process peak RSS' 'bytes read' 'bytes moved'
+printf "$row" policy seconds 'accounted per rank' 'RSS per rank' 'RSS in all' 'bytes read' 'bytes moved'
 for policy in "${policies[@]}"; do
   report=$demo/$policy.json
   # shellcheck disable=SC2059
   printf "$row" "${policy/+/, }" "$(values seconds "$report" | head -n 1 | awk '{ printf "%.2f", $1 }')" \
-    "$(gib "$(most accounted_peak_bytes "$report")")" "$(gib "$(values process_peak_rss_bytes "$report")")" \
-    "$(gib "$(total bytes_read "$report")")" "$(gib "$(total bytes_sent "$report")")"
+    "$(gib "$(most accounted_peak_bytes "$report")")" "$(gib "$(most peak_rss_bytes "$report")")" \
+    "$(gib "$(total peak_rss_bytes "$report")")" "$(gib "$(total bytes_read "$report")")" "$(gib "$(total bytes_sent "$report")")"
 done
 if [[ -n $skipped ]]; then echo "$skipped"; fi
 
 gnuplot -e "out='$demo/memory.png'; folder='$demo'; labels='${policies[*]}'; model=$model.0; ranks=$ranks; name='${name//\'/}'" \
   examples/memory.gnuplot
-printf '\neach rank'\''s memory over time: %s\n' "$demo/memory.png"
+printf '\neach rank'\''s memory over time, through load and optimizer creation: %s\n' "$demo/memory.png"

@@ -49,6 +49,7 @@ struct plan_request : sharding_request {
 struct load_request : sharding_request {
   launcher_kind launcher = launcher_kind::automatic;
   double deadline_seconds = 600;
+  bool optimizer = false;
   std::string dump;
   std::string report;
   std::string timeline;

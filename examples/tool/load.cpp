@@ -6,11 +6,11 @@
 #include "rank_threads.hpp"
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/observe/report_text.hpp>
-#include <fsdpinit/observe/resident_memory.hpp>
 #include <fsdpinit/observe/timeline.hpp>
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -52,8 +52,6 @@ void run_load(const load_request& how, unfinished& outputs) {
       results[comm.rank()] = load_rank(how, comm, timeline ? &*timeline : nullptr, shown);
     });
   }
-  const double seconds = monotonic_seconds() - began;
-  const std::uint64_t peak_rss = peak_resident_bytes();
   if (timeline) {
     timeline->stop();
     std::string csv;
@@ -61,8 +59,12 @@ void run_load(const load_request& how, unfinished& outputs) {
     files.write_timeline(csv);
   }
   std::vector<rank_report> reports;
+  std::uint64_t peak_rss = 0;
+  double seconds = 0;
   for (const rank_result& each : results) {
     reports.push_back(each.report);
+    peak_rss = std::max(peak_rss, each.peak_rss_bytes);
+    seconds = std::max(seconds, each.ready_at - began);
   }
   files.write_report(reports, peak_rss, seconds);
   if (const auto folder = files.dump_folder()) {

@@ -71,9 +71,9 @@ class mpi_loader {
     const double began = monotonic_seconds();  // all ranks have just agreed
     rank_result result = load_rank(how_, world_, timeline ? &*timeline : nullptr, shown);
     const std::uint64_t microseconds =
-        all_reduce_max(world_, static_cast<std::uint64_t>((monotonic_seconds() - began) * 1e6), limit());
+        all_reduce_max(world_, static_cast<std::uint64_t>((result.ready_at - began) * 1e6), limit());
     result.report.base_rss_bytes = base_rss;
-    result.report.peak_rss_bytes = peak_resident_bytes();
+    result.report.peak_rss_bytes = result.peak_rss_bytes;
 
     const std::vector<rank_report> reports = gather_reports(world_, result.report, how_.deadline_seconds);
     const std::string csv = timeline ? gather_timeline(*timeline) : "";

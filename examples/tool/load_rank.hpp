@@ -4,14 +4,19 @@
 #include "commands.hpp"
 #include "progress.hpp"
 #include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/init/initialize.hpp>
+#include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
 #include <fsdpinit/observe/report.hpp>
+#include <fsdpinit/observe/resident_memory.hpp>
 #include <fsdpinit/observe/timeline.hpp>
 #include <fsdpinit/sources/remote.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
@@ -24,6 +29,9 @@ namespace fsdpinit::tool {
 struct rank_result {
   dynamic_module module;
   rank_report report;
+  double ready_at = 0;               ///< on the monotonic clock: the end of the load
+  std::uint64_t peak_rss_bytes = 0;  ///< of the process, up to then
+  block<host_memory> optimizer{host_memory(), 0};
 };
 
 /// An Observer: progress to the terminal, phases to the timeline where one is kept.
@@ -54,6 +62,13 @@ template <class Policy, class Source, class Comm>
   return result;
 }
 
+/// What AdamW keeps of each shard: two moments of its size, zero.
+[[nodiscard]] inline block<host_memory> adamw_state(const rank_report& loaded, const host_memory& memory) {
+  block<host_memory> moments(memory, 2 * loaded.predicted.shard_bytes);
+  std::fill(moments.bytes().begin(), moments.bytes().end(), std::byte{0});
+  return moments;
+}
+
 /// Opens the checkpoint and brings the module up, as asked for. Collective; \throws the same error on every rank.
 template <class Comm>
 [[nodiscard]] rank_result load_rank(const load_request& how, Comm& comm, memory_timeline* timeline,
@@ -79,6 +94,12 @@ template <class Comm>
     return initialize_from<native_sharding<transport::scatter>>(how, source, comm, memory, watch);
   };
   rank_result result = load();
+  result.ready_at = monotonic_seconds();
+  result.peak_rss_bytes = peak_resident_bytes();
+  if (how.optimizer) {
+    watch.phase("optimizer");
+    agreed(comm, how.deadline_seconds, [&] { result.optimizer = adamw_state(result.report, memory); });
+  }
   watch.phase("ready");
   return result;
 }

@@ -140,6 +140,7 @@ CLI::App& add_load(CLI::App& app, load_request& how) {
                    : fmt::format("\"{}\" is no number of seconds above 0", text);
       })
       ->type_name("SECONDS");
+  command.add_flag("--optimizer", how.optimizer, "then create the state of AdamW, as a training job would");
   add_path(command, "--timeline", how.timeline, "write each rank's memory over time as CSV")->type_name("FILE.csv");
   return command;
 }

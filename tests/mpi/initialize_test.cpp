@@ -102,6 +102,7 @@ TEST(MpiInitialize, TwoAtOnceOnTwoCommunicators) {
 enum seam : std::size_t { source_seam, module_seam, observer_seam, seams };
 constexpr std::array<std::string_view, seams> seam_names{"source", "module", "observer"};
 
+template <class Policy>
 class failing_call {
  public:
   failing_call(mpi_communicator& world, const reference_model& model) : world_(world), model_(model) {}
@@ -162,7 +163,10 @@ class failing_call {
   std::array<call_counter, seams> counters_;
 };
 
-TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhere) {
+/// All calls, one after the other, where ranks share memory; of the other ways that payload takes a sample, for messages cost
+/// time.
+template <class Policy>
+void expect_agreed_failures() {
   const reference_model model({
       {.fqn = "embed", .type = dtype::bf16, .extents = {9, 5}, .tied = {"head"}, .stored_as = {"head", "embed"}},
       {.fqn = "rope", .type = dtype::f32, .extents = {4, 3}, .role = slot_role::non_persistent_buffer},
@@ -170,15 +174,14 @@ TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhere) {
       {.fqn = "layers.1.norm", .type = dtype::u8, .extents = {40}, .how = replicate{}},
   });
   std::uint64_t injections = 0;
-  // All of them where ranks share memory; of the other ways that payload takes a sample, for messages cost time.
   std::uint64_t every = 1;
   for_each_world([&](mpi_communicator& world) {
-    failing_call calls(world, model);
+    failing_call<Policy> calls(world, model);
     const auto clean = calls.clean_run();
     std::uint64_t number = 0;
     for (std::size_t rank = 0; rank < clean.size(); ++rank) {
       for (std::size_t at = 0; at < seams; ++at) {
-        for (std::uint64_t call = 0; call < clean[rank][at] && !HasFatalFailure(); ++call) {
+        for (std::uint64_t call = 0; call < clean[rank][at] && !::testing::Test::HasFatalFailure(); ++call) {
           if (number++ % every == 0) {
             calls.expect_agreed(rank, at, call);
             ++injections;
@@ -189,7 +192,15 @@ TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhere) {
     every = 5;
   });
   EXPECT_GT(injections, 30U);
-  std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
+  ::testing::Test::RecordProperty("injections", std::to_string(injections));
+}
+
+TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderScatter) {
+  expect_agreed_failures<native_sharding<transport::scatter>>();
+}
+
+TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderBroadcast) {
+  expect_agreed_failures<native_sharding<transport::broadcast>>();
 }
 
 }  // namespace

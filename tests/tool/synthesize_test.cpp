@@ -1,5 +1,6 @@
 #include "../../examples/tool/published_models.hpp"
 #include "checkpoints.hpp"
+#include "support/sanitizers.hpp"
 #include "tool_process.hpp"
 #include <support/temp_dir.hpp>
 
@@ -31,14 +32,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using arguments = std::vector<std::string>;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool is_sanitized = true;
-#elif defined(__has_feature)
-constexpr bool is_sanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-constexpr bool is_sanitized = false;
-#endif
 
 const tool::published_model& model(std::string_view name) {
   for (const tool::published_model& each : tool::published_models) {

@@ -62,6 +62,9 @@ class mpi_window {
   // -- at the root: `to` is a rank of the world on this node ------------------------------------------------------------
 
   [[nodiscard]] place place_of(bytes_view payload) const noexcept {
+    if (payload.empty()) {
+      return {.offset = 0, .bytes = 0};
+    }
     if (!owns(payload.data())) {
       return {.bytes = payload.size()};
     }

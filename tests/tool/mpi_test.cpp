@@ -1,0 +1,225 @@
+#include "checkpoints.hpp"
+#include "tool_process.hpp"
+#include <support/temp_dir.hpp>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include <sys/types.h>
+
+namespace fsdpinit::testing_support {
+namespace {
+
+namespace fs = std::filesystem;
+using arguments = std::vector<std::string>;
+
+class mpi : public ::testing::Test {
+ protected:
+  void SetUp() override {
+#ifdef FSDPINIT_MPIEXEC
+    launcher_ = FSDPINIT_MPIEXEC;
+    // More ranks than cores, and containers in which everybody is root.
+    for (const char* name :
+         {"OMPI_MCA_rmaps_base_oversubscribe", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"}) {
+      ::setenv(name, "1", 1);  // NOLINT(concurrency-mt-unsafe): one thread
+    }
+    ::setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // NOLINT(concurrency-mt-unsafe): MPI keeps memory until the end
+#else
+    GTEST_SKIP() << "the tool was built without MPI";
+#endif
+  }
+
+  [[nodiscard]] arguments command(std::size_t ranks, const arguments& how) const {
+    arguments all{launcher_, "-n", std::to_string(ranks), tool_path()};
+    all.insert(all.end(), how.begin(), how.end());
+    return all;
+  }
+  [[nodiscard]] finished_process run(std::size_t ranks, const arguments& how) const {
+    return run_process(command(ranks, how));
+  }
+
+ private:
+  std::string launcher_;
+};
+
+std::size_t count_of(std::string_view piece, std::string_view text) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(piece); at != std::string_view::npos; at = text.find(piece, at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
+/// One rank says what is wrong; the launcher may add that a process has failed.
+void expect_said_once(const finished_process& process, int code, const std::string& what) {
+  EXPECT_EQ(process.code, code) << process.err;
+  EXPECT_EQ(count_of("fsdpinit: error: ", process.err), 1U) << process.err;
+  EXPECT_NE(process.err.find(what), std::string::npos) << "no \"" << what << "\" in: " << process.err;
+}
+
+std::string dumped(const std::string& folder, std::size_t ranks) {
+  std::string all;
+  for (std::size_t rank = 0; rank < ranks; ++rank) {
+    std::array<char, 64> name{};
+    std::snprintf(name.data(), name.size(), "/rank-%05zu-of-%05zu.safetensors", rank, ranks);
+    all += content_of(folder + name.data());
+  }
+  return all;
+}
+
+TEST_F(mpi, dumps_are_those_of_threads) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  int number = 0;
+  for (const std::size_t ranks : {1U, 3U, 4U}) {
+    const arguments load{"load", dir / "model.safetensors", "--shards", std::to_string(ranks), "--bucket-bytes", "97"};
+    for (const arguments& how :
+         {arguments{"--transport", "scatter"}, {"--transport", "broadcast"}, {"--policy", "every-rank-loads"}}) {
+      arguments both = load;
+      both.insert(both.end(), how.begin(), how.end());
+      const std::string threads = dir / ("threads" + std::to_string(++number));
+      const std::string processes = dir / ("processes" + std::to_string(number));
+      both.insert(both.end(), {"--dump", threads});
+      expect_success(run_tool(both));
+      both.back() = processes;
+      expect_success(run(ranks, both));
+      EXPECT_EQ(dumped(processes, ranks), dumped(threads, ranks)) << ranks << " ranks, " << how[1];
+    }
+  }
+}
+
+TEST_F(mpi, reports_and_timelines_have_every_rank) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  const finished_process process = run(3, {"load", dir / "model.safetensors", "--shards", "3", "--report",
+                                           dir / "r.json", "--timeline", dir / "t.csv", "--optimizer"});
+  expect_success(process);
+  EXPECT_EQ(count_of("peak RSS", process.out), 1U) << process.out;
+
+  const auto report = nlohmann::json::parse(content_of(dir / "r.json"));
+  EXPECT_TRUE(report["process_peak_rss_bytes"].is_null());
+  ASSERT_EQ(report["ranks"].size(), 3U);
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    const auto& each = report["ranks"][rank];
+    EXPECT_EQ(each["rank"], rank);
+    EXPECT_EQ(each["accounted_peak_bytes"], each["predicted_peak_bytes"]);
+    EXPECT_GT(each["base_rss_bytes"], 0);
+    EXPECT_GE(each["peak_rss_bytes"], each["base_rss_bytes"]);
+    EXPECT_EQ(each["bytes_read"].get<std::uint64_t>() > 0, rank == 0);
+  }
+
+  std::istringstream table(content_of(dir / "t.csv"));
+  std::string line;
+  std::getline(table, line);
+  EXPECT_EQ(line, "seconds,rank,phase,rss_bytes,accounted_bytes,device_bytes");
+  std::set<std::string> seen;
+  while (std::getline(table, line)) {
+    const std::size_t begin = line.find(',') + 1;
+    seen.insert(line.substr(begin, line.find(',', line.find(',', begin) + 1) - begin));
+  }
+  for (const std::string rank : {"0", "1", "2"}) {
+    for (const std::string phase : {"open", "stream", "optimizer", "ready"}) {
+      EXPECT_TRUE(seen.contains(rank + "," + phase)) << rank << ", " << phase;
+    }
+  }
+}
+
+TEST_F(mpi, another_number_of_shards_than_processes_is_a_usage_error) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  expect_said_once(run(3, {"load", dir / "model.safetensors", "--shards", "4"}), 2,
+                   "--shards is 4, but the launcher has started 3 ranks");
+}
+
+TEST_F(mpi, the_launcher_may_be_overruled) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  const finished_process process =
+      run(1, {"load", dir / "model.safetensors", "--shards", "2", "--launcher", "threads"});
+  expect_success(process);
+  EXPECT_NE(process.out.find("2 ranks"), std::string::npos) << process.out;
+}
+
+TEST_F(mpi, what_all_ranks_find_wrong_is_said_once) {
+  const temp_dir dir;
+  std::ofstream(dir / "broken.safetensors") << "no header";
+  expect_said_once(run(3, {"load", dir / "broken.safetensors", "--shards", "3"}), 1, "broken.safetensors: ");
+  expect_said_once(run(2, {"load", dir / "absent.safetensors", "--shards", "2", "--policy", "every-rank-loads"}), 1,
+                   "absent.safetensors: ");
+  expect_said_once(run(2, {"load", dir / "broken.safetensors", "--shards", "none"}), 2, "none");
+}
+
+TEST_F(mpi, outputs_that_cannot_be_written_are_found_before_anything_is_loaded) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  expect_said_once(run(2, {"load", dir / "model.safetensors", "--shards", "2", "--report", dir / "absent/r.json"}), 1,
+                   "absent/r.json: ");
+}
+
+/// The process that plays a rank of the job that works on `mark`; 0 if there is none.
+pid_t process_of_rank(const std::string& mark, const std::string& rank) {
+  for (const fs::directory_entry& entry : fs::directory_iterator("/proc")) {
+    std::ifstream arguments_of(entry.path() / "cmdline");
+    const std::string line{std::istreambuf_iterator<char>(arguments_of), {}};
+    std::ifstream environment_of(entry.path() / "environ");
+    const std::string environment = '\0' + std::string{std::istreambuf_iterator<char>(environment_of), {}};
+    const auto has = [&](const std::string& name) {
+      return environment.find('\0' + name + "=" + rank + '\0') != std::string::npos;
+    };
+    if (line.find(mark) != std::string::npos && (has("OMPI_COMM_WORLD_RANK") || has("PMI_RANK"))) {
+      return static_cast<pid_t>(std::stol(entry.path().filename().string()));
+    }
+  }
+  return 0;
+}
+
+TEST_F(mpi, a_rank_that_is_stopped_ends_the_load_by_its_deadline) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", {{"layers.0.weight", made_up("U8", 1, {4096, 4096})}});
+  const fs::path out = dir / "out";
+  // Thousands of buckets, so that there is time to stop a rank in the middle.
+  const started_process job(command(3, {"load", dir / "model.safetensors", "--shards", "3", "--bucket-bytes", "300",
+                                        "--deadline", "1", "--dump", out}));
+  const auto in_the_middle = [&] {
+    for (const fs::directory_entry& entry : fs::directory_iterator(dir.path())) {
+      if (entry.path().filename().string().rfind(".out.partial", 0) == 0) {
+        return true;
+      }
+    }
+    return false;
+  };
+  for (int i = 0; i < 2000 && !in_the_middle(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const pid_t rank = process_of_rank(out, "1");
+  ASSERT_NE(rank, 0);
+  ::kill(rank, SIGSTOP);
+  const auto stopped = std::chrono::steady_clock::now();
+  const finished_process process = job.wait();
+  EXPECT_LE(std::chrono::steady_clock::now() - stopped, std::chrono::seconds(6));
+  EXPECT_NE(process.code, 0);
+  EXPECT_EQ(count_of("fsdpinit: error: ", process.err), 1U) << process.err;
+  EXPECT_NE(process.err.find("fsdpinit: error: rank 1: did not answer within the deadline"), std::string::npos)
+      << process.err;
+  EXPECT_EQ(std::distance(fs::directory_iterator(dir.path()), fs::directory_iterator()), 1) << "something is left";
+}
+
+}  // namespace
+}  // namespace fsdpinit::testing_support
