@@ -115,9 +115,10 @@ def python_rank(log, arguments):
 class HeldMemory:
     """Memory for a load, held until right before it: a virtual machine's host takes back what has been free for some
     seconds (as long as Python takes to start), and to touch that again takes longer than any load. What only other
-    contenders need is held until after the load."""
+    contenders need is held until after the load. Files leave the page cache in the same way: they are read once more."""
 
-    def __init__(self, contender, how):
+    def __init__(self, contender, checkpoint, how):
+        self.files = files_of(checkpoint)
         most = available_bytes() - contender.start_bytes(how.ranks) - how.model_bytes - GIB
         every = min(how.most_load_bytes, max(most, 0))
         needed = min(contender.memory(how.model_bytes, how.ranks), every)
@@ -131,6 +132,11 @@ class HeldMemory:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 
     def release(self):
+        buffer = bytearray(4 << 20)
+        for path in self.files:
+            with open(path, "rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
         if self.processes[0].poll() is None:
             self.processes[0].communicate()
 
@@ -236,7 +242,7 @@ def run_once(contender, checkpoint, how, with_digests=False):
     how.folder.mkdir(parents=True)
     load_average = os.getloadavg()[0]
     try:
-        with HeldMemory(contender, how) as held:
+        with HeldMemory(contender, checkpoint, how) as held:
             if contender.is_floor:
                 sample, digests = run_floor(contender, checkpoint, how, held), None
             elif contender.kind == "python":

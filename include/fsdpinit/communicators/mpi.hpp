@@ -29,7 +29,7 @@ namespace fsdpinit {
 struct mpi_options {
   /// Address space on every rank for payload that the ranks of its node copy straight from there; memory only as far as it is
   /// used. Buckets that do not fit travel as messages. 0: no shared memory at all.
-  std::uint64_t staging_bytes = 256 * mib;
+  std::uint64_t staging_bytes = 64 * mib;
   /// Ranks of a node share memory with those that give the same number (not negative); NUMA domains, for instance.
   int window_group = 0;
   peer_lost_action when_peer_lost = peer_lost_action::abort_job;

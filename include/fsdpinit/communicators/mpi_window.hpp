@@ -3,6 +3,7 @@
 #include <fsdpinit/communicators/mpi_handles.hpp>
 #include <fsdpinit/core/bytes.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -13,6 +14,7 @@
 
 #include <mpi.h>
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 namespace fsdpinit::detail {
@@ -128,6 +130,7 @@ class mpi_window {
     place where;
   };
   using lane_slots = std::array<slot, ring>;
+  static constexpr std::uint64_t least_staging_bytes = 64 * kib;  // with less, messages are no worse
   static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "processes share these");
 
   [[nodiscard]] static std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
@@ -137,9 +140,25 @@ class mpi_window {
     return std::launder(reinterpret_cast<lane_slots*>(base))[index_of_[to]][ticket % ring];
   }
 
+  /// Where MPI libraries put what processes share; all there is in the world if that is somewhere else.
+  [[nodiscard]] static std::uint64_t free_shared_memory() noexcept {
+    struct statvfs facts {};
+    return ::statvfs("/dev/shm", &facts) == 0 ? std::uint64_t{facts.f_bavail} * facts.f_frsize
+                                              : std::uint64_t{1} << 40U;
+  }
+
   void allocate() {
     const auto ranks = static_cast<std::size_t>(node_.size());
-    lanes_bytes_ = align_up(ranks * sizeof(lane_slots), page_bytes());
+    // Open MPI 4 leaves the other ranks waiting for ever where one cannot create the segment. Half of what there is: others may
+    // want some of it at the same time.
+    std::uint64_t share = align_down(free_shared_memory() / 2 / ranks, page_bytes());
+    check_mpi("MPI_Allreduce", MPI_Allreduce(MPI_IN_PLACE, &share, 1, MPI_UNSIGNED_LONG_LONG, MPI_MIN, node_.get()));
+    const std::uint64_t lanes = align_up(ranks * sizeof(lane_slots), page_bytes());
+    if (share < lanes + least_staging_bytes) {
+      return;
+    }
+    staging_bytes_ = std::min(staging_bytes_, share - lanes);
+    lanes_bytes_ = lanes;
     MPI_Info how = MPI_INFO_NULL;
     MPI_Info_create(&how);
     MPI_Info_set(how, "alloc_shared_noncontig", "true");  // each segment in pages of its own
@@ -154,9 +173,8 @@ class mpi_window {
       window_ = MPI_WIN_NULL;
       return;
     }
-    auto* const lanes = static_cast<lane_slots*>(base);
     for (std::size_t peer = 0; peer < ranks; ++peer) {
-      std::construct_at(lanes + peer);
+      std::construct_at(static_cast<lane_slots*>(base) + peer);
     }
     MPI_Win_lock_all(MPI_MODE_NOCHECK, window_);
     for (std::size_t peer = 0; peer < ranks; ++peer) {
