@@ -78,6 +78,40 @@ TEST(MpiCommunicator, MessagesArriveWhole) {
   EXPECT_EQ(counts, (std::vector<int>{4, 4, 2}));
 }
 
+TEST(MpiCommunicator, AShorterPayloadThanExpectedIsAnErrorAfterWhichItGoesOn) {
+  for_each_world([](mpi_communicator& world) {
+    if (world.size() == 1) {
+      return;
+    }
+    std::vector<std::byte> buffer(world.rank() == 0 ? 5 : 8);
+    auto token = world.start_broadcast(buffer, 0);
+    if (world.rank() == 0) {
+      try {
+        world.wait(token, deadline::after(30));  // ends once the others have interrupted it, or have what was sent
+      } catch (const error& interrupted) {
+        EXPECT_EQ(interrupted.code(), errc::interrupted);
+      }
+    } else {
+      const auto caught = thrown_by([&] {
+        try {
+          world.wait(token, deadline::after(30));
+        } catch (...) {
+          world.interrupt();
+          throw;
+        }
+      });
+      ASSERT_TRUE(caught.has_value());
+      EXPECT_TRUE(caught->code() == errc::communication || caught->code() == errc::interrupted) << caught->what();
+    }
+    EXPECT_EQ(world.all_reduce_max(world.rank()), world.size() - 1);
+    world.rearm();
+    EXPECT_EQ(world.all_reduce_max(1), 1U);
+    std::vector<std::byte> right(6, std::byte{1});
+    auto again = world.start_broadcast(right, 0);
+    world.wait(again, deadline::after(30));
+  });
+}
+
 TEST(MpiCommunicator, SplitsIntoShardAndReplicateGroups) {
   mpi_communicator world;
   const std::size_t shards = world.size() % 2 == 0 ? world.size() / 2 : world.size();

@@ -42,8 +42,8 @@ struct mpi_notice {
   };
   std::uint64_t what = interrupt;
   std::uint64_t epoch = 0;
-  std::uint64_t issued =
-      0;  ///< of lost: an `answer`; of interrupt and closing: number + 1 of the last operation whose payload was sent
+  /// Of interrupt and closing: number + 1 of the last operation whose payload was sent. Of lost: an `mpi_link::answer`.
+  std::uint64_t issued = 0;
 };
 
 /// One rank's end of an MPI world: notices, epochs, and the loss of a peer. Everything that waits, waits here.

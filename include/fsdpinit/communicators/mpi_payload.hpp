@@ -36,8 +36,9 @@ class mpi_payload {
     std::span<const bytes_view> windows;  // at the root of a scatter
     mutable_bytes buffer;
 
-    enum class state : std::uint8_t { awaits_lane, awaits_message, here };
+    enum class state : std::uint8_t { awaits_lane, awaits_message, here, mismatched };
     state arrival = state::here;
+    std::uint64_t sent_bytes = 0;  // if mismatched
     std::size_t parent = 0;
     std::vector<MPI_Request> receives;
 
@@ -59,6 +60,7 @@ class mpi_payload {
     made.buffer = buffer;
     made.live = true;
     made.arrival = operation::state::here;
+    made.sent_bytes = 0;
     active_.push_back(&made);
     if (root == link_.rank()) {
       send_to_node(made);
@@ -82,18 +84,25 @@ class mpi_payload {
   }
 
   void wait(operation& which, deadline limit) {
+    const auto mismatched = [&] { return which.arrival == operation::state::mismatched; };
     link_.wait_until(limit, [&] {
       if (!link_.interrupted()) {
         progress();
       }
-      return link_.interrupted() || finished(which);
+      return link_.interrupted() || mismatched() || finished(which);
     });
-    if (!finished(which)) {
-      abandon(which, limit);
+    if (finished(which)) {
       release(which);
-      throw error(errc::interrupted, "", "interrupted by the failure of another rank");
+      return;
     }
+    const error failure = mismatched()
+                              ? error(errc::communication, "",
+                                      concat("a peer sent ", which.sent_bytes, " bytes where ", which.buffer.size(),
+                                             " were expected; are all ranks given the same plan?"))
+                              : error(errc::interrupted, "", "interrupted by the failure of another rank");
+    abandon(which, limit);
     release(which);
+    throw failure;
   }
 
   /// A new epoch: operations are counted from 0 again.
@@ -220,7 +229,11 @@ class mpi_payload {
       if (!window_.posted(which.root, ticket(which), where)) {
         return;
       }
-      require_size(where.bytes, which.buffer.size());
+      if (where.bytes != which.buffer.size()) {
+        which.sent_bytes = where.bytes;
+        which.arrival = operation::state::mismatched;
+        return;
+      }
       if (where.offset == mpi_window::as_message) {
         receive_from(which, which.root);
         return;
@@ -232,17 +245,15 @@ class mpi_payload {
       window_.take(which.root, ticket(which));
       which.arrival = operation::state::here;
     } else if (which.arrival == operation::state::awaits_message && received(which)) {
-      which.arrival = operation::state::here;
+      which.arrival = which.sent_bytes == which.buffer.size() ? operation::state::here : operation::state::mismatched;
     }
   }
 
   bool received(operation& which) {
-    std::size_t i = 0;
     bool all = true;
-    for_each_message(which.buffer, [&](const std::byte*, int count) {
-      MPI_Request& request = which.receives[i++];
+    for (MPI_Request& request : which.receives) {
       if (request == MPI_REQUEST_NULL) {
-        return;
+        continue;
       }
       int done = 0;
       MPI_Status status;
@@ -251,18 +262,10 @@ class mpi_payload {
       if (done != 0) {
         int arrived = 0;
         MPI_Get_count(&status, MPI_BYTE, &arrived);
-        require_size(static_cast<std::uint64_t>(arrived), static_cast<std::uint64_t>(count));
+        which.sent_bytes += static_cast<std::uint64_t>(arrived);
       }
-    });
-    return all;
-  }
-
-  static void require_size(std::uint64_t sent, std::uint64_t expected) {
-    if (sent != expected) {
-      throw error(errc::communication, "",
-                  concat("a peer sent ", sent, " bytes where ", expected,
-                         " were expected; are all ranks given the same plan?"));
     }
+    return all;
   }
 
   /// Sends to children that are ready. True once all have been sent to.
