@@ -91,9 +91,9 @@ if ((needed > available)); then
   policies=("${policies[@]:1}")
 fi
 
-# All of it into the page cache first, so that no policy pays for the disk.
 "$fsdpinit" inspect "$checkpoint" --json >"$demo/inspect.json"
-while IFS= read -r file; do cat -- "$file"; done < <(values path "$demo/inspect.json") >/dev/null
+# All of it into the page cache, right before each load: no policy pays for the disk.
+warm() { while IFS= read -r file; do cat -- "$file"; done < <(values path "$demo/inspect.json") >/dev/null; }
 
 # -- the loads ---------------------------------------------------------------------------------------------------------------
 
@@ -104,6 +104,7 @@ if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CO
 load() {  # policy[+transport], run
   local transport=scatter
   if [[ $1 == *+* ]]; then transport=${1#*+}; fi
+  warm
   quietly mpiexec -n "$ranks" "$fsdpinit" load "$checkpoint" --shards "$ranks" --policy "${1%+*}" --transport "$transport" \
     --optimizer --report "$demo/$1.$2.json" --timeline "$demo/$1.$2.csv" >/dev/null
 }

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -184,9 +186,11 @@ void open_standard_streams() {
   }
 }
 
-/// Of ranks that a launcher has started the first one speaks for all: their errors are the same.
+/// Of ranks that a launcher has started the first one speaks for all: their errors are the same. The others give it time to:
+/// launchers end a job when one of its processes has failed.
 int fail(std::string_view text, int code) {
   if (launched_rank().value_or(0) != 0) {
+    std::this_thread::sleep_for(std::chrono::seconds(1));
     return code;
   }
   std::fputs(fmt::format("fsdpinit: error: {}\n", text).c_str(),
