@@ -5,6 +5,7 @@
 // The floor: one thread preads all W bytes, in pieces of a bucket, into fresh memory mapped and advised as the library
 // does it. Each contender starts from nothing and ends with its shards in place; giving the memory back is not timed.
 #include "checkpoint_module.hpp"
+#include "ratio.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
@@ -23,26 +24,7 @@
 namespace {
 
 using namespace fsdpinit;
-
-double floor_seconds(const std::string& path, std::uint64_t piece) {
-  safetensors_source source = open_safetensors(path);
-  std::uint64_t total = 0;
-  for (const tensor_descriptor& tensor : source.tensors()) {
-    total += byte_size(tensor);
-  }
-  const double begin = monotonic_seconds();
-  const block<host_memory> memory(host_memory{}, total);
-  mutable_bytes rest = memory.bytes();
-  for (std::size_t i = 0; i < source.tensors().size(); ++i) {
-    const std::uint64_t bytes = byte_size(source.tensors()[i]);
-    for (std::uint64_t offset = 0; offset < bytes; offset += piece) {
-      const std::uint64_t length = std::min(piece, bytes - offset);
-      source.read(i, offset, rest.first(length));
-      rest = rest.subspan(length);
-    }
-  }
-  return monotonic_seconds() - begin;
-}
+using namespace fsdpinit::bench;
 
 template <class Policy>
 double load_seconds(const std::string& path, std::size_t ranks, const options& how) {
@@ -76,17 +58,6 @@ double load_seconds(const std::string& path, std::size_t ranks, const options& h
   return seconds;
 }
 
-struct contender {
-  std::string name;
-  std::function<double()> run;
-  std::vector<double> seconds{};
-};
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -117,19 +88,7 @@ int main(int count, char** arguments) {
         each.seconds.push_back(each.run());
       }
     }
-    fmt::print("{} ranks, {} rounds, buckets of {} bytes\n\n", ranks, rounds, how.bucket_bytes);
-    fmt::print("| {:<27} | {:>9} | {:>9} | {:>9} | {:>8} |\n", "", "median s", "min s", "max s", "x floor");
-    fmt::print("|-{:-<27}-|-{:->9}:|-{:->9}:|-{:->9}:|-{:->8}:|\n", "", "", "", "", "");
-    for (const contender& each : all) {
-      // Ratios round by round, then their median: drift within a round is small.
-      std::vector<double> ratios;
-      for (std::size_t i = 0; i < each.seconds.size(); ++i) {
-        ratios.push_back(each.seconds[i] / all.front().seconds[i]);
-      }
-      fmt::print("| {:<27} | {:>9.3f} | {:>9.3f} | {:>9.3f} | {:>8.2f} |\n", each.name, median(each.seconds),
-                 *std::min_element(each.seconds.begin(), each.seconds.end()),
-                 *std::max_element(each.seconds.begin(), each.seconds.end()), median(ratios));
-    }
+    print_table(all, ranks, rounds, how.bucket_bytes);
     return 0;
   } catch (const std::exception& failure) {
     fmt::print(stderr, "load_ratio: {}\n", failure.what());

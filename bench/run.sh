@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # usage: bench/run.sh [CHECKPOINT]
-# Microbenchmarks, then whole loads beside their floor (median of 9, alternating). Without CHECKPOINT: Qwen3-0.6B, synthesized
-# once into build/demo (1.2 GB). Results, as printed, in build/bench/.
+# Microbenchmarks, then whole loads beside their floor (median of 9, alternating), on 4 threads and on 4 MPI processes. Without
+# CHECKPOINT: Qwen3-0.6B, synthesized once into build/demo (1.2 GB). Results, as printed, in build/bench/.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash cmake/packages.sh build test
-FSDPINIT_REQUIRE_TOOL=1 cmake --preset release >/dev/null
-cmake --build --preset release --parallel "$(nproc)" --target fsdpinit_tool fsdpinit_bench fsdpinit_load_ratio -- --quiet
+bash cmake/packages.sh build mpi test
+FSDPINIT_REQUIRE_TOOL=1 FSDPINIT_REQUIRE_MPI=1 cmake --preset release >/dev/null
+cmake --build --preset release --parallel "$(nproc)" --target fsdpinit_tool fsdpinit_bench fsdpinit_load_ratio \
+  fsdpinit_mpi_ratio -- --quiet
 
 checkpoint=${1:-build/demo/qwen3-0.6b}
 if [[ $# -eq 0 && ! -e $checkpoint ]]; then
@@ -18,3 +19,8 @@ mkdir -p build/bench
 build/release/bench/fsdpinit_bench | tee build/bench/micro.txt
 echo
 build/release/bench/fsdpinit_load_ratio "$checkpoint" 9 4 | tee build/bench/load.txt
+echo
+# Open MPI asks to be told of more ranks than cores; and of root, who is everybody in a container.
+export OMPI_MCA_rmaps_base_oversubscribe=true
+if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
+mpiexec -n 4 build/release/bench/fsdpinit_mpi_ratio "$checkpoint" 9 | tee build/bench/mpi.txt

@@ -1,0 +1,89 @@
+// Whole loads over MPI beside their floor, in one job and alternating, so that no process is started in between.
+//
+//   mpiexec -n RANKS mpi_ratio CHECKPOINT [ROUNDS] [BUCKET_BYTES]
+//
+// The floor is rank 0 reading everything while the others wait. Seconds are those of the slowest rank, from a barrier on.
+#include "checkpoint_module.hpp"
+#include "ratio.hpp"
+#include <fsdpinit/communicators/mpi.hpp>
+#include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/sources/safetensors.hpp>
+
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <mpi.h>
+
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::bench;
+
+/// Giving the memory back is not timed.
+template <class Policy>
+double seconds_of(const std::string& path, std::span<const tensor_descriptor> tensors, mpi_communicator& world,
+                  const options& how) {
+  dynamic_module module = tool::module_of(tensors);
+  const double began = monotonic_seconds();
+  initialize<Policy>(module, checkpoint{path}, world, how);
+  return monotonic_seconds() - began;
+}
+
+int run(int count, char** arguments) {
+  mpi_communicator world;
+  const std::string path = arguments[1];
+  const std::uint64_t rounds = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 9;
+  const options how{.bucket_bytes = count > 3 ? std::strtoull(arguments[3], nullptr, 10) : 4 * mib};
+  const safetensors_source source = open_safetensors(path);
+  // From when all ranks are there; of the slowest one.
+  const auto timed = [&](auto&& work) {
+    return [&, work] {
+      static_cast<void>(world.all_reduce_max(0));
+      return static_cast<double>(world.all_reduce_max(static_cast<std::uint64_t>(work() * 1e6))) * 1e-6;
+    };
+  };
+  std::vector<contender> all{
+      {"floor: pread, one process",
+       timed([&] { return world.rank() == 0 ? floor_seconds(path, how.bucket_bytes) : 0.0; })},
+      {"native-sharding, scatter",
+       timed([&] { return seconds_of<native_sharding<>>(path, source.tensors(), world, how); })},
+      {"native-sharding, broadcast",
+       timed([&] { return seconds_of<native_sharding<transport::broadcast>>(path, source.tensors(), world, how); })},
+      {"every-rank-loads", timed([&] { return seconds_of<every_rank_loads>(path, source.tensors(), world, how); })},
+  };
+  for (contender& each : all) {
+    each.run();  // brings the file into the page cache, and warms up
+  }
+  for (std::uint64_t round = 0; round < rounds; ++round) {
+    for (contender& each : all) {
+      each.seconds.push_back(each.run());
+    }
+  }
+  if (world.rank() == 0) {
+    print_table(all, world.size(), rounds, how.bucket_bytes);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count < 2) {
+    fmt::print(stderr, "usage: mpiexec -n RANKS mpi_ratio CHECKPOINT [ROUNDS] [BUCKET_BYTES]\n");
+    return 2;
+  }
+  MPI_Init(&count, &arguments);
+  int code = 1;
+  try {
+    code = run(count, arguments);
+  } catch (const error& failure) {
+    fmt::print(stderr, "mpi_ratio: {}\n", failure.what());
+  }
+  MPI_Finalize();
+  return code;
+}

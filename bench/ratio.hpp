@@ -1,0 +1,72 @@
+#pragma once
+
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/sources/safetensors.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+/// \file
+/// What load_ratio and mpi_ratio share: the floor, and the table.
+
+namespace fsdpinit::bench {
+
+/// Of one thread that preads all bytes, in pieces, into fresh memory mapped and advised as the library does it.
+inline double floor_seconds(const std::string& path, std::uint64_t piece) {
+  safetensors_source source = open_safetensors(path);
+  std::uint64_t total = 0;
+  for (const tensor_descriptor& tensor : source.tensors()) {
+    total += byte_size(tensor);
+  }
+  const double begin = monotonic_seconds();
+  const block<host_memory> memory(host_memory{}, total);
+  mutable_bytes rest = memory.bytes();
+  for (std::size_t i = 0; i < source.tensors().size(); ++i) {
+    const std::uint64_t bytes = byte_size(source.tensors()[i]);
+    for (std::uint64_t offset = 0; offset < bytes; offset += piece) {
+      const std::uint64_t length = std::min(piece, bytes - offset);
+      source.read(i, offset, rest.first(length));
+      rest = rest.subspan(length);
+    }
+  }
+  return monotonic_seconds() - begin;
+}
+
+struct contender {
+  std::string name;
+  std::function<double()> run;
+  std::vector<double> seconds{};
+};
+
+inline double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+/// The first contender is the floor. Ratios are taken round by round, then their median: drift within a round is small.
+inline void print_table(const std::vector<contender>& all, std::size_t ranks, std::uint64_t rounds,
+                        std::uint64_t bucket_bytes) {
+  fmt::print("{} ranks, {} rounds, buckets of {} bytes\n\n", ranks, rounds, bucket_bytes);
+  fmt::print("| {:<27} | {:>9} | {:>9} | {:>9} | {:>8} |\n", "", "median s", "min s", "max s", "x floor");
+  fmt::print("|-{:-<27}-|-{:->9}:|-{:->9}:|-{:->9}:|-{:->8}:|\n", "", "", "", "", "");
+  for (const contender& each : all) {
+    std::vector<double> ratios;
+    for (std::size_t i = 0; i < each.seconds.size(); ++i) {
+      ratios.push_back(each.seconds[i] / all.front().seconds[i]);
+    }
+    fmt::print("| {:<27} | {:>9.3f} | {:>9.3f} | {:>9.3f} | {:>8.2f} |\n", each.name, median(each.seconds),
+               *std::min_element(each.seconds.begin(), each.seconds.end()),
+               *std::max_element(each.seconds.begin(), each.seconds.end()), median(ratios));
+  }
+}
+
+}  // namespace fsdpinit::bench
