@@ -69,6 +69,20 @@ TEST(MpiCommunicator, StagingMemoryBeyondTheWindowIsOrdinaryMemory) {
   second.data()[700 * kib - 1] = std::byte{1};
 }
 
+TEST(MpiCommunicator, RefusesAnOperationWhoseSlotIsStillInUse) {
+  mpi_communicator world;
+  std::vector<std::byte> buffer(1);
+  auto first = world.start_broadcast(buffer, 0);
+  std::vector<std::byte> other(1);
+  for (std::size_t i = 1; i < detail::mpi_window::ring; ++i) {
+    auto next = world.start_broadcast(other, 0);
+    world.wait(next, deadline::after(30));
+  }
+  expect_error(errc::invalid_argument, "buckets_in_flight", "at most 64",
+               [&] { static_cast<void>(world.start_broadcast(other, 0)); });
+  world.wait(first, deadline::after(30));
+}
+
 TEST(MpiCommunicator, MessagesArriveWhole) {
   // As those beyond 2^31 bytes do, which would need that much memory here.
   std::vector<std::byte> bytes(10);

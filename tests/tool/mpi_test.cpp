@@ -32,17 +32,12 @@ using arguments = std::vector<std::string>;
 class mpi : public ::testing::Test {
  protected:
   void SetUp() override {
-#ifdef FSDPINIT_MPIEXEC
-    launcher_ = FSDPINIT_MPIEXEC;
     // More ranks than cores, and containers in which everybody is root.
     for (const char* name :
          {"OMPI_MCA_rmaps_base_oversubscribe", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"}) {
       ::setenv(name, "1", 1);  // NOLINT(concurrency-mt-unsafe): one thread
     }
     ::setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // NOLINT(concurrency-mt-unsafe): MPI keeps memory until the end
-#else
-    GTEST_SKIP() << "the tool was built without MPI";
-#endif
   }
 
   [[nodiscard]] arguments command(std::size_t ranks, const arguments& how) const {
@@ -55,7 +50,7 @@ class mpi : public ::testing::Test {
   }
 
  private:
-  std::string launcher_;
+  std::string launcher_ = FSDPINIT_MPIEXEC;
 };
 
 std::size_t count_of(std::string_view piece, std::string_view text) {

@@ -109,6 +109,11 @@ void for_each_message(Bytes bytes, Fn&& fn, std::uint64_t most = most_mpi_count)
   } while (!bytes.empty());
 }
 
+/// How often it calls `fn`.
+[[nodiscard]] inline std::size_t message_count(std::uint64_t bytes) noexcept {
+  return bytes == 0 ? 1 : ceil_div(bytes, most_mpi_count);
+}
+
 /// Are all of them done? They become null requests then.
 [[nodiscard]] inline bool test_all(std::vector<MPI_Request>& requests) {
   int done = 1;

@@ -53,6 +53,7 @@ class mpi_payload {
 
   operation* start(bool scatter, std::span<const bytes_view> windows, mutable_bytes buffer, std::size_t root) {
     operation& made = free_operation();
+    reserve(made, scatter, windows, buffer, root);
     made.number = next_++;
     made.root = root;
     made.scatter = scatter;
@@ -117,7 +118,8 @@ class mpi_payload {
   }
 
   operation& free_operation() {
-    if (active_.size() >= mpi_window::ring) {
+    // A lane has one slot for operations that are `ring` apart, whichever of those between are over.
+    if (!active_.empty() && next_ - active_.front()->number >= mpi_window::ring) {
       throw error(errc::invalid_argument, "buckets_in_flight",
                   concat("at most ", mpi_window::ring, " operations can be in flight over MPI"));
     }
@@ -126,8 +128,32 @@ class mpi_payload {
         return *each;
       }
     }
-    active_.reserve(operations_.size() + 1);
     return *operations_.emplace_back(std::make_unique<operation>());
+  }
+
+  /// What can fail for want of memory fails before anything is posted: a rank that threw later would leave MPI with its
+  /// buffers. After the first few operations there is nothing left to allocate.
+  void reserve(operation& which, bool scatter, std::span<const bytes_view> windows, mutable_bytes buffer,
+               std::size_t root) {
+    constexpr std::size_t most_tree_children = 64;  // one for each bit of a rank
+    const bool is_root = root == link_.rank();
+    const std::size_t children = is_root ? link_.size() : most_tree_children;
+    std::size_t messages = 1;  // the credit
+    if (!scatter) {
+      messages += children * message_count(buffer.size());
+    } else if (is_root) {
+      for (const bytes_view window : windows) {
+        messages += message_count(window.size());
+      }
+    }
+    which.lanes.reserve(children);
+    which.children.reserve(children);
+    which.credits.reserve(children);
+    which.issued.reserve(children);
+    which.receives.reserve(message_count(buffer.size()));
+    which.sends.reserve(messages);
+    tree_.reserve(link_.size());
+    active_.reserve(operations_.size());
   }
 
   void release(operation& which) noexcept {

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace fsdpinit {
@@ -44,16 +45,20 @@ template <Communicator Control>
     }
   };
   std::vector<rank_report> all;
+  detail::wire_writer out;
+  agreed(control, deadline_seconds, [&] {
+    all.assign(control.size(), mine);
+    each_number(all[control.rank()], [&](auto& value) { out.number(std::bit_cast<std::uint64_t>(value)); });
+  });
   for (std::size_t rank = 0; rank < control.size(); ++rank) {
-    rank_report report = mine;
-    detail::wire_writer out;
-    each_number(report, [&](auto& value) { out.number(std::bit_cast<std::uint64_t>(value)); });
-    const std::vector<std::byte> bytes =
-        broadcast_bytes(control, std::move(out.bytes()), rank, deadline::after(deadline_seconds));
+    std::vector<std::byte> bytes;
+    if (rank == control.rank()) {
+      bytes = std::move(out.bytes());
+    }
+    bytes = broadcast_bytes(control, std::move(bytes), rank, deadline::after(deadline_seconds));
     detail::wire_reader in(bytes);
-    each_number(report, [&]<class Value>(Value& value) { value = std::bit_cast<Value>(in.number()); });
-    report.rank = rank;
-    all.push_back(std::move(report));
+    each_number(all[rank], [&]<class Value>(Value& value) { value = std::bit_cast<Value>(in.number()); });
+    all[rank].rank = rank;
   }
   return all;
 }
