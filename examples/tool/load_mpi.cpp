@@ -53,15 +53,19 @@ class mpi_loader {
 
   void run() {
     std::optional<load_outputs> files;  // of rank 0
+    bytes path;
     agreed([&] {
       if (is_first()) {
         files.emplace(how_, outputs_);
+        append(path, files->dump_folder().value_or("").string());
       }
     });
-    const std::string folder = share(files && files->dump_folder() ? files->dump_folder()->string() : "");
+    path = share(std::move(path), 0);
+    std::string folder;
     std::optional<memory_timeline> timeline;
     const std::uint64_t base_rss = resident_memory().current();
     agreed([&] {
+      folder.assign(reinterpret_cast<const char*>(path.data()), path.size());
       if (!how_.timeline.empty()) {
         timeline.emplace();
       }
@@ -76,7 +80,7 @@ class mpi_loader {
     result.report.peak_rss_bytes = result.peak_rss_bytes;
 
     const std::vector<rank_report> reports = gather_reports(world_, result.report, how_.deadline_seconds);
-    const std::string csv = timeline ? gather_timeline(*timeline) : "";
+    const std::vector<bytes> samples = timeline ? gather_timeline(*timeline) : std::vector<bytes>();
     if (!folder.empty()) {
       agreed([&] {
         progress_display dumping("dump", is_first());
@@ -87,7 +91,7 @@ class mpi_loader {
     const double seconds = static_cast<double>(microseconds) * 1e-6;
     agreed([&] {
       if (is_first()) {
-        files->write_timeline(csv);
+        files->write_timeline(text_of(samples));
         files->write_report(reports, 0, seconds);
         files->commit();
         fmt::print("{}{:.3f} s in all\n", report_text(reports), seconds);
@@ -103,27 +107,41 @@ class mpi_loader {
   [[nodiscard]] bool is_first() const { return world_.rank() == 0; }
   [[nodiscard]] deadline limit() const { return deadline::after(how_.deadline_seconds); }
 
-  /// The text of `root` on every rank.
-  [[nodiscard]] std::string share(std::string_view text, std::size_t root = 0) {
-    const auto own = std::as_bytes(std::span(text));
-    const std::vector<std::byte> bytes = broadcast_bytes(world_, std::vector(own.begin(), own.end()), root, limit());
-    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  using bytes = std::vector<std::byte>;
+  static void append(bytes& to, std::string_view text) {
+    const auto from = std::as_bytes(std::span(text));
+    to.insert(to.end(), from.begin(), from.end());
+  }
+  /// What `root` has, on every rank. Elsewhere `own` means nothing.
+  [[nodiscard]] bytes share(bytes own, std::size_t root) {
+    return broadcast_bytes(world_, root == world_.rank() ? std::move(own) : bytes(), root, limit());
   }
 
-  /// The samples of all ranks under one header, rank by rank, at rank 0.
-  [[nodiscard]] std::string gather_timeline(memory_timeline& timeline) {
-    std::string own;
-    std::string header;
+  /// The samples of every rank, as CSV, at rank 0; on others, their own. Only agreed steps allocate for them.
+  [[nodiscard]] std::vector<bytes> gather_timeline(memory_timeline& timeline) {
+    std::vector<bytes> tables;
     agreed([&] {
       timeline.stop();
-      timeline.write_csv([&](std::string_view line) { (header.empty() ? header : own) += line; });
+      tables.resize(world_.size());
+      bool is_header = true;  // once is enough
+      timeline.write_csv([&](std::string_view line) {
+        if (!std::exchange(is_header, false) || is_first()) {
+          append(tables[world_.rank()], line);
+        }
+      });
     });
-    std::string all = header;
     for (std::size_t rank = 0; rank < world_.size(); ++rank) {
-      const std::string theirs = share(own, rank);
+      bytes theirs = share(std::move(tables[rank]), rank);
       if (is_first()) {
-        all += theirs;
+        tables[rank] = std::move(theirs);
       }
+    }
+    return tables;
+  }
+  [[nodiscard]] static std::string text_of(const std::vector<bytes>& tables) {
+    std::string all;
+    for (const bytes& each : tables) {
+      all.append(reinterpret_cast<const char*>(each.data()), each.size());
     }
     return all;
   }
