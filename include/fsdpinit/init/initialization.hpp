@@ -6,6 +6,7 @@
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/control/wire.hpp>
+#include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/bucket_stream.hpp>
 #include <fsdpinit/init/full_load.hpp>
 #include <fsdpinit/init/manifest.hpp>
@@ -34,60 +35,6 @@
 #include <vector>
 
 namespace fsdpinit::detail {
-
-template <class T>
-inline constexpr bool is_channels = false;
-template <class Data, class Control>
-inline constexpr bool is_channels<channels<Data, Control>> = true;
-
-template <class Channels>
-concept AreLinks = is_channels<std::remove_cvref_t<Channels>> || Communicator<std::remove_reference_t<Channels>>;
-
-/// A plain communicator is both channels.
-template <class Channels>
-[[nodiscard]] auto channels_of(Channels& given) {
-  if constexpr (is_channels<std::remove_const_t<Channels>>) {
-    return given;
-  } else {
-    return channels<Channels, Channels>{given, given};
-  }
-}
-
-/// The state dict behind what was passed: itself, or what the opener opens.
-template <class Source>
-struct opened_source {
-  using type = Source;
-};
-template <SourceOpener Source>
-struct opened_source<Source> {
-  using type = decltype(std::declval<Source&>()());
-};
-
-/// Where buckets are staged: memory that the communicator's peers can copy from, if it has such.
-template <class Data, class Space>
-struct slot_space_of {
-  using type = Space;
-};
-template <class Data, class Space>
-  requires StagingCommunicator<Data, Space>
-struct slot_space_of<Data, Space> {
-  using type = typename Data::staging_memory;
-};
-
-inline void require_valid(const options& how, std::size_t shards) {
-  const auto reject = [](std::string_view option, std::string_view text) {
-    throw error(errc::invalid_argument, option, text);
-  };
-  if (how.source_rank >= shards) {
-    reject("source_rank", concat(how.source_rank, " is not a rank of a world of ", shards));
-  }
-  if (how.buckets_in_flight == 0) {
-    reject("buckets_in_flight", "must be at least 1; 2 lets reading and receiving overlap");
-  }
-  if (!(how.deadline_seconds > 0)) {
-    reject("deadline_seconds", "must be above 0");
-  }
-}
 
 /// One initialisation on one rank, step by step. Each step ends in an agreement.
 template <class Policy, ShardableModule Module, class Source, class Data, class Control, MemorySpace Space,

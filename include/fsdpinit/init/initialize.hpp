@@ -4,6 +4,7 @@
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/initialization.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>

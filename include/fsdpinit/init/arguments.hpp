@@ -1,0 +1,73 @@
+#pragma once
+
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/options.hpp>
+
+#include <cstddef>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+/// \file
+/// What `initialize` may be given, and what follows from its types.
+
+namespace fsdpinit::detail {
+
+template <class T>
+inline constexpr bool is_channels = false;
+template <class Data, class Control>
+inline constexpr bool is_channels<channels<Data, Control>> = true;
+
+template <class Channels>
+concept AreLinks = is_channels<std::remove_cvref_t<Channels>> || Communicator<std::remove_reference_t<Channels>>;
+
+/// A plain communicator is both channels.
+template <class Channels>
+[[nodiscard]] auto channels_of(Channels& given) {
+  if constexpr (is_channels<std::remove_const_t<Channels>>) {
+    return given;
+  } else {
+    return channels<Channels, Channels>{given, given};
+  }
+}
+
+/// The state dict behind what was passed: itself, or what the opener opens.
+template <class Source>
+struct opened_source {
+  using type = Source;
+};
+template <SourceOpener Source>
+struct opened_source<Source> {
+  using type = decltype(std::declval<Source&>()());
+};
+
+/// Where buckets are staged: memory that the communicator's peers can copy from, if it has such.
+template <class Data, class Space>
+struct slot_space_of {
+  using type = Space;
+};
+template <class Data, class Space>
+  requires StagingCommunicator<Data, Space>
+struct slot_space_of<Data, Space> {
+  using type = typename Data::staging_memory;
+};
+
+inline void require_valid(const options& how, std::size_t shards) {
+  const auto reject = [](std::string_view option, std::string_view text) {
+    throw error(errc::invalid_argument, option, text);
+  };
+  if (how.source_rank >= shards) {
+    reject("source_rank", concat(how.source_rank, " is not a rank of a world of ", shards));
+  }
+  if (how.buckets_in_flight == 0) {
+    reject("buckets_in_flight", "must be at least 1; 2 lets reading and receiving overlap");
+  }
+  if (!(how.deadline_seconds > 0)) {
+    reject("deadline_seconds", "must be above 0");
+  }
+}
+
+}  // namespace fsdpinit::detail
