@@ -22,7 +22,7 @@ TEST(Laws, OfTheSelfCommunicator) {
 }
 
 TEST(Laws, OfTheThreadsCommunicator) {
-  for (const std::size_t ranks : {1U, 2U, 3U, 4U, 7U}) {
+  for (const std::size_t ranks : {1U, 2U, 3U, 4U, 5U, 6U, 7U}) {
     SCOPED_TRACE(ranks);
     run_ranks(ranks, [](threads_communicator& world) { EXPECT_EQ(check_communicator(world), violations{}); });
   }
@@ -42,6 +42,7 @@ TEST(Laws, AreAskedOnlyOfWhatIsModelled) {
   expect_lawful<scattering_communicator>();
   expect_lawful<non_blocking_communicator>();
   expect_lawful<non_blocking_scatter_communicator>();
+  expect_lawful<group_communicator>();
   expect_lawful<interruptible_communicator>();
   expect_lawful<reducing_control>();
   expect_lawful<failable_control>();

@@ -141,6 +141,34 @@ struct scatter_starts_something_else : non_blocking_communicator {
 };
 static_assert(!NonBlockingScatterCommunicator<scatter_starts_something_else>);
 
+static_assert(GroupCommunicator<group_communicator>);
+static_assert(GroupCommunicator<threads_communicator> && GroupCommunicator<self_communicator>);
+static_assert(!GroupCommunicator<non_blocking_scatter_communicator>);
+struct groups_only_broadcast : non_blocking_scatter_communicator {
+  using non_blocking_communicator::start_broadcast;
+  token start_broadcast(mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_only_broadcast>);
+struct groups_only_scatter : non_blocking_scatter_communicator {
+  using non_blocking_scatter_communicator::start_scatter;
+  token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_only_scatter>);
+struct groups_alone : group_communicator {
+  token start_broadcast(mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_alone>);
+struct groups_of_mutable_ranks : group_communicator {
+  using non_blocking_communicator::start_broadcast;
+  token start_broadcast(mutable_bytes, std::size_t, std::span<std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_of_mutable_ranks>);
+struct group_scatter_starts_something_else : group_communicator {
+  using non_blocking_scatter_communicator::start_scatter;
+  int start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<group_scatter_starts_something_else>);
+
 static_assert(InterruptibleCommunicator<interruptible_communicator>);
 static_assert(InterruptibleCommunicator<threads_communicator>);
 static_assert(!InterruptibleCommunicator<non_blocking_communicator> && !InterruptibleCommunicator<self_communicator>);
@@ -328,11 +356,12 @@ constexpr bool is_transparent = [] {
   return Communicator<F> == Communicator<C> && ScatterCommunicator<F> == ScatterCommunicator<C> &&
          NonBlockingCommunicator<F> == NonBlockingCommunicator<C> &&
          NonBlockingScatterCommunicator<F> == NonBlockingScatterCommunicator<C> &&
-         InterruptibleCommunicator<F> == InterruptibleCommunicator<C> && ReducingControl<F> == ReducingControl<C> &&
-         FailableControl<F> == FailableControl<C>;
+         GroupCommunicator<F> == GroupCommunicator<C> && InterruptibleCommunicator<F> == InterruptibleCommunicator<C> &&
+         ReducingControl<F> == ReducingControl<C> && FailableControl<F> == FailableControl<C>;
 }();
 static_assert(is_transparent<minimal_communicator> && is_transparent<scattering_communicator>);
 static_assert(is_transparent<non_blocking_communicator> && is_transparent<non_blocking_scatter_communicator>);
+static_assert(is_transparent<group_communicator>);
 static_assert(is_transparent<half_blocking_communicator> && is_transparent<interruptible_communicator>);
 static_assert(is_transparent<reducing_control> && is_transparent<failable_control>);
 static_assert(is_transparent<threads_communicator> && is_transparent<self_communicator>);

@@ -93,6 +93,19 @@ struct non_blocking_scatter_communicator : non_blocking_communicator {
   }
 };
 
+struct group_communicator : non_blocking_scatter_communicator {
+  using non_blocking_communicator::start_broadcast;
+  using non_blocking_scatter_communicator::non_blocking_scatter_communicator;
+  using non_blocking_scatter_communicator::start_scatter;
+  token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
+    return started(inner_.start_broadcast(buffer, root, group));
+  }
+  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
+                      std::span<const std::size_t> group) {
+    return started(inner_.start_scatter(windows, own, root, group));
+  }
+};
+
 struct interruptible_communicator : non_blocking_communicator {
   using non_blocking_communicator::non_blocking_communicator;
   void interrupt() noexcept { inner_.interrupt(); }

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -119,6 +120,39 @@ TEST(CommunicatorLaws, NoticeAScatterThatHandsOutTheWrongWindow) {
     confused_communicator confused(world);
     const violations broken = check_communicator(confused);
     EXPECT_TRUE(mentions(broken, "gives this rank's window"));
+  });
+}
+
+// All ranks do as these do, with a group and without, so that nobody waits in vain.
+
+TEST(CommunicatorLaws, NoticeAGroupThatHasAnotherRoot) {
+  struct rooted_communicator : group_communicator {
+    using group_communicator::group_communicator;
+    token start_broadcast(mutable_bytes buffer, std::size_t) { return group_communicator::start_broadcast(buffer, 0); }
+    token start_broadcast(mutable_bytes buffer, std::size_t, std::span<const std::size_t> group) {
+      return group_communicator::start_broadcast(buffer, group.front(), group);
+    }
+  };
+  fsdpinit::testing::run_ranks(3, [](std::size_t rank, threads_communicator& world) {
+    rooted_communicator rooted(world);
+    const violations broken = check_communicator(rooted);
+    EXPECT_TRUE(mentions(broken, rank == 0 ? "in a group of" : "leaves its root's buffer as it is")) << "rank " << rank;
+  });
+}
+
+TEST(CommunicatorLaws, NoticeAScatterInAGroupThatMovesNothing) {
+  struct idle_communicator : group_communicator {
+    using group_communicator::group_communicator;
+    token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t) {
+      return group_communicator::start_broadcast({}, 0);
+    }
+    token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t> group) {
+      return group_communicator::start_broadcast({}, group.front(), group);
+    }
+  };
+  fsdpinit::testing::run_ranks(2, [](std::size_t rank, threads_communicator& world) {
+    idle_communicator idle(world);
+    EXPECT_TRUE(mentions(check_communicator(idle), "gives what its root sent")) << "rank " << rank;
   });
 }
 

@@ -53,6 +53,29 @@ concept NonBlockingScatterCommunicator =
       { comm.start_scatter(windows, own, root) } -> std::same_as<typename C::token>;
     };
 
+/// Operations among groups of ranks: several independent ones, of disjoint groups, at one place in the order of started
+/// operations. For a scatter within each replica and then a broadcast along all replicate groups at once, for one source per
+/// node, and the like, without communicators of their own.
+///
+/// EVERY rank starts one operation at each place, with the group that it belongs to itself, so that all ranks count the
+/// same; one group may broadcast while another scatters. `group` has the ranks that take part, ascending, the calling rank
+/// and `root` among them, and is the same on each of its members. A group of the calling rank alone moves nothing and keeps
+/// the count; a group of all ranks is the operation without a group. `windows` still has size() entries, indexed by rank of
+/// the communicator; those of ranks outside of the group are ignored. The memory of `group` belongs to the operation as its
+/// buffers do.
+///
+/// Deadlines and interruption are those of other started operations: `interrupt()` on any rank ends the operations of all
+/// ranks, whatever their group, also those of a rank alone.
+///
+/// \throws error{invalid_argument} from `start_...` where this rank or the root is not in `group`.
+template <class C>
+concept GroupCommunicator =
+    NonBlockingScatterCommunicator<C> && requires(C& comm, mutable_bytes buffer, std::span<const bytes_view> windows,
+                                                  std::size_t root, std::span<const std::size_t> group) {
+      { comm.start_broadcast(buffer, root, group) } -> std::same_as<typename C::token>;
+      { comm.start_scatter(windows, buffer, root, group) } -> std::same_as<typename C::token>;
+    };
+
 /// A rank that fails in the middle of a stream reaches ranks that wait for it.
 ///
 /// `interrupt()`: every rank's started operations, present and future, throw error{interrupted} from `wait`. `rearm()`:

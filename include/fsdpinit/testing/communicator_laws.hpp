@@ -6,6 +6,7 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/testing/group_laws.hpp>
 #include <fsdpinit/testing/law_list.hpp>
 
 #include <cstddef>
@@ -42,6 +43,9 @@ class communicator_laws {
     if constexpr (NonBlockingScatterCommunicator<C>) {
       laws_.run("start_scatter", [&] { start_scatter(); });
     }
+    if constexpr (GroupCommunicator<C>) {
+      group_laws(comm_, laws_, seconds_).run();
+    }
     if constexpr (ReducingControl<C>) {
       laws_.run("all_reduce_max", [&] { all_reduce_max(); });
     }
@@ -60,14 +64,6 @@ class communicator_laws {
 
  private:
   [[nodiscard]] deadline limit() const noexcept { return deadline::after(seconds_); }
-
-  /// All ranks have come here.
-  void barrier() {
-    for (std::size_t root = 0; root < size_; ++root) {
-      std::byte nothing{};
-      comm_.broadcast({&nothing, 1}, root);
-    }
-  }
 
   void broadcast() {
     for (std::size_t root = 0; root < size_; ++root) {
@@ -130,7 +126,7 @@ class communicator_laws {
       for (std::size_t root = 0; root < size_; ++root) {
         tokens.push_back(comm_.start_broadcast(buffers[root], root));
       }
-      barrier();
+      barrier(comm_);
       for (std::size_t root = 0; root < size_; ++root) {
         comm_.wait(tokens[root], limit());
         laws_.expect(buffers[root] == patterned(size, root),
@@ -179,7 +175,7 @@ class communicator_laws {
       return;
     }
     for (int round = 0; round < 2; ++round) {
-      barrier();
+      barrier(comm_);
       const std::size_t quitter = size_ - 1;
       std::vector<std::byte> buffer = patterned(4096, rank_);
       if (rank_ == quitter) {
@@ -189,11 +185,11 @@ class communicator_laws {
         laws_.expect_throw(errc::interrupted, "a started operation whose root will never join ends by interrupt()",
                            [&] { comm_.wait(token, limit()); });
       }
-      barrier();
+      barrier(comm_);
       typename C::token token = comm_.start_broadcast(buffer, 0);
       laws_.expect_throw(errc::interrupted, "an operation started after interrupt() is interrupted",
                          [&] { comm_.wait(token, limit()); });
-      barrier();
+      barrier(comm_);
       comm_.rearm();
       start_broadcast();
     }
@@ -210,9 +206,9 @@ class communicator_laws {
       laws_.expect_throw(errc::peer_lost, "wait() throws peer_lost once its deadline has passed",
                          [&] { comm_.wait(token, deadline::after(0.02)); });
     }
-    barrier();
+    barrier(comm_);
     comm_.interrupt();
-    barrier();
+    barrier(comm_);
     comm_.rearm();
     start_broadcast();
   }
@@ -223,7 +219,7 @@ class communicator_laws {
       const error cause(errc::io, "subject", concat("failure of ", failing),
                         {.rank = static_cast<std::int32_t>(failing), .native_code = 5});
       const auto thrown = attempt([&] {
-        barrier();
+        barrier(comm_);
         if (rank_ == failing) {
           throw error(cause);
         }
@@ -239,7 +235,7 @@ class communicator_laws {
         comm_.rearm();  // a failure of the control channel interrupts started operations as well
       }
     }
-    barrier();
+    barrier(comm_);
   }
 
   C& comm_;

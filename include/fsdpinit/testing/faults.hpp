@@ -149,6 +149,19 @@ class faulty_communicator<C> : public faulty_communicator_base<C> {
     this->count("start_scatter");
     return this->inner_.start_scatter(windows, own, root);
   }
+  [[nodiscard]] token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group)
+    requires GroupCommunicator<C>
+  {
+    this->count("start_broadcast");
+    return this->inner_.start_broadcast(buffer, root, group);
+  }
+  [[nodiscard]] token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
+                                    std::span<const std::size_t> group)
+    requires GroupCommunicator<C>
+  {
+    this->count("start_scatter");
+    return this->inner_.start_scatter(windows, own, root, group);
+  }
   void wait(token& operation, deadline limit) {
     this->inner_.wait(operation, limit);
     this->count("wait");
