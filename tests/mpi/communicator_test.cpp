@@ -19,6 +19,7 @@ using fsdpinit::testing::check_communicator;
 using fsdpinit::testing::violations;
 
 static_assert(NonBlockingScatterCommunicator<mpi_communicator>);
+static_assert(GroupCommunicator<mpi_communicator>);
 static_assert(InterruptibleCommunicator<mpi_communicator>);
 static_assert(ReducingControl<mpi_communicator>);
 static_assert(PoisonableCommunicator<mpi_communicator>);
@@ -57,6 +58,52 @@ TEST(MpiCommunicator, ScattersAndBroadcastsFromItsStagingMemory) {
       }
     }
     EXPECT_EQ(account.accounted(), 0U);
+  });
+}
+
+TEST(MpiCommunicator, ScattersToOneReplicaAndBroadcastsFromThereFromItsStagingMemory) {
+  for_each_world([](mpi_communicator& world) {
+    constexpr std::uint64_t length = 7'000;
+    const std::size_t shards = world.size() % 2 == 0 ? world.size() / 2 : world.size();
+    const host_memory account;
+    // As many as fit into a ring of lanes, so that each slot is used again.
+    for (std::size_t round = 0; round < 2 * detail::mpi_window::ring; ++round) {
+      const std::size_t first_replica = round % (world.size() / shards);
+      const std::size_t source = first_replica * shards + round % shards;
+      std::vector<std::size_t> replica;
+      std::vector<std::size_t> copies;
+      for (std::size_t r = 0; r < world.size(); ++r) {
+        if (r / shards == world.rank() / shards) {
+          replica.push_back(r);
+        }
+        if (r % shards == world.rank() % shards) {
+          copies.push_back(r);
+        }
+      }
+      const std::vector<std::size_t> alone{world.rank()};
+      const block<mpi_staging_memory> staged(world.staging(account), world.rank() == source ? length * shards : length);
+      std::vector<bytes_view> windows(world.size());
+      mutable_bytes own = staged.bytes();
+      if (world.rank() == source) {
+        for (std::uint64_t i = 0; i < staged.size(); ++i) {
+          staged.data()[i] = pattern(round, i);
+        }
+        for (std::size_t s = 0; s < shards; ++s) {
+          windows[first_replica * shards + s] = bytes_view(staged.bytes()).subspan(s * length, length);
+        }
+        own = staged.bytes().subspan(source % shards * length, length);
+      }
+      const bool scatters = world.rank() / shards == first_replica;
+      auto scatter = scatters
+                         ? world.start_scatter(windows, world.rank() == source ? mutable_bytes() : own, source, replica)
+                         : world.start_broadcast({}, world.rank(), alone);
+      world.wait(scatter, deadline::after(30));
+      auto broadcast = world.start_broadcast(own, first_replica * shards + world.rank() % shards, copies);
+      world.wait(broadcast, deadline::after(30));
+      for (std::uint64_t i = 0; i < length; ++i) {
+        ASSERT_EQ(own[i], pattern(round, world.rank() % shards * length + i)) << "byte " << i << " of round " << round;
+      }
+    }
   });
 }
 

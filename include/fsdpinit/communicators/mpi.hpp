@@ -94,7 +94,7 @@ class mpi_staging_memory : public host_memory {
 /// While an exception unwinds nothing is freed, for its peers may not be doing the same.
 class mpi_communicator {
  public:
-  using token = detail::mpi_payload::operation*;
+  using token = detail::mpi_operation*;
   using staging_memory = mpi_staging_memory;
 
   /// \throws error{invalid_argument} if MPI is not initialised, or `how.concurrent` and without MPI_THREAD_MULTIPLE;
@@ -120,15 +120,22 @@ class mpi_communicator {
 
   /// \throws error{invalid_argument} with more than 64 operations in flight.
   token start_broadcast(mutable_bytes buffer, std::size_t root) {
-    return state_->link.guarded([&] { return state_->payload.start(false, {}, buffer, root); });
+    return start_broadcast(buffer, root, state_->payload.everyone());
+  }
+  token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
+    return state_->link.guarded([&] { return state_->payload.broadcast(buffer, root, group); });
   }
   token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
-    return state_->link.guarded([&] { return state_->payload.start(true, windows, own, root); });
+    return start_scatter(windows, own, root, state_->payload.everyone());
+  }
+  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
+                      std::span<const std::size_t> group) {
+    return state_->link.guarded([&] { return state_->payload.scatter(windows, own, root, group); });
   }
   /// After error{interrupted} the operation's buffers are the caller's again; after error{peer_lost}, where that is thrown
   /// at all, they may still be written to: leave them allocated.
   void wait(token& operation, deadline limit) {
-    if (detail::mpi_payload::operation* const which = std::exchange(operation, nullptr)) {
+    if (detail::mpi_operation* const which = std::exchange(operation, nullptr)) {
       state_->link.guarded([&] { state_->payload.wait(*which, limit); });
     }
   }
