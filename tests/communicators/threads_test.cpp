@@ -1,3 +1,4 @@
+#include "support/expect_error.hpp"
 #include <fsdpinit/communicators/threads.hpp>
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
@@ -20,6 +21,7 @@ namespace {
 using namespace fsdpinit;
 using fsdpinit::testing::errors_of_ranks;
 using fsdpinit::testing::run_ranks;
+using fsdpinit::testing_support::expect_error;
 
 void sleep_for(int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }
 
@@ -269,6 +271,28 @@ TEST(Traffic, ManyOperationsInFlightKeepTheirOrder) {
       finish(round);
     }
   });
+}
+
+TEST(World, IsOneNodeUnlessToldOtherwise) {
+  const threads_world world(3);
+  const std::size_t numbers[] = {5, 0, 5, 8, 0};
+  const threads_world faked(5, numbers);
+  std::vector<std::size_t> nodes;
+  std::vector<std::size_t> faked_nodes;
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    nodes.push_back(world.rank(0).node_of(rank));
+  }
+  for (std::size_t rank = 0; rank < 5; ++rank) {
+    faked_nodes.push_back(faked.rank(4).node_of(rank));
+  }
+  EXPECT_EQ(nodes, (std::vector<std::size_t>{0, 0, 0}));
+  EXPECT_EQ(faked_nodes, (std::vector<std::size_t>{0, 1, 0, 3, 1}));
+}
+
+TEST(World, RefusesNodesOfSomeRanksOnly) {
+  const std::size_t numbers[] = {0, 0};
+  expect_error(errc::invalid_argument, "nodes", "2 numbers of nodes for 3 ranks",
+               [&] { const threads_world world(3, numbers); });
 }
 
 TEST(World, HandlesKeepItAlive) {

@@ -169,6 +169,22 @@ struct group_scatter_starts_something_else : group_communicator {
 };
 static_assert(!GroupCommunicator<group_scatter_starts_something_else>);
 
+static_assert(NodeAwareCommunicator<node_aware_communicator>);
+static_assert(NodeAwareCommunicator<threads_communicator> && NodeAwareCommunicator<self_communicator>);
+static_assert(!NodeAwareCommunicator<minimal_communicator>);
+struct node_of_not_const : minimal_communicator {
+  std::size_t node_of(std::size_t);
+};
+static_assert(!NodeAwareCommunicator<node_of_not_const>);
+struct node_is_a_name : minimal_communicator {
+  [[nodiscard]] std::string_view node_of(std::size_t) const;
+};
+static_assert(!NodeAwareCommunicator<node_is_a_name>);
+struct knows_its_own_node : minimal_communicator {
+  [[nodiscard]] std::size_t node_of() const;
+};
+static_assert(!NodeAwareCommunicator<knows_its_own_node>);
+
 static_assert(InterruptibleCommunicator<interruptible_communicator>);
 static_assert(InterruptibleCommunicator<threads_communicator>);
 static_assert(!InterruptibleCommunicator<non_blocking_communicator> && !InterruptibleCommunicator<self_communicator>);
@@ -356,12 +372,13 @@ constexpr bool is_transparent = [] {
   return Communicator<F> == Communicator<C> && ScatterCommunicator<F> == ScatterCommunicator<C> &&
          NonBlockingCommunicator<F> == NonBlockingCommunicator<C> &&
          NonBlockingScatterCommunicator<F> == NonBlockingScatterCommunicator<C> &&
-         GroupCommunicator<F> == GroupCommunicator<C> && InterruptibleCommunicator<F> == InterruptibleCommunicator<C> &&
-         ReducingControl<F> == ReducingControl<C> && FailableControl<F> == FailableControl<C>;
+         GroupCommunicator<F> == GroupCommunicator<C> && NodeAwareCommunicator<F> == NodeAwareCommunicator<C> &&
+         InterruptibleCommunicator<F> == InterruptibleCommunicator<C> && ReducingControl<F> == ReducingControl<C> &&
+         FailableControl<F> == FailableControl<C>;
 }();
 static_assert(is_transparent<minimal_communicator> && is_transparent<scattering_communicator>);
 static_assert(is_transparent<non_blocking_communicator> && is_transparent<non_blocking_scatter_communicator>);
-static_assert(is_transparent<group_communicator>);
+static_assert(is_transparent<group_communicator> && is_transparent<node_aware_communicator>);
 static_assert(is_transparent<half_blocking_communicator> && is_transparent<interruptible_communicator>);
 static_assert(is_transparent<reducing_control> && is_transparent<failable_control>);
 static_assert(is_transparent<threads_communicator> && is_transparent<self_communicator>);

@@ -20,6 +20,7 @@ using fsdpinit::testing::violations;
 
 static_assert(NonBlockingScatterCommunicator<mpi_communicator>);
 static_assert(GroupCommunicator<mpi_communicator>);
+static_assert(NodeAwareCommunicator<mpi_communicator>);
 static_assert(InterruptibleCommunicator<mpi_communicator>);
 static_assert(ReducingControl<mpi_communicator>);
 static_assert(PoisonableCommunicator<mpi_communicator>);
@@ -184,6 +185,19 @@ TEST(MpiCommunicator, SplitsIntoShardAndReplicateGroups) {
   EXPECT_EQ(replicate_group.rank(), world.rank() / shards);
   EXPECT_EQ(world.split_node().size(), world.size()) << "these tests run on one node";
   EXPECT_EQ(shard_group.all_reduce_max(world.rank()), world.rank() / shards * shards + shards - 1);
+}
+
+TEST(MpiCommunicator, KnowsTheNodesOfRanks) {
+  const mpi_communicator one;
+  const mpi_communicator without_window(MPI_COMM_WORLD, {.staging_bytes = 0});
+  const mpi_communicator pairs(MPI_COMM_WORLD, {.window_group = static_cast<int>(one.rank() / 2)});
+  const mpi_communicator turns(MPI_COMM_WORLD, {.staging_bytes = 0, .window_group = static_cast<int>(one.rank() % 2)});
+  for (std::size_t rank = 0; rank < one.size(); ++rank) {
+    EXPECT_EQ(one.node_of(rank), 0U);
+    EXPECT_EQ(without_window.node_of(rank), 0U);
+    EXPECT_EQ(pairs.node_of(rank), rank / 2 * 2);
+    EXPECT_EQ(turns.node_of(rank), rank % 2);
+  }
 }
 
 TEST(MpiCommunicator, LeavesTheErrorHandlerOfTheProgramAlone) {

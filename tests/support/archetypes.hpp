@@ -106,6 +106,13 @@ struct group_communicator : non_blocking_scatter_communicator {
   }
 };
 
+struct node_aware_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  [[nodiscard]] std::uint16_t node_of(std::size_t rank) const {
+    return static_cast<std::uint16_t>(inner_.node_of(rank));
+  }
+};
+
 struct interruptible_communicator : non_blocking_communicator {
   using non_blocking_communicator::non_blocking_communicator;
   void interrupt() noexcept { inner_.interrupt(); }

@@ -156,6 +156,28 @@ TEST(CommunicatorLaws, NoticeAScatterInAGroupThatMovesNothing) {
   });
 }
 
+TEST(CommunicatorLaws, NoticeNodesThatRanksDoNotAgreeOn) {
+  struct selfish_communicator : minimal_communicator {
+    using minimal_communicator::minimal_communicator;
+    [[nodiscard]] std::size_t node_of(std::size_t rank) const { return rank < this->rank() ? rank : this->rank(); }
+  };
+  fsdpinit::testing::run_ranks(3, [](threads_communicator& world) {
+    selfish_communicator selfish(world);
+    EXPECT_TRUE(mentions(check_communicator(selfish), "is the same on every rank"));
+  });
+}
+
+TEST(CommunicatorLaws, NoticeNodesThatAreNotNamedByTheirLowestRank) {
+  struct counting_communicator : minimal_communicator {
+    using minimal_communicator::minimal_communicator;
+    [[nodiscard]] std::size_t node_of(std::size_t rank) const { return (rank + 1) / 2; }
+  };
+  fsdpinit::testing::run_ranks(4, [](threads_communicator& world) {
+    counting_communicator counting(world);
+    EXPECT_TRUE(mentions(check_communicator(counting), "is the lowest rank of its node"));
+  });
+}
+
 TEST(CommunicatorLaws, NoticeAReductionThatKeepsOld) {
   struct clinging_communicator : minimal_communicator {
     using minimal_communicator::minimal_communicator;

@@ -30,7 +30,8 @@ struct mpi_options {
   /// Address space on every rank for payload that the ranks of its node copy straight from there; memory only as far as it is
   /// used. Buckets that do not fit travel as messages. 0: no shared memory at all.
   std::uint64_t staging_bytes = 64 * mib;
-  /// Ranks of a node share memory with those that give the same number (not negative); NUMA domains, for instance.
+  /// Ranks of a machine share memory with those that give the same number (not negative), and each such group is a node of its
+  /// own to `node_of`: NUMA domains, for instance, or a test's nodes.
   int window_group = 0;
   peer_lost_action when_peer_lost = peer_lost_action::abort_job;
   /// Other threads make MPI calls at the same time: another initialisation, say.
@@ -115,6 +116,9 @@ class mpi_communicator {
 
   [[nodiscard]] std::size_t rank() const noexcept { return state_->link.rank(); }
   [[nodiscard]] std::size_t size() const noexcept { return state_->link.size(); }
+
+  /// Ranks that could share memory, with a window or without, are on one node.
+  [[nodiscard]] std::size_t node_of(std::size_t rank) const noexcept { return state_->window.node_of(rank); }
 
   // -- data ------------------------------------------------------------------------------------------------------------------
 

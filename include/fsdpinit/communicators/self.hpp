@@ -16,6 +16,7 @@ class self_communicator {
 
   [[nodiscard]] std::size_t rank() const noexcept { return 0; }
   [[nodiscard]] std::size_t size() const noexcept { return 1; }
+  [[nodiscard]] std::size_t node_of(std::size_t /*rank*/) const noexcept { return 0; }
   void broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/) noexcept {}
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value) noexcept { return value; }
   token start_broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/) noexcept { return {}; }

@@ -6,12 +6,14 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <utility>
+#include <vector>
 
 /// \file
 /// Ranks as threads of one process. A root publishes where its bytes are; every receiver copies its own part from
@@ -23,11 +25,24 @@ namespace detail {
 
 /// What all ranks of a `threads_world` share; one mutex, and copies of payload outside of it.
 struct threads_state {
-  explicit threads_state(std::size_t ranks) : payload(changed, ranks), control(changed, payload, ranks) {}
+  threads_state(std::size_t ranks, std::span<const std::size_t> node_numbers)
+      : payload(changed, ranks), control(changed, payload, ranks), nodes(ranks) {
+    if (!node_numbers.empty() && node_numbers.size() != ranks) {
+      throw error(
+          errc::invalid_argument, "nodes",
+          concat(node_numbers.size(), " numbers of nodes for ", ranks, " ranks; give one for each rank, or none"));
+    }
+    for (std::size_t rank = 0; rank < node_numbers.size(); ++rank) {
+      while (node_numbers[nodes[rank]] != node_numbers[rank]) {
+        ++nodes[rank];
+      }
+    }
+  }
 
   monitor changed;
   threads_payload payload;
   threads_control control;
+  std::vector<std::size_t> nodes;  // per rank: the lowest rank of its node
 };
 
 }  // namespace detail
@@ -43,6 +58,9 @@ class threads_communicator {
 
   [[nodiscard]] std::size_t rank() const noexcept { return rank_; }
   [[nodiscard]] std::size_t size() const noexcept { return state_->payload.everyone().size(); }
+
+  /// 0: all are on one node, unless the world was told otherwise.
+  [[nodiscard]] std::size_t node_of(std::size_t rank) const noexcept { return state_->nodes[rank]; }
 
   token start_broadcast(mutable_bytes buffer, std::size_t root) {
     return start_broadcast(buffer, root, state_->payload.everyone());
@@ -88,7 +106,9 @@ class threads_communicator {
 /// alive.
 class threads_world {
  public:
-  explicit threads_world(std::size_t ranks) : state_(std::make_shared<detail::threads_state>(ranks)) {}
+  /// `nodes`, for tests, is empty or has a number for each rank: ranks of equal numbers say that they share a node.
+  explicit threads_world(std::size_t ranks, std::span<const std::size_t> nodes = {})
+      : state_(std::make_shared<detail::threads_state>(ranks, nodes)) {}
   [[nodiscard]] std::size_t size() const noexcept { return state_->payload.everyone().size(); }
   [[nodiscard]] threads_communicator rank(std::size_t rank) const { return {state_, rank}; }
 

@@ -76,6 +76,13 @@ concept GroupCommunicator =
       { comm.start_scatter(windows, buffer, root, group) } -> std::same_as<typename C::token>;
     };
 
+/// Which ranks share a node: `node_of(r)` is the lowest rank on the node of rank r, the same number on every rank, so that r
+/// is the first of its node where node_of(r) == r. Local: nothing is sent.
+template <class C>
+concept NodeAwareCommunicator = Communicator<C> && requires(const C& constant, std::size_t rank) {
+  { constant.node_of(rank) } -> std::convertible_to<std::size_t>;
+};
+
 /// A rank that fails in the middle of a stream reaches ranks that wait for it.
 ///
 /// `interrupt()`: every rank's started operations, present and future, throw error{interrupted} from `wait`. `rearm()`:

@@ -11,7 +11,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace fsdpinit::testing {
@@ -34,6 +36,9 @@ class communicator_laws {
   violations run() {
     laws_.expect(rank_ < size_, "rank() < size()");
     laws_.run("broadcast", [&] { broadcast(); });
+    if constexpr (NodeAwareCommunicator<C>) {
+      laws_.run("node_of", [&] { node_of(); });
+    }
     if constexpr (ScatterCommunicator<C>) {
       laws_.run("scatter", [&] { scatter(); });
     }
@@ -73,6 +78,19 @@ class communicator_laws {
         comm_.broadcast(buffer, root);
         laws_.expect(buffer == wanted,
                      concat("broadcast of ", size, " bytes from rank ", root, " gives the root's bytes"));
+      }
+    }
+  }
+
+  void node_of() {
+    for (std::size_t r = 0; r < size_; ++r) {
+      const std::size_t node = std::as_const(comm_).node_of(r);
+      laws_.expect(node <= r && std::as_const(comm_).node_of(node) == node,
+                   concat("node_of(", r, ") is the lowest rank of its node"));
+      for (std::size_t root = 0; root < size_; ++root) {
+        std::uint64_t theirs = node;
+        comm_.broadcast(std::as_writable_bytes(std::span(&theirs, 1)), root);
+        laws_.expect(theirs == node, concat("node_of(", r, ") is the same on every rank"));
       }
     }
   }

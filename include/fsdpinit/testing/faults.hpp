@@ -72,6 +72,12 @@ class faulty_communicator_base {
   [[nodiscard]] std::size_t rank() const { return inner_.rank(); }
   [[nodiscard]] std::size_t size() const { return inner_.size(); }
 
+  [[nodiscard]] std::size_t node_of(std::size_t rank) const
+    requires NodeAwareCommunicator<C>
+  {
+    return inner_.node_of(rank);
+  }
+
   void broadcast(mutable_bytes buffer, std::size_t root) {
     count("broadcast");
     inner_.broadcast(buffer, root);
