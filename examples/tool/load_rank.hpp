@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 
 /// \file
 /// One rank's part of `load`, whatever ranks are.
@@ -52,13 +53,16 @@ class rank_watch {
 };
 
 template <class Policy, class Source, class Comm>
-[[nodiscard]] rank_result initialize_from(const load_request& how, Source& source, Comm& comm,
-                                          const host_memory& memory, rank_watch& watch) {
+[[nodiscard]] rank_result initialize_from(const load_request& how, std::span<const tensor_descriptor> tensors,
+                                          Source&& source, Comm& comm, const host_memory& memory, rank_watch& watch) {
   rank_result result;
-  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(source.tensors()); });
-  result.report =
-      initialize<Policy>(result.module, source, comm,
-                         {.bucket_bytes = how.bucket_bytes, .deadline_seconds = how.deadline_seconds}, memory, watch);
+  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(tensors); });
+  result.report = initialize<Policy>(result.module, source, comm,
+                                     {.bucket_bytes = how.bucket_bytes,
+                                      .source_rank = how.source_rank,
+                                      .replicas = how.replicas,
+                                      .deadline_seconds = how.deadline_seconds},
+                                     memory, watch);
   return result;
 }
 
@@ -81,17 +85,25 @@ template <class Comm>
   rank_watch watch(shown, samples);
   watch.phase("open");
   const auto load = [&] {
-    if (how.policy == policy_kind::every_rank_loads) {
+    const checkpoint opener{how.checkpoint};
+    if (how.policy == policy_kind::every_rank_loads || how.transport == transport_kind::own_read) {
       std::optional<safetensors_source> source;
-      agreed(comm, how.deadline_seconds, [&] { source.emplace(open_safetensors(how.checkpoint)); });
-      return initialize_from<every_rank_loads>(how, *source, comm, memory, watch);
+      agreed(comm, how.deadline_seconds, [&] { source.emplace(opener()); });
+      if (how.policy == policy_kind::every_rank_loads) {
+        return initialize_from<every_rank_loads>(how, source->tensors(), *source, comm, memory, watch);
+      }
+      return initialize_from<native_sharding<transport::own_read>>(how, source->tensors(), *source, comm, memory,
+                                                                   watch);
     }
-    // Rank 0 alone opens the checkpoint; the others learn from it what there is.
-    auto source = share_descriptors(checkpoint{how.checkpoint}, comm, 0, how.deadline_seconds);
+    // The source rank alone opens the checkpoint; the others learn from it what there is.
+    auto source = share_descriptors(opener, comm, how.source_rank, how.deadline_seconds);
+    if (how.transport == transport_kind::automatic) {
+      return initialize_from<native_sharding<transport::automatic>>(how, source.tensors(), opener, comm, memory, watch);
+    }
     if (how.transport == transport_kind::broadcast) {
-      return initialize_from<native_sharding<transport::broadcast>>(how, source, comm, memory, watch);
+      return initialize_from<native_sharding<transport::broadcast>>(how, source.tensors(), source, comm, memory, watch);
     }
-    return initialize_from<native_sharding<transport::scatter>>(how, source, comm, memory, watch);
+    return initialize_from<native_sharding<transport::scatter>>(how, source.tensors(), source, comm, memory, watch);
   };
   rank_result result = load();
   result.ready_at = monotonic_seconds();

@@ -27,6 +27,22 @@ concept StateDictSource =
       { source.read(tensor, offset, destination) } -> std::same_as<void>;
     };
 
+/// A source whose tensors are ranges of files, so that neighbours can be read at once: `position_of(tensor)`, and
+/// `read_file(file, offset, destination)`.
+template <class S>
+concept PositionedSource = StateDictSource<S> && requires(S& source, const S& constant, std::size_t tensor,
+                                                          std::uint64_t offset, mutable_bytes destination) {
+  { constant.position_of(tensor) } -> std::convertible_to<file_position>;
+  { source.read_file(tensor, offset, destination) } -> std::same_as<void>;
+};
+
+/// A source that holds what it hands out, and lets go of it piece by piece: `release(tensor)` says that nothing more will be read of
+/// that tensor.
+template <class S>
+concept ReleasingSource = StateDictSource<S> && requires(S& source, std::size_t tensor) {
+  { source.release(tensor) } noexcept -> std::same_as<void>;
+};
+
 /// Opens a state dict where, and only where, it is read: `initialize` calls it on the source rank alone (a checkpoint
 /// may exist on that rank's disk only), or on every rank for a policy in which every rank reads.
 template <class O>

@@ -48,7 +48,7 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
     { Policy::transport } -> std::convertible_to<transport_kind>;
     { Policy::every_rank_reads } -> std::convertible_to<bool>;
   };
-  constexpr bool is_source = StateDictSource<given> || SourceOpener<given>;
+  constexpr bool is_source = StateDictSource<given> || SourceOpener<given> || detail::is_module_state<given>;
   // Assertions rather than constraints: they name the argument and what it lacks.
   static_assert(is_policy,
                 "fsdpinit: `Policy` must be native_sharding<...>, every_rank_loads, or have their constants");
@@ -58,7 +58,7 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
   static_assert(
       is_source,
       "fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); "
-      "or SourceOpener: a call that returns one");
+      "or SourceOpener: a call that returns one; or be module_state");
   static_assert(
       detail::AreLinks<Channels>,
       "fsdpinit: `links` must model Communicator: rank() const, size() const, void broadcast(bytes, root); or "

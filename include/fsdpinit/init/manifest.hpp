@@ -13,10 +13,12 @@ namespace fsdpinit {
 /// What a rank was called with, line by line: policy, options, mesh, slots, ties. Equal on every rank, or the call is
 /// an error. Text rather than a digest, so that equality is exact and the first difference can be named.
 [[nodiscard]] inline std::string manifest_of(const module_view& view, const options& how, std::string_view policy,
-                                             std::string_view transport, std::size_t shards) {
+                                             std::string_view transport, std::size_t ranks) {
   std::string out =
-      concat("policy ", policy, "\ntransport ", transport, "\nshards ", shards, "\nbucket_bytes ", how.bucket_bytes,
-             "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ", how.source_rank, "\n");
+      concat("policy ", policy, "\ntransport ", transport, "\nranks ", ranks, "\nreplicas ", how.replicas,
+             "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ",
+             how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node", "\nstrict ",
+             how.strict ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\n");
   constexpr auto whole = static_cast<std::size_t>(-1);
   for (const slot_record& slot : view.slots) {
     out += concat(name(slot.role), " ", printable(slot.fqn, whole), " ", name(slot.dtype), " ", to_string(slot.shape),

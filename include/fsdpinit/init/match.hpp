@@ -22,6 +22,12 @@ struct load_item {
   std::vector<std::size_t> copies{};  ///< further names of it in the source, to be compared
 };
 
+/// Names that did not fit and were let pass; each list in the order of the module or the source.
+struct unmatched_names {
+  std::vector<std::string> missing{};     ///< the module wants them, the source does not have them: they stay on meta
+  std::vector<std::string> unexpected{};  ///< the source has them, the module does not want them
+};
+
 namespace detail {
 
 /// All that does not fit between module and source, as one error that lists it.
@@ -67,9 +73,11 @@ class mismatch_list {
 /// names.
 ///
 /// Pure, and equal on every rank: items in source order, so that reading is sequential, then the captured buffers.
+/// \param tolerated  If given, missing and unexpected names are no errors, and are put there.
 /// \throws error{missing_tensor, unexpected_tensor, shape_mismatch, dtype_mismatch} listing up to 20 problems and their
 /// number; its subject is the first one's FQN.
-[[nodiscard]] inline std::vector<load_item> match(const module_view& view, std::span<const tensor_descriptor> source) {
+[[nodiscard]] inline std::vector<load_item> match(const module_view& view, std::span<const tensor_descriptor> source,
+                                                  unmatched_names* tolerated = nullptr) {
   constexpr auto none = static_cast<std::size_t>(-1);
   const detail::fqn_index by_name = detail::index_of(view.slots);
   const auto slot_for = [&](const tensor_descriptor& tensor) -> const slot_record* {
@@ -98,6 +106,8 @@ class mismatch_list {
     const slot_record& slot = view.first_slot(view.tensors[t]);
     if (slot.role == slot_role::non_persistent_buffer) {
       items.push_back({.tensor = t, .captured = true});
+    } else if (item_of[t] == none && tolerated != nullptr) {
+      tolerated->missing.push_back(slot.fqn);
     } else if (item_of[t] == none) {
       problems.add(errc::missing_tensor, slot.fqn,
                    "missing: the module wants it, the checkpoint does not have it; check that this is the model's "
@@ -105,7 +115,9 @@ class mismatch_list {
     }
   }
   for (const tensor_descriptor& tensor : source) {
-    if (slot_for(tensor) == nullptr) {
+    if (slot_for(tensor) == nullptr && tolerated != nullptr) {
+      tolerated->unexpected.push_back(tensor.name);
+    } else if (slot_for(tensor) == nullptr) {
       problems.add(errc::unexpected_tensor, tensor.name,
                    "unexpected: the checkpoint has it, the module does not want it; check that this is the model's "
                    "checkpoint, and its prefix");

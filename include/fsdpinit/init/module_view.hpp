@@ -7,6 +7,7 @@
 #include <fsdpinit/plan/units.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
@@ -15,10 +16,14 @@
 
 namespace fsdpinit {
 
+/// What `slot_handle::stored_bytes` says of slots that do not tell.
+inline constexpr std::uint64_t unknown_bytes = static_cast<std::uint64_t>(-1);
+
 /// A slot of any type, for the cold path. Bytes never pass through here.
 struct slot_handle {
   struct operations {
     const std::byte* (*data)(const void*);
+    std::uint64_t (*stored_bytes)(const void*);
     void (*drop)(void*) noexcept;
     void (*adopt)(void*, local_shard&&) noexcept;
   };
@@ -26,6 +31,8 @@ struct slot_handle {
   const operations* table = nullptr;
 
   [[nodiscard]] const std::byte* data() const { return table->data(slot); }
+  /// Bytes that the slot holds now, if its traits tell: `static std::uint64_t stored_bytes(const T&)`.
+  [[nodiscard]] std::uint64_t stored_bytes() const { return table->stored_bytes(slot); }
   void drop() const noexcept { table->drop(slot); }
   void adopt(local_shard&& part) const noexcept { table->adopt(slot, std::move(part)); }
 };
@@ -34,6 +41,13 @@ template <ParameterSlot T>
 [[nodiscard]] slot_handle handle_of(T& slot) noexcept {
   static constexpr slot_handle::operations table{
       .data = [](const void* at) -> const std::byte* { return slot_traits<T>::data(*static_cast<const T*>(at)); },
+      .stored_bytes = []([[maybe_unused]] const void* at) -> std::uint64_t {
+        if constexpr (requires(const T& constant) { slot_traits<T>::stored_bytes(constant); }) {
+          return slot_traits<T>::stored_bytes(*static_cast<const T*>(at));
+        } else {
+          return unknown_bytes;
+        }
+      },
       .drop = [](void* at) noexcept { slot_traits<T>::drop(*static_cast<T*>(at)); },
       .adopt = [](void* at,
                   local_shard&& part) noexcept { slot_traits<T>::adopt(*static_cast<T*>(at), std::move(part)); },
