@@ -1,6 +1,9 @@
+#include "support/adamw.hpp"
 #include "support/archetypes.hpp"
 #include "support/fake_device_memory.hpp"
 #include <fsdpinit/communicators/self.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
 #include <fsdpinit/testing/faults.hpp>
@@ -10,7 +13,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 /// Each concept accepts its archetype and our own models, and rejects a mutant for every clause: the archetype with
 /// that one thing wrong. All of it at compile time.
@@ -333,6 +338,9 @@ using good_traits = slot_traits<foreign_tensor>;
 
 static_assert(ShardableModule<foreign_module> && ShardableModule<dynamic_module>);
 static_assert(!ShardableModule<int> && !ShardableModule<foreign_tensor>);
+struct names_units : dynamic_module {
+  [[nodiscard]] bool is_unit(std::string_view) const;
+};
 struct visits_nothing_callable {
   void visit_slots(int);
 };
@@ -343,6 +351,58 @@ struct visits_const_only {
   void visit_slots(Visitor&& visitor);
 };
 static_assert(!ShardableModule<visits_const_only>);
+
+static_assert(NamesUnits<names_units> && NamesUnits<faulty_module<names_units>>);
+static_assert(!NamesUnits<dynamic_module> && !NamesUnits<faulty_module<dynamic_module>>);
+struct units_not_const : dynamic_module {
+  bool is_unit(std::string_view);
+};
+static_assert(!NamesUnits<units_not_const>);
+struct units_by_number : dynamic_module {
+  [[nodiscard]] bool is_unit(int) const;
+};
+static_assert(!NamesUnits<units_by_number>);
+struct units_are_names : dynamic_module {
+  [[nodiscard]] std::string is_unit(std::string_view) const;
+};
+static_assert(!NamesUnits<units_are_names>);
+
+static_assert(LendingSlot<parameter> && LendingSlot<buffer> && !LendingSlot<foreign_tensor>);
+
+// -- ShardableOptimizer
+
+static_assert(ShardableOptimizer<minimal_optimizer> && ShardableOptimizer<no_optimizer>);
+static_assert(RebindsTo<minimal_optimizer, foreign_tensor> && !RebindsTo<minimal_optimizer, parameter>);
+static_assert(!RebindsTo<no_optimizer, parameter> && !RebindsTo<minimal_optimizer, int>);
+static_assert(ShardableOptimizer<adamw> && RebindsTo<adamw, parameter> && !RebindsTo<adamw, buffer>);
+struct groups_not_const : minimal_optimizer {
+  std::vector<std::vector<std::string>> parameter_groups();
+};
+static_assert(!ShardableOptimizer<groups_not_const>);
+struct one_group_only : minimal_optimizer {
+  [[nodiscard]] std::vector<std::string> parameter_groups() const;
+};
+static_assert(!ShardableOptimizer<one_group_only>);
+struct state_unknown : minimal_optimizer {
+  void has_state() const;
+};
+static_assert(!ShardableOptimizer<state_unknown>);
+struct drop_may_throw : minimal_optimizer {
+  void drop_references();
+};
+static_assert(!ShardableOptimizer<drop_may_throw>);
+struct rebind_may_throw : minimal_optimizer {
+  void rebind(std::size_t, std::string_view, foreign_tensor&);
+};
+static_assert(ShardableOptimizer<rebind_may_throw> && !RebindsTo<rebind_may_throw, foreign_tensor>);
+struct rebinds_without_group : minimal_optimizer {
+  void rebind(std::string_view, foreign_tensor&) noexcept;
+};
+static_assert(!RebindsTo<rebinds_without_group, foreign_tensor>);
+struct rebinds_to_storage : minimal_optimizer {
+  void rebind(std::size_t, std::string_view, std::byte*) noexcept;
+};
+static_assert(!RebindsTo<rebinds_to_storage, foreign_tensor>);
 
 // -- Observer
 

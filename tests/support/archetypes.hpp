@@ -4,6 +4,7 @@
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
@@ -198,6 +199,31 @@ struct foreign_module {
   foreign_module() = default;
   foreign_module(const foreign_module&) = delete;
   foreign_module& operator=(const foreign_module&) = delete;
+};
+
+/// Holds references to slots of one framework and nothing else.
+struct minimal_optimizer {
+  explicit minimal_optimizer(std::vector<std::vector<std::string>> groups) : names_(std::move(groups)) {
+    for (const std::vector<std::string>& group : names_) {
+      bound.emplace_back().reserve(group.size());
+    }
+  }
+  minimal_optimizer(const minimal_optimizer&) = delete;
+  minimal_optimizer& operator=(const minimal_optimizer&) = delete;
+
+  [[nodiscard]] std::vector<std::vector<std::string>> parameter_groups() const { return names_; }
+  [[nodiscard]] bool has_state() const { return false; }
+  void drop_references() noexcept {
+    for (std::vector<foreign_tensor*>& group : bound) {
+      group.clear();
+    }
+  }
+  void rebind(std::size_t group, std::string_view, foreign_tensor& slot) noexcept { bound[group].push_back(&slot); }
+
+  std::vector<std::vector<foreign_tensor*>> bound;
+
+ private:
+  std::vector<std::vector<std::string>> names_;
 };
 
 struct minimal_observer {

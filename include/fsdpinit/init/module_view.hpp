@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,6 +27,7 @@ struct slot_handle {
     std::uint64_t (*stored_bytes)(const void*);
     void (*drop)(void*) noexcept;
     void (*adopt)(void*, local_shard&&) noexcept;
+    local_shard (*local)(const void*);  // nullptr for a slot that does not lend
   };
   void* slot = nullptr;
   const operations* table = nullptr;
@@ -35,7 +37,22 @@ struct slot_handle {
   [[nodiscard]] std::uint64_t stored_bytes() const { return table->stored_bytes(slot); }
   void drop() const noexcept { table->drop(slot); }
   void adopt(local_shard&& part) const noexcept { table->adopt(slot, std::move(part)); }
+  /// \pre the slot models LendingSlot.
+  [[nodiscard]] local_shard local() const { return table->local(slot); }
 };
+
+namespace detail {
+
+template <ParameterSlot T>
+[[nodiscard]] constexpr auto lender_of() noexcept -> local_shard (*)(const void*) {
+  if constexpr (LendingSlot<T>) {
+    return [](const void* at) -> local_shard { return slot_traits<T>::local(*static_cast<const T*>(at)); };
+  } else {
+    return nullptr;
+  }
+}
+
+}  // namespace detail
 
 template <ParameterSlot T>
 [[nodiscard]] slot_handle handle_of(T& slot) noexcept {
@@ -51,6 +68,7 @@ template <ParameterSlot T>
       .drop = [](void* at) noexcept { slot_traits<T>::drop(*static_cast<T*>(at)); },
       .adopt = [](void* at,
                   local_shard&& part) noexcept { slot_traits<T>::adopt(*static_cast<T*>(at), std::move(part)); },
+      .local = detail::lender_of<T>(),
   };
   return {.slot = &slot, .table = &table};
 }
@@ -61,6 +79,7 @@ struct slot_record {
   fsdpinit::dtype dtype = fsdpinit::dtype::f32;
   fsdpinit::shape shape{};
   fsdpinit::placement placement{};
+  bool requires_grad = false;
   slot_handle handle{};
   std::size_t tensor = 0;  ///< index into module_view::tensors
 };
@@ -137,13 +156,33 @@ using fqn_index = std::map<std::string_view, std::size_t>;
   return leader;
 }
 
+/// The units asked for by prefix; else those the module names; else the default.
+template <ShardableModule Module>
+[[nodiscard]] unit_assignment units_of(const Module& module, const std::vector<slot_record>& slots,
+                                       std::span<const std::string> prefixes) {
+  std::vector<std::string_view> fqns;
+  fqns.reserve(slots.size());
+  for (const slot_record& slot : slots) {
+    fqns.push_back(slot.fqn);
+  }
+  if (!prefixes.empty()) {
+    return units_under(fqns, prefixes);
+  }
+  if constexpr (NamesUnits<Module>) {
+    return units_where(fqns, [&](std::string_view path) { return is_unit(module, path); });
+  } else {
+    return default_units(fqns);
+  }
+}
+
 }  // namespace detail
 
-/// Visits the module once. A tie that spans units belongs to the root.
-/// \throws error{invalid_argument} for a name visited twice; error{invalid_tie} for ties that do not fit; and what
-/// the module throws.
+/// Visits the module once. A tie that spans units belongs to the innermost unit that encloses all its names.
+/// \param unit_prefixes `options::unit_prefixes`.
+/// \throws error{invalid_argument} for a name visited twice, or a prefix that no name lies under; error{invalid_tie} for
+/// ties that do not fit; and what the module throws.
 template <ShardableModule Module>
-[[nodiscard]] module_view view_of(Module& module) {
+[[nodiscard]] module_view view_of(Module& module, std::span<const std::string> unit_prefixes = {}) {
   module_view view;
   module_traits<Module>::visit_slots(module, [&]<class Slot>(std::string_view fqn, Slot& slot) {
     static_assert(
@@ -156,16 +195,11 @@ template <ShardableModule Module>
                           .dtype = traits::dtype(slot),
                           .shape = traits::shape(slot),
                           .placement = role == slot_role::parameter ? placement(traits::placement(slot)) : replicate{},
+                          .requires_grad = requires_grad(slot),
                           .handle = handle_of(slot)});
   });
   const std::vector<std::size_t> leader = detail::leaders_of(view.slots, tie_groups(module));
-
-  std::vector<std::string_view> fqns;
-  fqns.reserve(view.slots.size());
-  for (const slot_record& slot : view.slots) {
-    fqns.push_back(slot.fqn);
-  }
-  unit_assignment units = default_units(fqns);
+  unit_assignment units = detail::units_of(module, view.slots, unit_prefixes);
   for (std::size_t i = 0; i < view.slots.size(); ++i) {
     if (leader[i] == i) {
       view.slots[i].tensor = view.tensors.size();
@@ -175,7 +209,7 @@ template <ShardableModule Module>
     stored_tensor& tensor = view.tensors[view.slots[leader[i]].tensor];
     view.slots[i].tensor = view.slots[leader[i]].tensor;
     tensor.slots.push_back(i);
-    tensor.unit = tensor.unit == units.unit_of[i] ? tensor.unit : 0;
+    tensor.unit = common_unit(units.names, tensor.unit, units.unit_of[i]);
   }
   view.units = std::move(units.names);
   return view;

@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace fsdpinit {
 
@@ -35,6 +37,8 @@ struct options {
   double deadline_seconds = 600;
   /// Least time between two calls of the observer's `progress`.
   double progress_interval_seconds = 0.1;
+  /// The FQN prefixes of the units (`units_under`), in place of what the module says or the default; `{""}` asks for one unit.
+  std::vector<std::string> unit_prefixes{};
 };
 
 }  // namespace fsdpinit

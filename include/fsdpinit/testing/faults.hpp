@@ -261,6 +261,12 @@ class faulty_module {
     check("");
     return fsdpinit::tie_groups(inner_);
   }
+  [[nodiscard]] bool is_unit(std::string_view path) const
+    requires NamesUnits<M>
+  {
+    check(path);
+    return fsdpinit::is_unit(inner_, path);
+  }
 
  private:
   void check(std::string_view fqn) const {

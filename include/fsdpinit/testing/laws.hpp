@@ -166,6 +166,13 @@ template <ParameterSlot T>
     second_part = {};
     laws.expect(traits::data(std::as_const(slot)) == second.get(), "adopt() replaces what was there");
     laws.expect(first.use_count() == 1, "adopt() lets go of what was there");
+    if constexpr (LendingSlot<T>) {
+      const local_shard lent = traits::local(std::as_const(slot));
+      laws.expect(lent.data == second && lent.shape == extents && lent.bytes == 1, "local() is what was adopted");
+      traits::drop(slot);
+      laws.expect(lent.data.get() == second.get() && second.use_count() == 2, "what local() lent outlives drop()");
+      laws.expect(traits::local(std::as_const(slot)).data == nullptr, "local() is empty on meta");
+    }
     traits::drop(slot);
     laws.expect(second.use_count() == 1, "drop() lets go of the storage");
     laws.expect(traits::data(std::as_const(slot)) == nullptr, "data is nullptr after drop()");
@@ -198,6 +205,13 @@ template <ShardableModule M>
     for (const std::vector<std::string>& group : tie_groups(std::as_const(module))) {
       for (const std::string& fqn : group) {
         laws.expect(names.contains(fqn), concat("a tied name is visited: ", printable(fqn)));
+      }
+    }
+    if constexpr (NamesUnits<M>) {
+      for (const std::string_view fqn : names) {
+        const std::string_view path = fqn.substr(0, fqn.rfind('.'));
+        laws.expect(is_unit(std::as_const(module), path) == is_unit(std::as_const(module), path),
+                    concat("is_unit() answers a second question as the first: ", printable(path)));
       }
     }
   });
