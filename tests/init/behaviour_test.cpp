@@ -210,7 +210,7 @@ TEST(Report, SaysThatScatterFellBackToBroadcast) {
     dynamic_module module = model.module(memory, rank == 0);
     const rank_report report = initialize(module, model.source(), broadcasts_only, {.bucket_bytes = 1000}, memory);
     EXPECT_EQ(report.transport, "broadcast");
-    EXPECT_EQ(report.bytes_received, model.traffic(reference_model::way::broadcast, 2, 0, rank).received);
+    EXPECT_EQ(report.bytes_received, model.traffic(transport_kind::broadcast, {.shards = 2}, 0, rank, false).received);
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
   });
 }

@@ -2,6 +2,7 @@
 
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/control/agreement.hpp>
@@ -13,8 +14,10 @@
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/source_ranks.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
@@ -40,7 +43,7 @@ namespace fsdpinit::detail {
 
 /// One initialisation on one rank, step by step. Each step ends in an agreement.
 template <class Policy, ShardableModule Module, class Source, class Data, class Control, MemorySpace Space,
-          Observer Watch>
+          Observer Watch, ShardableOptimizer Optimizer>
 class initialization {
  public:
   using opened = typename opened_source<Source, Space>::type;
@@ -60,13 +63,14 @@ class initialization {
   static constexpr bool copies_everything = transport == transport_kind::none;
 
   initialization(Module& module, Source& source, channels<Data, Control> links, const options& how, Space& memory,
-                 Watch& watch)
+                 Watch& watch, Optimizer& optimizer)
       : module_(module),
         given_(source),
         data_(links.data),
         control_(links.control),
         options_(how),
         watch_(watch),
+        optimizer_(optimizer),
         rank_(links.control.rank()),
         ranks_(links.control.size()),
         work_{.memory = memory, .host = staging_for(memory)} {
@@ -75,11 +79,7 @@ class initialization {
   }
 
   rank_report run() {
-    agreed([&] { open(); });
     preflight();
-    if constexpr (transport == transport_kind::automatic) {
-      choose();
-    }
     agreed([&] { make(); });
     agreed([&] { allocate(); });
     drop_to_meta();
@@ -126,22 +126,34 @@ class initialization {
     return Policy::every_rank_reads || transport == transport_kind::own_read;
   }
 
-  void open() {
+  /// What all ranks must have in common.
+  [[nodiscard]] std::string describe_call() {
     enter("open");
     require_valid(options_, ranks_);
     mesh_ = {.shards = ranks_ / options_.replicas, .replicas = options_.replicas};
     sources_ = sources_of(data_, options_, ranks_);
-    sources_.grouped =
-        sources_.grouped && !(from_module && Policy::every_rank_reads);  // replicas hold it all: nothing to share
-    view_ = view_of(module_);
-    if (every_rank_reads() || is_source()) {
-      open_source();
-    } else if constexpr (transport == transport_kind::automatic) {
-      unreadable_ = attempt([&] { open_source(); });
+    // Where every rank loads from its own module replicas have nothing to share.
+    sources_.grouped = sources_.grouped && !(from_module && Policy::every_rank_reads);
+    view_ = view_of(module_, options_.unit_prefixes, options_.ignored_prefixes);
+    const std::vector<optimizer_entry> entries = check_optimizer(view_, optimizer_);
+    binding_ = bind_optimizer(module_, view_, entries, optimizer_);
+    return concat(manifest_of(view_, options_, Policy::name, name(transport), ranks_), manifest_of(view_, entries));
+  }
+
+  void preflight() {
+    const double limit = options_.deadline_seconds;
+    require_equal_calls(control_, limit, [&] { return describe_call(); });
+    descriptors_ = descriptors_of_source(control_, options_.source_rank, every_rank_reads() || is_source(), limit,
+                                         [&] { return open_source(); });
+    if constexpr (transport == transport_kind::automatic) {
+      if (!is_source()) {
+        unreadable_ = attempt([&] { require_equal_sources(descriptors_, open_source(), options_.source_rank); });
+      }
+      choose();
     }
   }
 
-  void open_source() {
+  std::span<const tensor_descriptor> open_source() {
     if constexpr (from_module) {
       storage_.emplace(view_, work_.memory, options_.release_source);
       source_ = &*storage_;
@@ -156,44 +168,7 @@ class initialization {
         throw error(errc::invalid_argument, "source", "it is on the source rank only");
       }
     }
-    const std::span<const tensor_descriptor> tensors = source_->tensors();
-    descriptors_.assign(tensors.begin(), tensors.end());
-  }
-
-  /// No rank goes on unless all were called alike; then all learn what the source has.
-  void preflight() {
-    const auto limit = [&] { return deadline::after(options_.deadline_seconds); };
-    std::vector<std::byte> reference;
-    std::string mine;
-    agreed([&] {
-      enter("preflight");
-      mine = manifest_of(view_, options_, Policy::name, name(transport), ranks_);
-      if (rank_ == 0) {
-        const auto bytes = std::as_bytes(std::span(mine));
-        reference.assign(bytes.begin(), bytes.end());
-      }
-    });
-    reference = broadcast_bytes(control_, std::move(reference), 0, limit());
-    agreed([&] {
-      require_equal_manifests({reinterpret_cast<const char*>(reference.data()), reference.size()}, mine);
-      reference.clear();
-      if (rank_ == options_.source_rank) {
-        reference = encode(descriptors_);
-      }
-    });
-    reference = broadcast_bytes(control_, std::move(reference), options_.source_rank, limit());
-    agreed([&] {
-      std::vector<tensor_descriptor> theirs = decode_descriptors(reference);
-      if constexpr (transport == transport_kind::automatic) {
-        if (!is_source() && !unreadable_) {
-          unreadable_ = attempt([&] { require_equal_sources(theirs); });
-        }
-      }
-      if (every_rank_reads() || is_source()) {
-        require_equal_sources(theirs);
-      }
-      descriptors_ = std::move(theirs);
-    });
+    return source_->tensors();
   }
 
   /// Own reads only where every rank can read; the lowest that cannot says why.
@@ -233,6 +208,7 @@ class initialization {
   }
 
   void make() {
+    enter("preflight");
     items_ = match(view_, descriptors_, options_.strict ? nullptr : &unmatched_);
     for (const load_item& item : items_) {
       const slot_record& slot = view_.first_slot(view_.tensors[item.tensor]);
@@ -298,6 +274,7 @@ class initialization {
 
   /// From here on the module is on meta until the commit, but for what it still has to give.
   void drop_to_meta() noexcept {
+    drop_references(binding_);
     if (from_module && source_ != nullptr) {
       return;
     }
@@ -396,6 +373,7 @@ class initialization {
     for (pending_shard& each : pending_) {
       each.handle.adopt(std::move(each.part));
     }
+    rebind(binding_);
   }
 
   /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
@@ -434,6 +412,7 @@ class initialization {
   Control& control_;
   const options& options_;
   Watch& watch_;
+  Optimizer& optimizer_;
   std::size_t rank_;
   std::size_t ranks_;
   mesh mesh_;
@@ -449,6 +428,7 @@ class initialization {
   std::optional<opened> storage_;
   opened* source_ = nullptr;
   module_view view_;
+  optimizer_binding<Optimizer> binding_;
   std::vector<tensor_descriptor> descriptors_;
   std::vector<load_item> items_;
   unmatched_names unmatched_;

@@ -28,6 +28,10 @@ namespace fsdpinit {
     }
     out += '\n';
   }
+  out += "no more parameters or buffers\n";  // a name for the end, should another rank have more
+  for (const std::string& fqn : view.ignored) {
+    out += concat("ignored ", printable(fqn, whole), "\n");
+  }
   for (const stored_tensor& tensor : view.tensors) {
     out += concat(printable(view.first_slot(tensor).fqn, whole), " in ",
                   tensor.unit == 0 ? "the root" : concat("unit ", printable(view.units[tensor.unit], whole)), "\n");

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -85,6 +86,7 @@ class mismatch_list {
     const bool wanted = at != by_name.end() && view.slots[at->second].role != slot_role::non_persistent_buffer;
     return wanted ? &view.slots[at->second] : nullptr;
   };
+  const std::set<std::string_view> ignored(view.ignored.begin(), view.ignored.end());
   std::vector<std::size_t> item_of(view.tensors.size(), none);
   std::vector<load_item> items;
   for (std::size_t i = 0; i < source.size(); ++i) {
@@ -115,6 +117,9 @@ class mismatch_list {
     }
   }
   for (const tensor_descriptor& tensor : source) {
+    if (ignored.contains(tensor.name)) {
+      continue;
+    }
     if (slot_for(tensor) == nullptr && tolerated != nullptr) {
       tolerated->unexpected.push_back(tensor.name);
     } else if (slot_for(tensor) == nullptr) {

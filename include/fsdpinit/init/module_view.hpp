@@ -96,6 +96,7 @@ struct module_view {
   std::vector<slot_record> slots;
   std::vector<stored_tensor> tensors;
   std::vector<std::string> units;
+  std::vector<std::string> ignored{};  ///< names that are left alone, in the module's order
 
   [[nodiscard]] const slot_record& first_slot(const stored_tensor& tensor) const { return slots[tensor.slots.front()]; }
 };
@@ -156,6 +157,35 @@ using fqn_index = std::map<std::string_view, std::size_t>;
   return leader;
 }
 
+[[nodiscard]] inline bool lies_under_any(std::string_view fqn, std::span<const std::string> prefixes) noexcept {
+  for (const std::string_view prefix : prefixes) {
+    if (encloses(prefix, fqn)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// Without the groups that are ignored. \throws error{invalid_tie} for one that is in part.
+[[nodiscard]] inline std::vector<std::vector<std::string>> ties_kept(std::vector<std::vector<std::string>> ties,
+                                                                     std::span<const std::string> ignored_prefixes) {
+  std::vector<std::vector<std::string>> kept;
+  for (std::vector<std::string>& group : ties) {
+    std::size_t ignored = 0;
+    for (const std::string& fqn : group) {
+      ignored += lies_under_any(fqn, ignored_prefixes) ? 1U : 0U;
+    }
+    if (ignored != 0 && ignored != group.size()) {
+      throw error(errc::invalid_tie, group.front(),
+                  "some of the names it is tied under are to be ignored, others not; ignore all of them or none");
+    }
+    if (ignored == 0) {
+      kept.push_back(std::move(group));
+    }
+  }
+  return kept;
+}
+
 /// The units asked for by prefix; else those the module names; else the default.
 template <ShardableModule Module>
 [[nodiscard]] unit_assignment units_of(const Module& module, const std::vector<slot_record>& slots,
@@ -179,15 +209,21 @@ template <ShardableModule Module>
 
 /// Visits the module once. A tie that spans units belongs to the innermost unit that encloses all its names.
 /// \param unit_prefixes `options::unit_prefixes`.
+/// \param ignored_prefixes `options::ignored_prefixes`: what lies under them is no slot of the view.
 /// \throws error{invalid_argument} for a name visited twice, or a prefix that no name lies under; error{invalid_tie} for
 /// ties that do not fit; and what the module throws.
 template <ShardableModule Module>
-[[nodiscard]] module_view view_of(Module& module, std::span<const std::string> unit_prefixes = {}) {
+[[nodiscard]] module_view view_of(Module& module, std::span<const std::string> unit_prefixes = {},
+                                  std::span<const std::string> ignored_prefixes = {}) {
   module_view view;
   module_traits<Module>::visit_slots(module, [&]<class Slot>(std::string_view fqn, Slot& slot) {
     static_assert(
         ParameterSlot<Slot>,
         "fsdpinit: the module visits a type that does not model ParameterSlot; specialise fsdpinit::slot_traits");
+    if (detail::lies_under_any(fqn, ignored_prefixes)) {
+      view.ignored.emplace_back(fqn);
+      return;
+    }
     using traits = slot_traits<Slot>;
     const slot_role role = traits::role(slot);
     view.slots.push_back({.fqn = std::string(fqn),
@@ -198,7 +234,8 @@ template <ShardableModule Module>
                           .requires_grad = requires_grad(slot),
                           .handle = handle_of(slot)});
   });
-  const std::vector<std::size_t> leader = detail::leaders_of(view.slots, tie_groups(module));
+  const std::vector<std::size_t> leader =
+      detail::leaders_of(view.slots, detail::ties_kept(tie_groups(module), ignored_prefixes));
   unit_assignment units = detail::units_of(module, view.slots, unit_prefixes);
   for (std::size_t i = 0; i < view.slots.size(); ++i) {
     if (leader[i] == i) {

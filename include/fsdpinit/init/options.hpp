@@ -33,6 +33,9 @@ struct options {
   bool release_source = true;
   /// Missing and unexpected names are errors. Without, missing tensors stay on meta, and the report lists both.
   bool strict = true;
+  /// FQN prefixes of what is left alone: neither dropped, sharded nor moved, and not missed; their names in the checkpoint are
+  /// not unexpected.
+  std::vector<std::string> ignored_prefixes{};
   /// How long a rank waits for its peers, at each agreement and for each bucket.
   double deadline_seconds = 600;
   /// Least time between two calls of the observer's `progress`.

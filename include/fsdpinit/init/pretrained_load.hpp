@@ -37,7 +37,7 @@ namespace fsdpinit::detail {
 template <class Module, class Source, class Control, MemorySpace Space, Observer Watch>
 class pretrained_load {
  public:
-  using opened = typename opened_source<Source>::type;
+  using opened = typename opened_source<Source, Space>::type;
 
   pretrained_load(Module& module, Source& source, Control& control, const pretrained_load_context& context,
                   const pretrained_load_options& how, Space& memory, Watch& watch)

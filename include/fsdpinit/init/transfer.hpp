@@ -6,6 +6,7 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/stored_copies.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
@@ -106,7 +107,8 @@ class tensor_reader {
     source_->read(item.source, offset, destination);
     counters_.read += destination.size();
     for (const std::size_t copy : item.copies) {
-      compare(item.source, copy, offset, destination);
+      require_equal_copy(*source_, item.source, copy, offset, destination, work_.scratch.bytes());
+      counters_.read += destination.size();
     }
   }
 
@@ -144,23 +146,6 @@ class tensor_reader {
       source_->read(items_[plan_.tensors[at.file].request].source, at.offset, destination);
     }
     counters_.read += destination.size();
-  }
-
-  void compare(std::size_t first, std::size_t copy, std::uint64_t offset, bytes_view expected) {
-    while (!expected.empty()) {
-      const mutable_bytes piece = work_.scratch.bytes().first(smaller(expected.size(), work_.scratch.size()));
-      source_->read(copy, offset, piece);
-      counters_.read += piece.size();
-      if (std::memcmp(piece.data(), expected.data(), piece.size()) != 0) {
-        const std::span<const tensor_descriptor> tensors = source_->tensors();
-        throw error(errc::invalid_tie, tensors[copy].name,
-                    concat("tied to ", printable(tensors[first].name),
-                           ", but the checkpoint stores different values under "
-                           "the two names; untie them in the module, or repair the checkpoint"));
-      }
-      offset += piece.size();
-      expected = expected.subspan(piece.size());
-    }
   }
 
   const plan& plan_;
