@@ -151,9 +151,7 @@ class pretrained_load {
       }
     }
     scratch_ = block<Space>(memory_, compares ? copy_scratch_bytes : 0);
-    if (is_source_) {
-      progress_.emplace(watch_, total_, options_.progress_interval_seconds);
-    }
+    progress_.emplace(watch_, is_source_, total_, options_.progress_interval_seconds);
     enter("read");
   }
 
@@ -191,9 +189,7 @@ class pretrained_load {
         require_equal_copy(*source_, each.item->source, copy, offset_, piece, scratch_.bytes());
       }
       bytes_read_ += piece.size() * (1 + each.item->copies.size());
-      if (progress_) {
-        progress_->add(piece.size());
-      }
+      progress_->add(piece.size());
       offset_ += piece.size();
       bytes -= piece.size();
     }
