@@ -17,7 +17,7 @@ using fsdpinit::testing::run_ranks;
 using automatic = native_sharding<transport::automatic>;
 
 reference_model large_and_small() {
-  return reference_model({{.fqn = "large", .type = dtype::u8, .extents = {4 * mib}},
+  return reference_model({{.fqn = "large", .type = dtype::u8, .extents = {2 * mib}},
                           {.fqn = "small", .type = dtype::u8, .extents = {4000}}});
 }
 
@@ -35,18 +35,18 @@ struct opener {
 
 TEST(AutomaticTransport, ReadsLargeChunksOnTheirRanksAndScattersTheRest) {
   const reference_model model = large_and_small();
-  run_ranks(4, [&](std::size_t rank, threads_communicator& world) {
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
     const rank_report report = initialize<automatic>(module, opener{&model}, world, {}, memory);
-    EXPECT_EQ(model.faults_of(module, memory, 4, rank), "");
+    EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
     EXPECT_EQ(report.transport, "automatic");
     EXPECT_EQ(report.transport_reason,
-              "1 tensor, 4194304 bytes: read by each rank (chunks of 1 MiB or more); 1 tensor, 4000 bytes: scattered "
+              "1 tensor, 2097152 bytes: read by each rank (chunks of 1 MiB or more); 1 tensor, 4000 bytes: scattered "
               "(smaller "
               "chunks)");
     EXPECT_EQ(report.bytes_read, mib + (rank == 0 ? 4000 : 0));
-    EXPECT_EQ(report.bytes_received, rank == 0 ? 0U : 1000U);
+    EXPECT_EQ(report.bytes_received, rank == 0 ? 0U : 2000U);
   });
 }
 
@@ -58,13 +58,13 @@ TEST(AutomaticTransport, ScattersAllWhereARankCannotReadTheCheckpointAndNamesThe
     const rank_report report = initialize<automatic>(module, opener{&model, rank < 2}, world, {}, memory);
     EXPECT_EQ(model.faults_of(module, memory, 4, rank), "");
     EXPECT_EQ(report.transport_reason, "rank 2 cannot read the checkpoint: model.safetensors: no such file");
-    EXPECT_EQ(report.bytes_read, rank == 0 ? 4 * mib + 4000 : 0);
+    EXPECT_EQ(report.bytes_read, rank == 0 ? 2 * mib + 4000 : 0);
   });
 }
 
 TEST(AutomaticTransport, ScattersAllWhereARankHasAnotherCheckpoint) {
   const reference_model model = large_and_small();
-  const reference_model other({{.fqn = "large", .type = dtype::u8, .extents = {4 * mib}}});
+  const reference_model other({{.fqn = "large", .type = dtype::u8, .extents = {2 * mib}}});
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
@@ -82,7 +82,7 @@ TEST(AutomaticTransport, OfASourceThatIsOnOneRankOnlyScatters) {
     dynamic_module module = model.module(memory, false);
     const rank_report report = initialize<automatic>(module, source, world, {}, memory);
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
-    EXPECT_EQ(report.bytes_read, rank == 0 ? 4 * mib + 4000 : 0);
+    EXPECT_EQ(report.bytes_read, rank == 0 ? 2 * mib + 4000 : 0);
   });
 }
 

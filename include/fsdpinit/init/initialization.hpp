@@ -146,10 +146,15 @@ class initialization {
     descriptors_ = descriptors_of_source(control_, options_.source_rank, every_rank_reads() || is_source(), limit,
                                          [&] { return open_source(); });
     if constexpr (transport == transport_kind::automatic) {
+      std::optional<error> unreadable;
       if (!is_source()) {
-        unreadable_ = attempt([&] { require_equal_sources(descriptors_, open_source(), options_.source_rank); });
+        unreadable = attempt([&] { require_equal_sources(descriptors_, open_source(), options_.source_rank); });
       }
-      choose();
+      reason_ = why_not_all_read(control_, limit, unreadable);
+      if (!reason_.empty()) {
+        chosen_ = CanScatter<Data> ? transport_kind::scatter : transport_kind::broadcast;
+        source_ = is_source() ? source_ : nullptr;  // another checkpoint, perhaps
+      }
     }
   }
 
@@ -169,42 +174,6 @@ class initialization {
       }
     }
     return source_->tensors();
-  }
-
-  /// Own reads only where every rank can read; the lowest that cannot says why.
-  void choose() {
-    const std::uint64_t mine = unreadable_ ? ranks_ - rank_ : 0;
-    const std::uint64_t worst = all_reduce_max(control_, mine, deadline::after(options_.deadline_seconds));
-    if (worst == 0) {
-      return;
-    }
-    const std::size_t unable = ranks_ - static_cast<std::size_t>(worst);
-    std::vector<std::byte> why;
-    agreed([&] {
-      if (rank_ == unable) {
-        const std::string text = unreadable_->what();
-        const auto bytes = std::as_bytes(std::span(text));
-        why.assign(bytes.begin(), bytes.end());
-      }
-    });
-    why = broadcast_bytes(control_, std::move(why), unable, deadline::after(options_.deadline_seconds));
-    agreed([&] {
-      chosen_ = CanScatter<Data> ? transport_kind::scatter : transport_kind::broadcast;
-      source_ = is_source() ? source_ : nullptr;  // another checkpoint, perhaps
-      reason_ = concat("rank ", unable, " cannot read the checkpoint: ",
-                       std::string_view(reinterpret_cast<const char*>(why.data()), why.size()));
-    });
-  }
-
-  void require_equal_sources(const std::vector<tensor_descriptor>& theirs) const {
-    for (std::size_t i = 0; i < theirs.size() || i < descriptors_.size(); ++i) {
-      const bool missing = i >= descriptors_.size();
-      if (missing || i >= theirs.size() || theirs[i] != descriptors_[i]) {
-        throw error(errc::disagreement, missing ? theirs[i].name : descriptors_[i].name,
-                    concat("this rank's checkpoint differs from that of rank ", options_.source_rank,
-                           " here; give every rank the same checkpoint"));
-      }
-    }
   }
 
   void make() {
@@ -419,7 +388,6 @@ class initialization {
   source_layout sources_;
   transport_kind chosen_ = transport;
   std::string reason_;  // of an automatic choice
-  std::optional<error> unreadable_;
   workspace<Space> work_;
   std::vector<block<slot_space>> slots_;
   std::uint64_t already_accounted_ = 0;
