@@ -56,6 +56,8 @@ TEST(Laws, AreAskedOnlyOfWhatIsModelled) {
   expect_lawful<non_blocking_scatter_communicator>();
   expect_lawful<group_communicator>();
   expect_lawful<node_aware_communicator>();
+  expect_lawful<gathering_communicator>();
+  expect_lawful<reducing_communicator>();
   expect_lawful<interruptible_communicator>();
   expect_lawful<reducing_control>();
   expect_lawful<failable_control>();

@@ -1,6 +1,7 @@
 #include "mpi/worlds.hpp"
 #include "support/expect_error.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
+#include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/testing/laws.hpp>
 
@@ -21,6 +22,7 @@ using fsdpinit::testing::violations;
 static_assert(NonBlockingScatterCommunicator<mpi_communicator>);
 static_assert(GroupCommunicator<mpi_communicator>);
 static_assert(NodeAwareCommunicator<mpi_communicator>);
+static_assert(AllGatherCommunicator<mpi_communicator> && ReduceScatterCommunicator<mpi_communicator>);
 static_assert(InterruptibleCommunicator<mpi_communicator>);
 static_assert(ReducingControl<mpi_communicator>);
 static_assert(PoisonableCommunicator<mpi_communicator>);
@@ -105,6 +107,79 @@ TEST(MpiCommunicator, ScattersToOneReplicaAndBroadcastsFromThereFromItsStagingMe
         ASSERT_EQ(own[i], pattern(round, world.rank() % shards * length + i)) << "byte " << i << " of round " << round;
       }
     }
+  });
+}
+
+TEST(MpiCommunicator, GathersFromItsStagingMemory) {
+  for_each_world([](mpi_communicator& world) {
+    constexpr std::uint64_t length = 50'001;
+    const block<mpi_staging_memory> staged(world.staging(host_memory()), length);
+    std::vector<std::byte> all(length * world.size());
+    for (std::size_t round = 0; round < 3; ++round) {
+      for (std::uint64_t i = 0; i < length; ++i) {
+        staged.data()[i] = pattern(world.rank() + round, i);
+      }
+      world.all_gather(staged.bytes(), all, deadline::after(30));
+      for (std::uint64_t i = 0; i < all.size(); ++i) {
+        ASSERT_EQ(all[i], pattern(i / length + round, i % length)) << "byte " << i;
+      }
+    }
+  });
+}
+
+TEST(MpiCommunicator, GathersWhileOperationsAreInFlight) {
+  for_each_world([](mpi_communicator& world) {
+    constexpr std::size_t in_flight = 5;
+    std::vector<std::vector<std::byte>> buffers;
+    std::vector<mpi_communicator::token> tokens;
+    for (std::size_t i = 0; i < in_flight; ++i) {
+      buffers.emplace_back(10'000, static_cast<std::byte>(world.rank()));
+    }
+    for (std::size_t i = 0; i < in_flight; ++i) {
+      tokens.push_back(world.start_broadcast(buffers[i], i % world.size()));
+    }
+    std::vector<float> contribution(world.size(), static_cast<float>(world.rank()));
+    std::vector<float> own(1);
+    world.reduce_scatter(contribution, own, deadline::after(30));
+    EXPECT_EQ(own[0], static_cast<float>(world.size() * (world.size() - 1) / 2));
+    std::vector<std::byte> all(world.size());
+    all[world.rank()] = static_cast<std::byte>(world.rank());
+    world.all_gather(bytes_view(all).subspan(world.rank(), 1), all, deadline::after(30));
+    EXPECT_EQ(all.back(), static_cast<std::byte>(world.size() - 1));
+    for (std::size_t i = 0; i < in_flight; ++i) {
+      world.wait(tokens[i], deadline::after(30));
+      EXPECT_EQ(buffers[i], std::vector<std::byte>(10'000, static_cast<std::byte>(i % world.size())));
+    }
+  });
+}
+
+TEST(MpiCommunicator, AnInterruptionEndsAReductionThatIsUnderWay) {
+  for_each_world([](mpi_communicator& world) {
+    if (world.size() == 1) {
+      return;
+    }
+    // The last rank believes that there is one round, takes part in that, and fails.
+    const std::uint64_t round = 2 * mib / (2 * world.size()) / sizeof(float);
+    const bool fails = world.rank() == world.size() - 1;
+    const std::uint64_t numbers = fails ? round : 5 * round + 1;
+    const std::vector<float> contribution(numbers * world.size(), 1.0F);
+    std::vector<float> own(numbers);
+    const auto caught = attempt([&] { world.reduce_scatter(contribution, own, deadline::after(30)); });
+    if (fails) {
+      EXPECT_FALSE(caught.has_value());
+      EXPECT_EQ(own, std::vector<float>(numbers, static_cast<float>(world.size())));
+      world.interrupt();
+    } else {
+      ASSERT_TRUE(caught.has_value());
+      EXPECT_EQ(caught->code(), errc::interrupted) << caught->what();
+    }
+    static_cast<void>(world.all_reduce_max(0));
+    world.rearm();
+    static_cast<void>(world.all_reduce_max(0));
+    std::vector<float> again(3 * world.size(), 1.0F);
+    std::vector<float> sum(3);
+    world.reduce_scatter(again, sum, deadline::after(30));
+    EXPECT_EQ(sum, std::vector<float>(3, static_cast<float>(world.size())));
   });
 }
 

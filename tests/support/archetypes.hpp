@@ -114,6 +114,25 @@ struct node_aware_communicator : minimal_communicator {
   }
 };
 
+struct gathering_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  void all_gather(bytes_view own, mutable_bytes all, deadline limit) { inner_.all_gather(own, all, limit); }
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit) {
+    inner_.all_gather(own, all, group, limit);
+  }
+};
+
+struct reducing_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit) {
+    inner_.reduce_scatter(contribution, own, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit) {
+    inner_.reduce_scatter(contribution, own, group, limit);
+  }
+};
+
 struct interruptible_communicator : non_blocking_communicator {
   using non_blocking_communicator::non_blocking_communicator;
   void interrupt() noexcept { inner_.interrupt(); }

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <fsdpinit/communicators/mpi_collectives.hpp>
 #include <fsdpinit/communicators/mpi_handles.hpp>
 #include <fsdpinit/communicators/mpi_link.hpp>
 #include <fsdpinit/communicators/mpi_payload.hpp>
+#include <fsdpinit/communicators/mpi_transfers.hpp>
 #include <fsdpinit/communicators/mpi_window.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -44,12 +46,16 @@ struct mpi_state {
   mpi_state(mpi_group&& world, const mpi_options& how)
       : link(std::move(world), how.when_peer_lost),
         window(link.world(), how.staging_bytes, how.window_group),
-        payload(link, window),
+        transfers(link, window),
+        payload(link, window, transfers),
+        collectives(link, transfers),
         options(how) {}
 
   mpi_link link;
   mpi_window window;
+  mpi_transfers transfers;
   mpi_payload payload;
+  mpi_collectives collectives;
   mpi_options options;
   std::int64_t reduced = 0;  // both belong to MPI while a control operation runs
   std::vector<std::byte> broadcast = std::vector<std::byte>(64 * kib);
@@ -140,13 +146,33 @@ class mpi_communicator {
   /// at all, they may still be written to: leave them allocated.
   void wait(token& operation, deadline limit) {
     if (detail::mpi_operation* const which = std::exchange(operation, nullptr)) {
-      state_->link.guarded([&] { state_->payload.wait(*which, limit); });
+      state_->link.guarded([&] { state_->transfers.wait(*which, limit); });
     }
   }
+
+  /// A rank's part goes through the window where it lies there, in memory of `staging()`; else by messages, to all others at once.
+  /// After error{peer_lost} `own` and `all` may still be read and written to.
+  void all_gather(bytes_view own, mutable_bytes all, deadline limit = deadline::never()) {
+    all_gather(own, all, state_->payload.everyone(), limit);
+  }
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group,
+                  deadline limit = deadline::never()) {
+    state_->link.guarded([&] { state_->collectives.all_gather(own, all, group, limit); });
+  }
+  /// By messages, in rounds. Stages what it receives in at most 2 MiB (in groups of more than 256 ranks: 8 KiB for each), not in
+  /// any account, which it keeps for the next time. After error{peer_lost} `contribution` may still be read.
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit = deadline::never()) {
+    reduce_scatter(contribution, own, state_->payload.everyone(), limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit = deadline::never()) {
+    state_->link.guarded([&] { state_->collectives.reduce_scatter(contribution, own, group, limit); });
+  }
+
   void interrupt() noexcept { state_->link.interrupt(); }
   void rearm() noexcept {
     state_->link.rearm();
-    state_->payload.rearm();
+    state_->transfers.rearm();
   }
   /// A peer was lost; MPI may still read and write the buffers of operations that were in flight.
   [[nodiscard]] bool poisoned() const noexcept { return state_->link.poisoned(); }

@@ -6,7 +6,6 @@
 #include <fsdpinit/communicators/mpi_window.hpp>
 #include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/core/bytes.hpp>
-#include <fsdpinit/core/deadline.hpp>
 
 #include <cstddef>
 #include <span>
@@ -18,8 +17,8 @@ namespace fsdpinit::detail {
 /// does so on other nodes too, a broadcast goes there along a binomial tree.
 class mpi_payload {
  public:
-  mpi_payload(mpi_link& link, mpi_window& window)
-      : link_(link), window_(window), transfers_(link, window), everyone_(all_ranks(link.size())) {}
+  mpi_payload(mpi_link& link, mpi_window& window, mpi_transfers& transfers)
+      : link_(link), window_(window), transfers_(transfers), everyone_(all_ranks(link.size())) {}
 
   [[nodiscard]] std::span<const std::size_t> everyone() const noexcept { return everyone_; }
 
@@ -70,9 +69,6 @@ class mpi_payload {
     return &made;
   }
 
-  void wait(mpi_operation& which, deadline limit) { transfers_.wait(which, limit); }
-  void rearm() noexcept { transfers_.rearm(); }
-
  private:
   static constexpr std::size_t most_tree_children = 64;  // one for each bit of a rank
 
@@ -81,10 +77,7 @@ class mpi_payload {
   void join_tree(mpi_operation& which, mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
     std::vector<std::size_t>& tree = tree_;
     tree.clear();
-    std::size_t first = 0;
-    while (group[first] != root) {
-      ++first;
-    }
+    const std::size_t first = index_in(group, root);
     std::size_t position = group.size();
     for (std::size_t i = 0; i < group.size(); ++i) {
       const std::size_t rank = group[(first + i) % group.size()];
@@ -112,7 +105,7 @@ class mpi_payload {
 
   mpi_link& link_;
   mpi_window& window_;
-  mpi_transfers transfers_;
+  mpi_transfers& transfers_;
   std::vector<std::size_t> everyone_;
   std::vector<std::size_t> tree_;
 };

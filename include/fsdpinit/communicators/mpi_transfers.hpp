@@ -48,6 +48,7 @@ struct mpi_operation {
   };
 
   std::uint64_t number = 0;
+  std::uint32_t round = 0;  // of those that are one operation together
   bool live = false;
   bool relays = false;  // what departs is what arrives first
   std::vector<arrival> arrivals;
@@ -56,6 +57,8 @@ struct mpi_operation {
   std::vector<MPI_Request> sends;
   std::vector<std::size_t> lanes;  // receivers that copy from the window
 
+  /// Grows from payload to payload between any two ranks.
+  [[nodiscard]] std::uint64_t position() const noexcept { return number << 32U | round; }
   [[nodiscard]] bool moves_nothing() const noexcept { return arrivals.empty() && departures.empty() && lanes.empty(); }
   [[nodiscard]] bool has_arrived() const noexcept {
     return std::all_of(arrivals.begin(), arrivals.end(),
@@ -81,8 +84,10 @@ class mpi_transfers {
 
   /// What can fail for want of memory fails here, before anything is posted: a rank that threw later would leave MPI with its
   /// buffers. After the first few operations there is nothing left to allocate.
+  /// \param round 0, or how many there were before of the operation that was begun last: such rounds have one place in the
+  ///        order of operations, and their payloads are messages.
   /// \throws error{invalid_argument} with more than `mpi_window::ring` operations in flight.
-  mpi_operation& begin(const mpi_operation::capacity& most) {
+  mpi_operation& begin(const mpi_operation::capacity& most, std::uint32_t round = 0) {
     mpi_operation& made = free_operation();
     made.arrivals.reserve(most.arrivals);
     made.receives.reserve(most.receives);
@@ -90,7 +95,8 @@ class mpi_transfers {
     made.lanes.reserve(most.departures);
     made.sends.reserve(most.sends);
     active_.reserve(operations_.size());
-    made.number = next_++;
+    made.number = round == 0 ? next_++ : next_ - 1;
+    made.round = round;
     made.relays = false;
     made.live = true;
     active_.push_back(&made);
@@ -167,8 +173,28 @@ class mpi_transfers {
                                              " were expected; are all ranks given the same plan?"))
                               : error(errc::interrupted, "", "interrupted by the failure of another rank");
     abandon(which, limit);
-    release(which);
     throw failure;
+  }
+
+  /// Ends it without its having come to an end: MPI lets go of its buffers, what is on its way arrives, what is not never will.
+  void abandon(mpi_operation& which, deadline limit) {
+    for (mpi_operation::departure& each : which.departures) {
+      cancel(each.credit);
+    }
+    link_.wait_until(limit, [&] {
+      bool settled = true;
+      for (mpi_operation::arrival& each : which.arrivals) {
+        settled = (each.is != arrival_state::awaits_message || received(which, each) ||
+                   link_.is_coming(each.from, which.position()) == std::optional(false)) &&
+                  settled;
+      }
+      return settled;
+    });
+    for (MPI_Request& request : which.receives) {
+      cancel(request);
+    }
+    link_.wait_until(limit, [&] { return test_all(which.sends); });
+    release(which);
   }
 
   /// A new epoch: operations are counted from 0 again.
@@ -290,7 +316,7 @@ class mpi_transfers {
                                          &which.sends.back()));
       });
       each.issued = true;
-      link_.issued(each.to, which.number);
+      link_.issued(each.to, which.position());
     }
     return all;
   }
@@ -302,26 +328,6 @@ class mpi_transfers {
            test_all(which.sends) && std::all_of(which.lanes.begin(), which.lanes.end(), [&](std::size_t peer) {
              return window_.taken(peer, ticket(which));
            });
-  }
-
-  /// Until MPI has let go of the operation's buffers: what is on its way arrives, what is not never will.
-  void abandon(mpi_operation& which, deadline limit) {
-    for (mpi_operation::departure& each : which.departures) {
-      cancel(each.credit);
-    }
-    link_.wait_until(limit, [&] {
-      bool settled = true;
-      for (mpi_operation::arrival& each : which.arrivals) {
-        settled = (each.is != arrival_state::awaits_message || received(which, each) ||
-                   link_.is_coming(each.from, which.number) == std::optional(false)) &&
-                  settled;
-      }
-      return settled;
-    });
-    for (MPI_Request& request : which.receives) {
-      cancel(request);
-    }
-    link_.wait_until(limit, [&] { return test_all(which.sends); });
   }
 
   mpi_link& link_;

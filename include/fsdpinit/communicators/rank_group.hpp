@@ -1,10 +1,13 @@
 #pragma once
 
+#include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 /// \file
@@ -28,6 +31,25 @@ namespace fsdpinit::detail {
     }
   }
   return false;
+}
+
+/// Where `rank` is in a group that it is in.
+[[nodiscard]] inline std::size_t index_in(std::span<const std::size_t> group, std::size_t rank) noexcept {
+  std::size_t index = 0;
+  while (group[index] != rank) {
+    ++index;
+  }
+  return index;
+}
+
+/// \throws error{invalid_argument} unless `whole` is a part of size `part` for each of `ranks` ranks.
+inline void check_parts(std::uint64_t part, std::uint64_t whole, std::size_t ranks, std::string_view unit) {
+  std::uint64_t wanted = 0;
+  if (!checked_multiply(part, ranks, wanted) || wanted != whole) {
+    throw error(errc::invalid_argument, "own",
+                concat(part, " ", unit, " of each of ", ranks, " ranks are not ", whole,
+                       "; pad the parts to one size, and the whole to all of them"));
+  }
 }
 
 /// \throws error{invalid_argument} for a group that is none, or that this rank or the root is not in.

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <fsdpinit/communicators/monitor.hpp>
+#include <fsdpinit/communicators/ordered_sum.hpp>
+#include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/communicators/threads_control.hpp>
 #include <fsdpinit/communicators/threads_payload.hpp>
 #include <fsdpinit/core/bytes.hpp>
@@ -10,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <utility>
@@ -66,17 +69,51 @@ class threads_communicator {
     return start_broadcast(buffer, root, state_->payload.everyone());
   }
   token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
-    return state_->payload.start(rank_, root, false, {}, buffer, group);
+    return state_->payload.start(rank_, root, kind::broadcast, {}, buffer, group);
   }
   token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
     return start_scatter(windows, own, root, state_->payload.everyone());
   }
   token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
                       std::span<const std::size_t> group) {
-    return state_->payload.start(rank_, root, true, windows, own, group);
+    return state_->payload.start(rank_, root, kind::scatter, windows, own, group);
   }
   /// Receivers copy here. After a throw the operation's buffers are the caller's again.
   void wait(token& operation, deadline limit) { state_->payload.wait(rank_, operation, limit); }
+
+  /// Every rank copies straight from the others' parts.
+  void all_gather(bytes_view own, mutable_bytes all, deadline limit = deadline::never()) {
+    all_gather(own, all, state_->payload.everyone(), limit);
+  }
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group,
+                  deadline limit = deadline::never()) {
+    detail::check_parts(own.size(), all.size(), group.size(), "bytes");
+    state_->payload.exchange(rank_, kind::all_gather, own, group, limit, [&](std::span<const bytes_view> parts) {
+      const std::size_t first = detail::index_in(group, rank_);  // not all of them from the same one at the same time
+      for (std::size_t i = 0; i < parts.size(); ++i) {
+        const std::size_t from = (first + i) % parts.size();
+        std::byte* const to = all.data() + from * own.size();
+        if (!own.empty() && parts[from].data() != to) {
+          std::memcpy(to, parts[from].data(), own.size());
+        }
+      }
+    });
+  }
+  /// Every rank adds up its part straight from the others' contributions.
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit = deadline::never()) {
+    reduce_scatter(contribution, own, state_->payload.everyone(), limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit = deadline::never()) {
+    detail::check_parts(own.size(), contribution.size(), group.size(), "numbers");
+    state_->payload.exchange(rank_, kind::reduce_scatter, std::as_bytes(contribution), group, limit,
+                             [&](std::span<const bytes_view> contributions) {
+                               const std::size_t begin = detail::index_in(group, rank_) * own.size();
+                               detail::ordered_sum(own, contributions.size(), [&](std::size_t k) {
+                                 return reinterpret_cast<const float*>(contributions[k].data()) + begin;
+                               });
+                             });
+  }
 
   void interrupt() noexcept {
     const detail::monitor::lock lock(state_->changed);
@@ -98,6 +135,8 @@ class threads_communicator {
   [[nodiscard]] error fail(const error& cause) { return state_->control.fail(rank_, cause); }
 
  private:
+  using kind = detail::threads_payload::kind;
+
   std::shared_ptr<detail::threads_state> state_;
   std::size_t rank_;
 };

@@ -32,12 +32,14 @@ namespace fsdpinit::detail {
 /// not meet. An operation at its root is a `posted`, which its receivers look for.
 class threads_payload {
  public:
+  enum class kind : std::uint8_t { broadcast, scatter, all_gather, reduce_scatter };
+
   struct token {
     std::uint64_t epoch = 0;
     std::uint64_t sequence = 0;
     std::size_t root = 0;
-    mutable_bytes destination;
-    bool scatter = false;
+    mutable_bytes destination{};
+    kind what = kind::broadcast;
     bool active = false;
   };
 
@@ -46,8 +48,8 @@ class threads_payload {
 
   [[nodiscard]] std::span<const std::size_t> everyone() const noexcept { return everyone_; }
 
-  token start(std::size_t self, std::size_t root, bool scatter, std::span<const bytes_view> windows,
-              mutable_bytes buffer, std::span<const std::size_t> group) {
+  token start(std::size_t self, std::size_t root, kind what, std::span<const bytes_view> windows, mutable_bytes buffer,
+              std::span<const std::size_t> group) {
     check_group(group, self, root, ranks_.size());
     const monitor::lock lock(changed_);
     rank_state& mine = ranks_[self];
@@ -56,17 +58,10 @@ class threads_payload {
                      .sequence = mine.started++,
                      .root = root,
                      .destination = buffer,
-                     .scatter = scatter,
+                     .what = what,
                      .active = true};
     if (free != nullptr) {
-      *free = {.epoch = made.epoch,
-               .sequence = made.sequence,
-               .windows = windows,
-               .payload = buffer,
-               .receivers = group.size() - 1,
-               .scatter = scatter,
-               .live = true};
-      changed_.notify_all();
+      publish(*free, made, windows, buffer, group.size() - 1);
     }
     return made;
   }
@@ -81,6 +76,27 @@ class threads_payload {
     } else {
       receive(lock, self, operation, limit);
     }
+  }
+
+  /// An operation in which each member of the group shows the others `shown`, the same number of bytes: calls `read(views)`
+  /// once all of them are there, with what each one shows, in the order of the group, the monitor not locked.
+  template <class Read>
+  void exchange(std::size_t self, kind what, bytes_view shown, std::span<const std::size_t> group, deadline limit,
+                Read&& read) {
+    check_group(group, self, self, ranks_.size());
+    monitor::lock lock(changed_);
+    rank_state& mine = ranks_[self];
+    mine.views.resize(group.size());
+    posted& free = free_post(mine);
+    const token made{.epoch = mine.epoch, .sequence = mine.started++, .root = self, .what = what};
+    publish(free, made, {}, shown, group.size() - 1);
+    try {
+      read_all(lock, made, group, limit, std::forward<Read>(read));
+    } catch (...) {
+      take_back(lock, made);
+      throw;
+    }
+    finish_root(lock, made, limit);
   }
 
   /// \pre the monitor is locked.
@@ -100,18 +116,19 @@ class threads_payload {
     std::uint64_t epoch = 0;
     std::uint64_t sequence = 0;
     std::span<const bytes_view> windows;  // of a scatter
-    bytes_view payload;                   // of a broadcast
+    bytes_view payload;                   // of anything else
     std::size_t receivers = 0;
     std::size_t finished = 0;  // receivers that have their part
     std::size_t copying = 0;   // receivers that are reading right now
     bool draining = false;     // the root takes its buffers back as soon as nobody reads them
-    bool scatter = false;
+    kind what = kind::broadcast;
     bool live = false;
   };
   struct rank_state {
     std::uint64_t epoch = 1;
     std::uint64_t started = 0;
     std::vector<posted> posts;
+    std::vector<bytes_view> views;  // of an exchange
   };
 
   static error interrupted() { return {errc::interrupted, "", "interrupted by the failure of another rank"}; }
@@ -128,8 +145,21 @@ class threads_payload {
     }
     return root.posts.emplace_back();
   }
-  posted* find(const token& operation) noexcept {
-    for (posted& post : ranks_[operation.root].posts) {
+  void publish(posted& free, const token& operation, std::span<const bytes_view> windows, bytes_view payload,
+               std::size_t receivers) noexcept {
+    free = {.epoch = operation.epoch,
+            .sequence = operation.sequence,
+            .windows = windows,
+            .payload = payload,
+            .receivers = receivers,
+            .what = operation.what,
+            .live = true};
+    changed_.notify_all();
+  }
+  posted* find(const token& operation) noexcept { return find(operation, operation.root); }
+  /// What `rank` has posted at the place of the operation.
+  posted* find(const token& operation, std::size_t rank) noexcept {
+    for (posted& post : ranks_[rank].posts) {
       if (post.live && post.epoch == operation.epoch && post.sequence == operation.sequence) {
         return &post;
       }
@@ -145,15 +175,18 @@ class threads_payload {
   void finish_root(monitor::lock& lock, const token& operation, deadline limit) {
     const bool in_time = lock.wait_until(limit, [&] { return is_complete(operation) || is_interrupted(operation); });
     const bool complete = is_complete(operation);
-    // The buffers go back to the caller: whoever still reads them is waited for (one memcpy), whoever has not begun
-    // never will.
+    take_back(lock, operation);
+    if (!complete) {
+      throw in_time ? interrupted() : threads_peer_lost();
+    }
+  }
+
+  /// The buffers go back to the caller: whoever still reads them is waited for (one memcpy), whoever has not begun never will.
+  void take_back(monitor::lock& lock, const token& operation) {
     posted& post = *find(operation);
     post.draining = true;
     static_cast<void>(lock.wait_until(deadline::never(), [&] { return post.copying == 0; }));
     post.live = false;
-    if (!complete) {
-      throw in_time ? interrupted() : threads_peer_lost();
-    }
   }
 
   void receive(monitor::lock& lock, std::size_t self, const token& operation, deadline limit) {
@@ -163,8 +196,8 @@ class threads_payload {
     if (is_interrupted(operation) || post == nullptr) {
       throw in_time ? interrupted() : threads_peer_lost();
     }
-    const bytes_view from = post->scatter ? post->windows[self] : post->payload;
-    if (post->scatter != operation.scatter || from.size() != operation.destination.size()) {
+    const bytes_view from = post->what == kind::scatter ? post->windows[self] : post->payload;
+    if (post->what != operation.what || from.size() != operation.destination.size()) {
       throw threads_size_mismatch(from.size(), operation.destination.size());
     }
     ++post->copying;
@@ -173,11 +206,53 @@ class threads_payload {
         std::memcpy(operation.destination.data(), from.data(), from.size());
       }
     });
-    post = find(operation);  // posts may have moved; while copying it is live
-    --post->copying;
-    ++post->finished;
-    if (post->finished == post->receivers || (post->draining && post->copying == 0)) {  // else nobody waits for this
+    end_reading(*find(operation));  // posts may have moved; while copying it is live
+  }
+
+  void end_reading(posted& post) noexcept {
+    --post.copying;
+    ++post.finished;
+    if (post.finished == post.receivers || (post.draining && post.copying == 0)) {  // else nobody waits for this
       changed_.notify_all();
+    }
+  }
+
+  template <class Read>
+  void read_all(monitor::lock& lock, const token& mine, std::span<const std::size_t> group, deadline limit,
+                Read&& read) {
+    std::size_t posted_so_far = 0;
+    const auto all_posted = [&] {
+      while (posted_so_far != group.size() && find(mine, group[posted_so_far]) != nullptr) {
+        ++posted_so_far;
+      }
+      return posted_so_far == group.size();
+    };
+    const bool in_time = lock.wait_until(limit, [&] { return all_posted() || is_interrupted(mine); });
+    if (is_interrupted(mine)) {
+      throw in_time ? interrupted() : threads_peer_lost();
+    }
+    const std::uint64_t bytes = find(mine)->payload.size();
+    std::vector<bytes_view>& views = ranks_[mine.root].views;
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      const posted* const post = find(mine, group[i]);
+      if (post == nullptr) {  // never came, or gave up meanwhile
+        throw threads_peer_lost();
+      }
+      if (post->what != mine.what || post->payload.size() != bytes) {
+        throw threads_size_mismatch(post->payload.size(), bytes);
+      }
+      views[i] = post->payload;
+    }
+    for (const std::size_t member : group) {
+      if (member != mine.root) {
+        ++find(mine, member)->copying;
+      }
+    }
+    lock.without([&] { read(std::span<const bytes_view>(views)); });
+    for (const std::size_t member : group) {
+      if (member != mine.root) {
+        end_reading(*find(mine, member));
+      }
     }
   }
 

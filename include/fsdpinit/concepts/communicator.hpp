@@ -76,6 +76,37 @@ concept GroupCommunicator =
       { comm.start_scatter(windows, buffer, root, group) } -> std::same_as<typename C::token>;
     };
 
+/// All-gather: `all` becomes the parts `own` of all ranks in the order of ranks. Parts are of one size, `all` is as long as they
+/// are together, and `own` may be this rank's part of `all`, where it is in its place already.
+///
+/// With a `group`, of the ranks in it only, in their order; groups are as in `GroupCommunicator`: every rank of the communicator
+/// calls it at the same place, each with the group that it belongs to, and parts differ in size from group to group if need be.
+///
+/// Blocking; called at the same place in the order of operations, started and blocking ones, on every rank. `interrupt()` ends
+/// it as it does started operations. \throws error{invalid_argument} for sizes that do not fit together or a group without this
+/// rank; error{peer_lost} once the deadline has passed; error{interrupted}.
+template <class C>
+concept AllGatherCommunicator = Communicator<C> && requires(C& comm, bytes_view own, mutable_bytes all,
+                                                            std::span<const std::size_t> group, deadline limit) {
+  { comm.all_gather(own, all, limit) } -> std::same_as<void>;
+  { comm.all_gather(own, all, group, limit) } -> std::same_as<void>;
+};
+
+/// Reduce-scatter of single-precision numbers: own[i] = the sum over ranks r of contribution_r[rank() * own.size() + i]. Every
+/// contribution has size() parts of own.size() numbers, one for each rank, and `own` may be this rank's part of its own.
+///
+/// The sum is defined to the bit, for that training gives the same numbers wherever it runs: the contributions of ranks 0, 1,
+/// 2, ... are added in that order, ((c0 + c1) + c2) + ..., each sum rounded to a float. Which NaN a NaN is, is not.
+///
+/// Groups, place, interruption and errors as for `AllGatherCommunicator`; parts and order are those of the group.
+template <class C>
+concept ReduceScatterCommunicator =
+    Communicator<C> && requires(C& comm, std::span<const float> contribution, std::span<float> own,
+                                std::span<const std::size_t> group, deadline limit) {
+      { comm.reduce_scatter(contribution, own, limit) } -> std::same_as<void>;
+      { comm.reduce_scatter(contribution, own, group, limit) } -> std::same_as<void>;
+    };
+
 /// Which ranks share a node: `node_of(r)` is the lowest rank on the node of rank r, the same number on every rank, so that r
 /// is the first of its node where node_of(r) == r. Local: nothing is sent.
 template <class C>

@@ -6,6 +6,7 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/testing/collective_laws.hpp>
 #include <fsdpinit/testing/group_laws.hpp>
 #include <fsdpinit/testing/law_list.hpp>
 
@@ -50,6 +51,12 @@ class communicator_laws {
     }
     if constexpr (GroupCommunicator<C>) {
       group_laws(comm_, laws_, seconds_).run();
+    }
+    if constexpr (AllGatherCommunicator<C>) {
+      collective_laws(comm_, laws_, seconds_).run_all_gather();
+    }
+    if constexpr (ReduceScatterCommunicator<C>) {
+      collective_laws(comm_, laws_, seconds_).run_reduce_scatter();
     }
     if constexpr (ReducingControl<C>) {
       laws_.run("all_reduce_max", [&] { all_reduce_max(); });
@@ -266,7 +273,7 @@ class communicator_laws {
 }  // namespace detail
 
 /// The laws of `Communicator`, and of every refinement that `C` models. Collective: call it on every rank, each with
-/// its own handle, with nothing in flight. Moves about 1 MiB per pair of ranks. A communicator that blocks where it
+/// its own handle, with nothing in flight. Moves about 3 MiB per pair of ranks. A communicator that blocks where it
 /// should not hangs here: give the test a deadline.
 template <Communicator C>
 [[nodiscard]] violations check_communicator(C& comm, double deadline_seconds = 30) {

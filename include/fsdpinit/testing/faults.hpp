@@ -94,6 +94,31 @@ class faulty_communicator_base {
     count("scatter");
     inner_.scatter(windows, own, root);
   }
+  void all_gather(bytes_view own, mutable_bytes all, deadline limit)
+    requires AllGatherCommunicator<C>
+  {
+    count("all_gather");
+    inner_.all_gather(own, all, limit);
+  }
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit)
+    requires AllGatherCommunicator<C>
+  {
+    count("all_gather");
+    inner_.all_gather(own, all, group, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit)
+    requires ReduceScatterCommunicator<C>
+  {
+    count("reduce_scatter");
+    inner_.reduce_scatter(contribution, own, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit)
+    requires ReduceScatterCommunicator<C>
+  {
+    count("reduce_scatter");
+    inner_.reduce_scatter(contribution, own, group, limit);
+  }
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value)
     requires requires(C& comm) { comm.all_reduce_max(value); }
   {
