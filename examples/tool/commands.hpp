@@ -22,7 +22,7 @@ class usage_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class policy_kind : std::uint8_t { native_sharding, every_rank_loads };
+enum class policy_kind : std::uint8_t { native_sharding, cpu_ram_efficient_loading, every_rank_loads };
 
 /// What a rank is. Automatic: a process where mpirun or srun has started this one, else a thread.
 enum class launcher_kind : std::uint8_t { automatic, threads, mpi };

@@ -89,8 +89,11 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
       ->type_name("N");
   add_choice<policy_kind, policy_kind>(
       command, "--policy", how.policy,
-      {{"native-sharding", policy_kind::native_sharding}, {"every-rank-loads", policy_kind::every_rank_loads}},
-      "native-sharding (default), or every-rank-loads, the baseline")
+      {{"native-sharding", policy_kind::native_sharding},
+       {"cpu-ram-efficient-loading", policy_kind::cpu_ram_efficient_loading},
+       {"every-rank-loads", policy_kind::every_rank_loads}},
+      "native-sharding (default); cpu-ram-efficient-loading: the source rank loads the whole model\n"
+      "first, then it is distributed from there; every-rank-loads: the baseline")
       ->type_name("P");
   add_choice<transport_kind, transport_kind>(
       command, "--transport", how.transport,

@@ -42,7 +42,9 @@ plan plan_of(const sharding_request& how, const safetensors_source& source) {
 }
 
 std::string_view policy_name(const sharding_request& how) {
-  return how.policy == policy_kind::every_rank_loads ? every_rank_loads::name : native_sharding<>::name;
+  return how.policy == policy_kind::every_rank_loads            ? every_rank_loads::name
+         : how.policy == policy_kind::cpu_ram_efficient_loading ? cpu_ram_efficient_loading<>::name
+                                                                : native_sharding<>::name;
 }
 
 std::uint64_t model_bytes(const plan& made) {
@@ -139,6 +141,13 @@ void print_json(const plan_request& how, const plan& made, std::span<const predi
 }  // namespace
 
 void require_fitting(const sharding_request& how, std::size_t most_ranks) {
+  if (how.policy == policy_kind::cpu_ram_efficient_loading &&
+      (how.transport == transport_kind::own_read || how.transport == transport_kind::automatic)) {
+    throw usage_error(
+        fmt::format("--transport: {} is not for cpu-ram-efficient-loading, where the weights are in the memory of "
+                    "one rank; use scatter or broadcast",
+                    name(how.transport)));
+  }
   if (how.bucket_bytes < how.shards) {
     throw usage_error(fmt::format("--bucket-bytes: {} is too small for {} shards; use at least {}", how.bucket_bytes,
                                   how.shards, how.shards));
