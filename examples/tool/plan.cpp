@@ -31,7 +31,10 @@ plan plan_of(const sharding_request& how, const safetensors_source& source) {
   dynamic_module module = module_of(source.tensors());
   const module_view view = view_of(module);
   const std::vector<load_item> items = match(view, source.tensors());
-  const std::vector<tensor_request> requests = requests_of(view, items);
+  std::vector<tensor_request> requests = requests_of(view, items);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].position = source.position_of(items[i].source);
+  }
   const bool alone = how.policy == policy_kind::every_rank_loads;
   const options defaults;
   return make_plan(requests, {.ranks = {.shards = how.shards, .replicas = how.replicas},
