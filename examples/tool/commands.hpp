@@ -10,6 +10,8 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 /// \file
 /// What each command is asked for, and the commands. They write to stdout and throw: usage_error for what was asked in
@@ -36,6 +38,8 @@ struct sharding_request {
   policy_kind policy = policy_kind::native_sharding;
   transport_kind transport = transport_kind::scatter;
   std::uint64_t bucket_bytes = 4 * mib;
+  std::vector<std::pair<std::string, std::string>> renames;  ///< prefixes, one after the other
+  std::optional<dtype> type;                                 ///< that floating tensors are cast to
 
   [[nodiscard]] std::size_t ranks() const noexcept { return shards * replicas; }
 };

@@ -2,6 +2,7 @@
 
 #include "checkpoint_module.hpp"
 #include "commands.hpp"
+#include "opener.hpp"
 #include "progress.hpp"
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -101,9 +102,9 @@ template <class Comm>
   rank_watch watch(shown, samples);
   watch.phase("open");
   const auto load = [&] {
-    const checkpoint opener{how.checkpoint};
+    const auto opener = opener_of(how);
     if (how.policy == policy_kind::every_rank_loads || how.transport == transport_kind::own_read) {
-      std::optional<safetensors_source> source;
+      std::optional<decltype(opener())> source;
       agreed(comm, how.deadline_seconds, [&] { source.emplace(opener()); });
       if (how.policy == policy_kind::every_rank_loads) {
         return initialize_from<every_rank_loads>(how, source->tensors(), *source, comm, memory, watch);

@@ -117,6 +117,31 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
       ->type_name("B");
 }
 
+void add_adaptors(CLI::App& command, sharding_request& how) {
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--rename",
+          [&how](const std::vector<std::string>& rules) {
+            for (const std::string& rule : rules) {
+              const std::size_t equals = rule.find('=');
+              how.renames.emplace_back(rule.substr(0, equals), rule.substr(equals + 1));
+            }
+          },
+          "names that begin with FROM begin with TO instead; may be given several times")
+      ->check([](const std::string& text) {
+        const std::size_t equals = text.find('=');
+        return equals != std::string::npos && text.find('=', equals + 1) == std::string::npos
+                   ? std::string()
+                   : fmt::format("\"{}\" is not FROM=TO", text);
+      })
+      ->allow_extra_args(false)
+      ->type_name("FROM=TO");
+  add_choice<std::optional<dtype>, dtype>(command, "--dtype", how.type,
+                                          {{"bf16", dtype::bf16}, {"f16", dtype::f16}, {"f32", dtype::f32}},
+                                          "cast floating tensors: bf16, f16 or f32; default: as stored")
+      ->type_name("TYPE");
+}
+
 CLI::App& add_inspect(CLI::App& app, inspect_request& how) {
   CLI::App& command = *app.add_subcommand("inspect", "Show what a checkpoint holds");
   add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
@@ -127,6 +152,7 @@ CLI::App& add_inspect(CLI::App& app, inspect_request& how) {
 CLI::App& add_plan(CLI::App& app, plan_request& how) {
   CLI::App& command = *app.add_subcommand("plan", "Predict each rank's memory and traffic, reading no tensor");
   add_sharding(command, how, most_planned_ranks);
+  add_adaptors(command, how);
   command.add_flag("--json", how.json, "every rank, as JSON");
   return command;
 }
@@ -135,6 +161,7 @@ CLI::App& add_load(CLI::App& app, load_request& how) {
   CLI::App& command = *app.add_subcommand(
       "load", "Load a checkpoint on S ranks: the processes that mpirun or srun has started, else threads");
   add_sharding(command, how, most_thread_ranks);
+  add_adaptors(command, how);
   add_path(command, "--dump", how.dump, "write every rank's shards, a file each, to a folder that is empty or absent")
       ->type_name("DIR");
   add_path(command, "--report", how.report, "write the report as JSON")->type_name("FILE.json");

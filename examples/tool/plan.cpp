@@ -1,5 +1,6 @@
 #include "checkpoint_module.hpp"
 #include "commands.hpp"
+#include "opener.hpp"
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
@@ -27,14 +28,11 @@ namespace fsdpinit::tool {
 namespace {
 
 /// The plan that `load` will follow: the same module, matched in the same way.
-plan plan_of(const sharding_request& how, const safetensors_source& source) {
-  dynamic_module module = module_of(source.tensors());
+plan plan_of(const sharding_request& how, std::span<const tensor_descriptor> tensors) {
+  dynamic_module module = module_of(tensors);
   const module_view view = view_of(module);
-  const std::vector<load_item> items = match(view, source.tensors());
-  std::vector<tensor_request> requests = requests_of(view, items);
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    requests[i].position = source.position_of(items[i].source);
-  }
+  const std::vector<load_item> items = match(view, tensors);
+  const std::vector<tensor_request> requests = requests_of(view, items);
   const bool alone = how.policy == policy_kind::every_rank_loads;
   const options defaults;
   return make_plan(requests, {.ranks = {.shards = how.shards, .replicas = how.replicas},
@@ -167,8 +165,8 @@ void require_fitting(const sharding_request& how, std::size_t most_ranks) {
 
 void run_plan(const plan_request& how) {
   require_fitting(how, most_planned_ranks);
-  const safetensors_source source = open_safetensors(how.checkpoint);
-  const plan made = plan_of(how, source);
+  const auto source = opener_of(how)();
+  const plan made = plan_of(how, source.tensors());
   std::vector<prediction> ranks;
   for (std::size_t rank = 0; rank < how.ranks(); ++rank) {
     ranks.push_back(predict(made, rank));
