@@ -146,6 +146,99 @@ struct scatter_starts_something_else : non_blocking_communicator {
 };
 static_assert(!NonBlockingScatterCommunicator<scatter_starts_something_else>);
 
+static_assert(GroupCommunicator<group_communicator>);
+static_assert(GroupCommunicator<threads_communicator> && GroupCommunicator<self_communicator>);
+static_assert(!GroupCommunicator<non_blocking_scatter_communicator>);
+struct groups_only_broadcast : non_blocking_scatter_communicator {
+  using non_blocking_communicator::start_broadcast;
+  token start_broadcast(mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_only_broadcast>);
+struct groups_only_scatter : non_blocking_scatter_communicator {
+  using non_blocking_scatter_communicator::start_scatter;
+  token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_only_scatter>);
+struct groups_alone : group_communicator {
+  token start_broadcast(mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_alone>);
+struct groups_of_mutable_ranks : group_communicator {
+  using non_blocking_communicator::start_broadcast;
+  token start_broadcast(mutable_bytes, std::size_t, std::span<std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_of_mutable_ranks>);
+struct group_scatter_starts_something_else : group_communicator {
+  using non_blocking_scatter_communicator::start_scatter;
+  int start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<group_scatter_starts_something_else>);
+
+static_assert(NodeAwareCommunicator<node_aware_communicator>);
+static_assert(NodeAwareCommunicator<threads_communicator> && NodeAwareCommunicator<self_communicator>);
+static_assert(!NodeAwareCommunicator<minimal_communicator>);
+struct node_of_not_const : minimal_communicator {
+  std::size_t node_of(std::size_t);
+};
+static_assert(!NodeAwareCommunicator<node_of_not_const>);
+struct node_is_a_name : minimal_communicator {
+  [[nodiscard]] std::string_view node_of(std::size_t) const;
+};
+static_assert(!NodeAwareCommunicator<node_is_a_name>);
+struct knows_its_own_node : minimal_communicator {
+  [[nodiscard]] std::size_t node_of() const;
+};
+static_assert(!NodeAwareCommunicator<knows_its_own_node>);
+
+static_assert(AllGatherCommunicator<gathering_communicator> && !AllGatherCommunicator<minimal_communicator>);
+static_assert(AllGatherCommunicator<threads_communicator> && AllGatherCommunicator<self_communicator>);
+static_assert(!AllGatherCommunicator<reducing_communicator> && !ReduceScatterCommunicator<gathering_communicator>);
+struct gathers_all_ranks_only : minimal_communicator {
+  void all_gather(bytes_view, mutable_bytes, deadline);
+};
+static_assert(!AllGatherCommunicator<gathers_all_ranks_only>);
+struct gathers_groups_only : minimal_communicator {
+  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
+};
+static_assert(!AllGatherCommunicator<gathers_groups_only>);
+struct gathers_without_deadline : minimal_communicator {
+  void all_gather(bytes_view, mutable_bytes);
+  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>);
+};
+static_assert(!AllGatherCommunicator<gathers_without_deadline>);
+struct gather_returns_a_status : minimal_communicator {
+  int all_gather(bytes_view, mutable_bytes, deadline);
+  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
+};
+static_assert(!AllGatherCommunicator<gather_returns_a_status>);
+struct gathers_alone {
+  void all_gather(bytes_view, mutable_bytes, deadline);
+  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
+};
+static_assert(!AllGatherCommunicator<gathers_alone>);
+
+static_assert(ReduceScatterCommunicator<reducing_communicator> && !ReduceScatterCommunicator<minimal_communicator>);
+static_assert(ReduceScatterCommunicator<threads_communicator> && ReduceScatterCommunicator<self_communicator>);
+struct reduces_all_ranks_only : minimal_communicator {
+  void reduce_scatter(std::span<const float>, std::span<float>, deadline);
+};
+static_assert(!ReduceScatterCommunicator<reduces_all_ranks_only>);
+struct reduces_groups_only : minimal_communicator {
+  void reduce_scatter(std::span<const float>, std::span<float>, std::span<const std::size_t>, deadline);
+};
+static_assert(!ReduceScatterCommunicator<reduces_groups_only>);
+struct reduces_doubles : minimal_communicator {
+  void reduce_scatter(std::span<const double>, std::span<double>, deadline);
+  void reduce_scatter(std::span<const double>, std::span<double>, std::span<const std::size_t>, deadline);
+};
+static_assert(!ReduceScatterCommunicator<reduces_doubles>);
+/// It may not spoil what it reads.
+struct reduces_in_the_contribution : minimal_communicator {
+  void reduce_scatter(std::span<float>, std::span<float>, deadline);
+  void reduce_scatter(std::span<float>, std::span<float>, std::span<const std::size_t>, deadline);
+};
+static_assert(!ReduceScatterCommunicator<reduces_in_the_contribution>);
+
 static_assert(InterruptibleCommunicator<interruptible_communicator>);
 static_assert(InterruptibleCommunicator<threads_communicator>);
 static_assert(!InterruptibleCommunicator<non_blocking_communicator> && !InterruptibleCommunicator<self_communicator>);
@@ -388,11 +481,16 @@ constexpr bool is_transparent = [] {
   return Communicator<F> == Communicator<C> && ScatterCommunicator<F> == ScatterCommunicator<C> &&
          NonBlockingCommunicator<F> == NonBlockingCommunicator<C> &&
          NonBlockingScatterCommunicator<F> == NonBlockingScatterCommunicator<C> &&
+         GroupCommunicator<F> == GroupCommunicator<C> && NodeAwareCommunicator<F> == NodeAwareCommunicator<C> &&
+         AllGatherCommunicator<F> == AllGatherCommunicator<C> &&
+         ReduceScatterCommunicator<F> == ReduceScatterCommunicator<C> &&
          InterruptibleCommunicator<F> == InterruptibleCommunicator<C> && ReducingControl<F> == ReducingControl<C> &&
          FailableControl<F> == FailableControl<C>;
 }();
 static_assert(is_transparent<minimal_communicator> && is_transparent<scattering_communicator>);
 static_assert(is_transparent<non_blocking_communicator> && is_transparent<non_blocking_scatter_communicator>);
+static_assert(is_transparent<gathering_communicator> && is_transparent<reducing_communicator>);
+static_assert(is_transparent<group_communicator> && is_transparent<node_aware_communicator>);
 static_assert(is_transparent<half_blocking_communicator> && is_transparent<interruptible_communicator>);
 static_assert(is_transparent<reducing_control> && is_transparent<failable_control>);
 static_assert(is_transparent<threads_communicator> && is_transparent<self_communicator>);

@@ -94,6 +94,45 @@ struct non_blocking_scatter_communicator : non_blocking_communicator {
   }
 };
 
+struct group_communicator : non_blocking_scatter_communicator {
+  using non_blocking_communicator::start_broadcast;
+  using non_blocking_scatter_communicator::non_blocking_scatter_communicator;
+  using non_blocking_scatter_communicator::start_scatter;
+  token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
+    return started(inner_.start_broadcast(buffer, root, group));
+  }
+  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
+                      std::span<const std::size_t> group) {
+    return started(inner_.start_scatter(windows, own, root, group));
+  }
+};
+
+struct node_aware_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  [[nodiscard]] std::uint16_t node_of(std::size_t rank) const {
+    return static_cast<std::uint16_t>(inner_.node_of(rank));
+  }
+};
+
+struct gathering_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  void all_gather(bytes_view own, mutable_bytes all, deadline limit) { inner_.all_gather(own, all, limit); }
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit) {
+    inner_.all_gather(own, all, group, limit);
+  }
+};
+
+struct reducing_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit) {
+    inner_.reduce_scatter(contribution, own, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit) {
+    inner_.reduce_scatter(contribution, own, group, limit);
+  }
+};
+
 struct interruptible_communicator : non_blocking_communicator {
   using non_blocking_communicator::non_blocking_communicator;
   void interrupt() noexcept { inner_.interrupt(); }

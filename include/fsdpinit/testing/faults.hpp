@@ -72,6 +72,12 @@ class faulty_communicator_base {
   [[nodiscard]] std::size_t rank() const { return inner_.rank(); }
   [[nodiscard]] std::size_t size() const { return inner_.size(); }
 
+  [[nodiscard]] std::size_t node_of(std::size_t rank) const
+    requires NodeAwareCommunicator<C>
+  {
+    return inner_.node_of(rank);
+  }
+
   void broadcast(mutable_bytes buffer, std::size_t root) {
     count("broadcast");
     inner_.broadcast(buffer, root);
@@ -87,6 +93,31 @@ class faulty_communicator_base {
   {
     count("scatter");
     inner_.scatter(windows, own, root);
+  }
+  void all_gather(bytes_view own, mutable_bytes all, deadline limit)
+    requires AllGatherCommunicator<C>
+  {
+    count("all_gather");
+    inner_.all_gather(own, all, limit);
+  }
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit)
+    requires AllGatherCommunicator<C>
+  {
+    count("all_gather");
+    inner_.all_gather(own, all, group, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit)
+    requires ReduceScatterCommunicator<C>
+  {
+    count("reduce_scatter");
+    inner_.reduce_scatter(contribution, own, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit)
+    requires ReduceScatterCommunicator<C>
+  {
+    count("reduce_scatter");
+    inner_.reduce_scatter(contribution, own, group, limit);
   }
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value)
     requires requires(C& comm) { comm.all_reduce_max(value); }
@@ -148,6 +179,19 @@ class faulty_communicator<C> : public faulty_communicator_base<C> {
   {
     this->count("start_scatter");
     return this->inner_.start_scatter(windows, own, root);
+  }
+  [[nodiscard]] token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group)
+    requires GroupCommunicator<C>
+  {
+    this->count("start_broadcast");
+    return this->inner_.start_broadcast(buffer, root, group);
+  }
+  [[nodiscard]] token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
+                                    std::span<const std::size_t> group)
+    requires GroupCommunicator<C>
+  {
+    this->count("start_scatter");
+    return this->inner_.start_scatter(windows, own, root, group);
   }
   void wait(token& operation, deadline limit) {
     this->inner_.wait(operation, limit);
