@@ -3,6 +3,7 @@
 /// \file
 /// The whole library but what needs JSON, fmt, CUDA, MPI or a tensor framework.
 
+#include <fsdpinit/communicators/collectives.hpp>
 #include <fsdpinit/communicators/self.hpp>
 #include <fsdpinit/communicators/threads.hpp>
 #include <fsdpinit/concepts/local_shard.hpp>

@@ -1,3 +1,4 @@
+#include "support/expect_error.hpp"
 #include <fsdpinit/communicators/threads.hpp>
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
@@ -20,6 +21,7 @@ namespace {
 using namespace fsdpinit;
 using fsdpinit::testing::errors_of_ranks;
 using fsdpinit::testing::run_ranks;
+using fsdpinit::testing_support::expect_error;
 
 void sleep_for(int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }
 
@@ -67,6 +69,63 @@ TEST(Interruption, WaitingTwiceForOneOperationIsHarmless) {
     std::vector<std::byte> buffer(8);
     auto token = world.start_broadcast(buffer, 0);
     world.wait(token, deadline::after(30));
+    world.wait(token, deadline::after(30));
+  });
+}
+
+TEST(Groups, AnInterruptionFromOutsideReachesAMemberThatWaitsAlready) {
+  for (const std::size_t waiting : {0U, 1U}) {  // the root, or a receiver
+    const auto errors = errors_of_ranks(4, [&](std::size_t rank, threads_communicator& world) {
+      if (rank == 3) {
+        sleep_for(50);
+        world.interrupt();
+      } else if (rank == waiting) {
+        const std::size_t pair[] = {0, 1};
+        std::vector<std::byte> buffer(100);
+        auto token = world.start_broadcast(buffer, 0, pair);
+        world.wait(token, deadline::after(30));
+      }
+    });
+    ASSERT_TRUE(errors[waiting].has_value());
+    EXPECT_EQ(errors[waiting]->code(), errc::interrupted);
+  }
+}
+
+TEST(Groups, ALateMemberIsPeerLostAndOtherGroupsGoOn) {
+  const auto errors = errors_of_ranks(5, [&](std::size_t rank, threads_communicator& world) {
+    const std::size_t low[] = {0, 2, 4};
+    const std::size_t high[] = {1, 3};
+    std::vector<std::byte> buffer(100, static_cast<std::byte>(rank));
+    if (rank == 4) {
+      return;
+    }
+    auto token = rank % 2 == 0 ? world.start_broadcast(buffer, 2, low) : world.start_broadcast(buffer, 3, high);
+    world.wait(token, deadline::after(0.1));
+    EXPECT_EQ(buffer.front(), static_cast<std::byte>(rank % 2 == 0 ? 2 : 3));
+  });
+  EXPECT_FALSE(errors[0].has_value());
+  EXPECT_FALSE(errors[1].has_value());
+  ASSERT_TRUE(errors[2].has_value());
+  EXPECT_EQ(errors[2]->code(), errc::peer_lost);
+  EXPECT_FALSE(errors[3].has_value());
+}
+
+TEST(Groups, ThatARankCannotBeInAreRefused) {
+  run_ranks(3, [](std::size_t rank, threads_communicator& world) {
+    const std::size_t next = (rank + 1) % 3;
+    std::vector<std::byte> buffer(1);
+    const auto refused = [&](std::vector<std::size_t> group, std::size_t root) {
+      const auto thrown = attempt([&] { static_cast<void>(world.start_broadcast(buffer, root, group)); });
+      return thrown && thrown->code() == errc::invalid_argument && thrown->subject() == "group";
+    };
+    EXPECT_TRUE(refused({}, rank));
+    EXPECT_TRUE(refused({next}, next)) << "without the caller";
+    EXPECT_TRUE(refused({rank}, next)) << "without the root";
+    EXPECT_TRUE(refused({2, 1, 0}, 0)) << "descending";
+    EXPECT_TRUE(refused({0, 0, 1, 2}, 0)) << "twice";
+    EXPECT_TRUE(refused({0, 1, 2, 3}, 0)) << "nobody's rank";
+    // None of them took a place.
+    auto token = world.start_broadcast(buffer, 0);
     world.wait(token, deadline::after(30));
   });
 }
@@ -212,6 +271,28 @@ TEST(Traffic, ManyOperationsInFlightKeepTheirOrder) {
       finish(round);
     }
   });
+}
+
+TEST(World, IsOneNodeUnlessToldOtherwise) {
+  const threads_world world(3);
+  const std::size_t numbers[] = {5, 0, 5, 8, 0};
+  const threads_world faked(5, numbers);
+  std::vector<std::size_t> nodes;
+  std::vector<std::size_t> faked_nodes;
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    nodes.push_back(world.rank(0).node_of(rank));
+  }
+  for (std::size_t rank = 0; rank < 5; ++rank) {
+    faked_nodes.push_back(faked.rank(4).node_of(rank));
+  }
+  EXPECT_EQ(nodes, (std::vector<std::size_t>{0, 0, 0}));
+  EXPECT_EQ(faked_nodes, (std::vector<std::size_t>{0, 1, 0, 3, 1}));
+}
+
+TEST(World, RefusesNodesOfSomeRanksOnly) {
+  const std::size_t numbers[] = {0, 0};
+  expect_error(errc::invalid_argument, "nodes", "2 numbers of nodes for 3 ranks",
+               [&] { const threads_world world(3, numbers); });
 }
 
 TEST(World, HandlesKeepItAlive) {

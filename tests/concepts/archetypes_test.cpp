@@ -1,6 +1,9 @@
+#include "support/adamw.hpp"
 #include "support/archetypes.hpp"
 #include "support/fake_device_memory.hpp"
 #include <fsdpinit/communicators/self.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
 #include <fsdpinit/testing/faults.hpp>
@@ -10,7 +13,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 /// Each concept accepts its archetype and our own models, and rejects a mutant for every clause: the archetype with
 /// that one thing wrong. All of it at compile time.
@@ -141,6 +146,99 @@ struct scatter_starts_something_else : non_blocking_communicator {
 };
 static_assert(!NonBlockingScatterCommunicator<scatter_starts_something_else>);
 
+static_assert(GroupCommunicator<group_communicator>);
+static_assert(GroupCommunicator<threads_communicator> && GroupCommunicator<self_communicator>);
+static_assert(!GroupCommunicator<non_blocking_scatter_communicator>);
+struct groups_only_broadcast : non_blocking_scatter_communicator {
+  using non_blocking_communicator::start_broadcast;
+  token start_broadcast(mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_only_broadcast>);
+struct groups_only_scatter : non_blocking_scatter_communicator {
+  using non_blocking_scatter_communicator::start_scatter;
+  token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_only_scatter>);
+struct groups_alone : group_communicator {
+  token start_broadcast(mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_alone>);
+struct groups_of_mutable_ranks : group_communicator {
+  using non_blocking_communicator::start_broadcast;
+  token start_broadcast(mutable_bytes, std::size_t, std::span<std::size_t>);
+};
+static_assert(!GroupCommunicator<groups_of_mutable_ranks>);
+struct group_scatter_starts_something_else : group_communicator {
+  using non_blocking_scatter_communicator::start_scatter;
+  int start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t>);
+};
+static_assert(!GroupCommunicator<group_scatter_starts_something_else>);
+
+static_assert(NodeAwareCommunicator<node_aware_communicator>);
+static_assert(NodeAwareCommunicator<threads_communicator> && NodeAwareCommunicator<self_communicator>);
+static_assert(!NodeAwareCommunicator<minimal_communicator>);
+struct node_of_not_const : minimal_communicator {
+  std::size_t node_of(std::size_t);
+};
+static_assert(!NodeAwareCommunicator<node_of_not_const>);
+struct node_is_a_name : minimal_communicator {
+  [[nodiscard]] std::string_view node_of(std::size_t) const;
+};
+static_assert(!NodeAwareCommunicator<node_is_a_name>);
+struct knows_its_own_node : minimal_communicator {
+  [[nodiscard]] std::size_t node_of() const;
+};
+static_assert(!NodeAwareCommunicator<knows_its_own_node>);
+
+static_assert(AllGatherCommunicator<gathering_communicator> && !AllGatherCommunicator<minimal_communicator>);
+static_assert(AllGatherCommunicator<threads_communicator> && AllGatherCommunicator<self_communicator>);
+static_assert(!AllGatherCommunicator<reducing_communicator> && !ReduceScatterCommunicator<gathering_communicator>);
+struct gathers_all_ranks_only : minimal_communicator {
+  void all_gather(bytes_view, mutable_bytes, deadline);
+};
+static_assert(!AllGatherCommunicator<gathers_all_ranks_only>);
+struct gathers_groups_only : minimal_communicator {
+  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
+};
+static_assert(!AllGatherCommunicator<gathers_groups_only>);
+struct gathers_without_deadline : minimal_communicator {
+  void all_gather(bytes_view, mutable_bytes);
+  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>);
+};
+static_assert(!AllGatherCommunicator<gathers_without_deadline>);
+struct gather_returns_a_status : minimal_communicator {
+  int all_gather(bytes_view, mutable_bytes, deadline);
+  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
+};
+static_assert(!AllGatherCommunicator<gather_returns_a_status>);
+struct gathers_alone {
+  void all_gather(bytes_view, mutable_bytes, deadline);
+  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
+};
+static_assert(!AllGatherCommunicator<gathers_alone>);
+
+static_assert(ReduceScatterCommunicator<reducing_communicator> && !ReduceScatterCommunicator<minimal_communicator>);
+static_assert(ReduceScatterCommunicator<threads_communicator> && ReduceScatterCommunicator<self_communicator>);
+struct reduces_all_ranks_only : minimal_communicator {
+  void reduce_scatter(std::span<const float>, std::span<float>, deadline);
+};
+static_assert(!ReduceScatterCommunicator<reduces_all_ranks_only>);
+struct reduces_groups_only : minimal_communicator {
+  void reduce_scatter(std::span<const float>, std::span<float>, std::span<const std::size_t>, deadline);
+};
+static_assert(!ReduceScatterCommunicator<reduces_groups_only>);
+struct reduces_doubles : minimal_communicator {
+  void reduce_scatter(std::span<const double>, std::span<double>, deadline);
+  void reduce_scatter(std::span<const double>, std::span<double>, std::span<const std::size_t>, deadline);
+};
+static_assert(!ReduceScatterCommunicator<reduces_doubles>);
+/// It may not spoil what it reads.
+struct reduces_in_the_contribution : minimal_communicator {
+  void reduce_scatter(std::span<float>, std::span<float>, deadline);
+  void reduce_scatter(std::span<float>, std::span<float>, std::span<const std::size_t>, deadline);
+};
+static_assert(!ReduceScatterCommunicator<reduces_in_the_contribution>);
+
 static_assert(InterruptibleCommunicator<interruptible_communicator>);
 static_assert(InterruptibleCommunicator<threads_communicator>);
 static_assert(!InterruptibleCommunicator<non_blocking_communicator> && !InterruptibleCommunicator<self_communicator>);
@@ -212,6 +310,83 @@ struct opens_nothing {
   int operator()();
 };
 static_assert(!SourceOpener<opens_nothing>);
+
+// -- its refinements
+
+static_assert(CastingSource<minimal_casting_source<in_memory_source>>);
+static_assert(!CastingSource<minimal_source<in_memory_source>> && !CastingSource<in_memory_source>);
+struct casts_alone {
+  [[nodiscard]] dtype stored_dtype(std::size_t) const;
+  void read_stored(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!CastingSource<casts_alone>);
+struct without_read_stored : in_memory_source {
+  [[nodiscard]] dtype stored_dtype(std::size_t) const;
+};
+static_assert(!CastingSource<without_read_stored>);
+struct without_stored_dtype : in_memory_source {
+  void read_stored(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!CastingSource<without_stored_dtype>);
+struct stored_dtype_not_const : without_stored_dtype {
+  dtype stored_dtype(std::size_t);
+};
+static_assert(!CastingSource<stored_dtype_not_const>);
+/// Bits or a name could be either side's; only a dtype says how to convert.
+struct stored_dtype_in_bits : without_stored_dtype {
+  [[nodiscard]] std::uint64_t stored_dtype(std::size_t) const;
+};
+static_assert(!CastingSource<stored_dtype_in_bits>);
+struct read_stored_returns_a_count : without_read_stored {
+  std::size_t read_stored(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!CastingSource<read_stored_returns_a_count>);
+
+static_assert(PositionedSource<minimal_positioned_source<in_memory_source>>);
+static_assert(!PositionedSource<minimal_source<in_memory_source>> && !PositionedSource<in_memory_source>);
+struct positions_alone {
+  [[nodiscard]] std::size_t file_count() const;
+  [[nodiscard]] file_position position_of(std::size_t) const;
+  void read_file(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!PositionedSource<positions_alone>);
+struct without_file_count : in_memory_source {
+  [[nodiscard]] file_position position_of(std::size_t) const;
+  void read_file(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!PositionedSource<without_file_count>);
+struct file_count_not_const : without_file_count {
+  std::size_t file_count();
+};
+static_assert(!PositionedSource<file_count_not_const>);
+struct without_position : in_memory_source {
+  [[nodiscard]] std::size_t file_count() const;
+  void read_file(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!PositionedSource<without_position>);
+struct position_is_an_offset : without_position {
+  [[nodiscard]] std::uint64_t position_of(std::size_t) const;
+};
+static_assert(!PositionedSource<position_is_an_offset>);
+struct without_read_file : in_memory_source {
+  [[nodiscard]] std::size_t file_count() const;
+  [[nodiscard]] file_position position_of(std::size_t) const;
+};
+static_assert(!PositionedSource<without_read_file>);
+struct read_file_returns_a_count : without_read_file {
+  std::size_t read_file(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!PositionedSource<read_file_returns_a_count>);
+
+static_assert(RenamingSource<minimal_renaming_source<in_memory_source>> && !RenamingSource<in_memory_source>);
+struct stored_name_not_const : in_memory_source {
+  std::string_view stored_name(std::size_t);
+};
+static_assert(!RenamingSource<stored_name_not_const>);
+struct stored_name_is_a_number : in_memory_source {
+  [[nodiscard]] std::size_t stored_name(std::size_t) const;
+};
+static_assert(!RenamingSource<stored_name_is_a_number>);
 
 // -- MemorySpace
 
@@ -289,6 +464,9 @@ using good_traits = slot_traits<foreign_tensor>;
 
 static_assert(ShardableModule<foreign_module> && ShardableModule<dynamic_module>);
 static_assert(!ShardableModule<int> && !ShardableModule<foreign_tensor>);
+struct names_units : dynamic_module {
+  [[nodiscard]] bool is_unit(std::string_view) const;
+};
 struct visits_nothing_callable {
   void visit_slots(int);
 };
@@ -299,6 +477,58 @@ struct visits_const_only {
   void visit_slots(Visitor&& visitor);
 };
 static_assert(!ShardableModule<visits_const_only>);
+
+static_assert(NamesUnits<names_units> && NamesUnits<faulty_module<names_units>>);
+static_assert(!NamesUnits<dynamic_module> && !NamesUnits<faulty_module<dynamic_module>>);
+struct units_not_const : dynamic_module {
+  bool is_unit(std::string_view);
+};
+static_assert(!NamesUnits<units_not_const>);
+struct units_by_number : dynamic_module {
+  [[nodiscard]] bool is_unit(int) const;
+};
+static_assert(!NamesUnits<units_by_number>);
+struct units_are_names : dynamic_module {
+  [[nodiscard]] std::string is_unit(std::string_view) const;
+};
+static_assert(!NamesUnits<units_are_names>);
+
+static_assert(LendingSlot<parameter> && LendingSlot<buffer> && !LendingSlot<foreign_tensor>);
+
+// -- ShardableOptimizer
+
+static_assert(ShardableOptimizer<minimal_optimizer> && ShardableOptimizer<no_optimizer>);
+static_assert(RebindsTo<minimal_optimizer, foreign_tensor> && !RebindsTo<minimal_optimizer, parameter>);
+static_assert(!RebindsTo<no_optimizer, parameter> && !RebindsTo<minimal_optimizer, int>);
+static_assert(ShardableOptimizer<adamw> && RebindsTo<adamw, parameter> && !RebindsTo<adamw, buffer>);
+struct groups_not_const : minimal_optimizer {
+  std::vector<std::vector<std::string>> parameter_groups();
+};
+static_assert(!ShardableOptimizer<groups_not_const>);
+struct one_group_only : minimal_optimizer {
+  [[nodiscard]] std::vector<std::string> parameter_groups() const;
+};
+static_assert(!ShardableOptimizer<one_group_only>);
+struct state_unknown : minimal_optimizer {
+  void has_state() const;
+};
+static_assert(!ShardableOptimizer<state_unknown>);
+struct drop_may_throw : minimal_optimizer {
+  void drop_references();
+};
+static_assert(!ShardableOptimizer<drop_may_throw>);
+struct rebind_may_throw : minimal_optimizer {
+  void rebind(std::size_t, std::string_view, foreign_tensor&);
+};
+static_assert(ShardableOptimizer<rebind_may_throw> && !RebindsTo<rebind_may_throw, foreign_tensor>);
+struct rebinds_without_group : minimal_optimizer {
+  void rebind(std::string_view, foreign_tensor&) noexcept;
+};
+static_assert(!RebindsTo<rebinds_without_group, foreign_tensor>);
+struct rebinds_to_storage : minimal_optimizer {
+  void rebind(std::size_t, std::string_view, std::byte*) noexcept;
+};
+static_assert(!RebindsTo<rebinds_to_storage, foreign_tensor>);
 
 // -- Observer
 
@@ -328,15 +558,29 @@ constexpr bool is_transparent = [] {
   return Communicator<F> == Communicator<C> && ScatterCommunicator<F> == ScatterCommunicator<C> &&
          NonBlockingCommunicator<F> == NonBlockingCommunicator<C> &&
          NonBlockingScatterCommunicator<F> == NonBlockingScatterCommunicator<C> &&
+         GroupCommunicator<F> == GroupCommunicator<C> && NodeAwareCommunicator<F> == NodeAwareCommunicator<C> &&
+         AllGatherCommunicator<F> == AllGatherCommunicator<C> &&
+         ReduceScatterCommunicator<F> == ReduceScatterCommunicator<C> &&
          InterruptibleCommunicator<F> == InterruptibleCommunicator<C> && ReducingControl<F> == ReducingControl<C> &&
          FailableControl<F> == FailableControl<C>;
 }();
 static_assert(is_transparent<minimal_communicator> && is_transparent<scattering_communicator>);
 static_assert(is_transparent<non_blocking_communicator> && is_transparent<non_blocking_scatter_communicator>);
+static_assert(is_transparent<gathering_communicator> && is_transparent<reducing_communicator>);
+static_assert(is_transparent<group_communicator> && is_transparent<node_aware_communicator>);
 static_assert(is_transparent<half_blocking_communicator> && is_transparent<interruptible_communicator>);
 static_assert(is_transparent<reducing_control> && is_transparent<failable_control>);
 static_assert(is_transparent<threads_communicator> && is_transparent<self_communicator>);
-static_assert(StateDictSource<faulty_source<in_memory_source>>);
+template <class S>
+constexpr bool is_transparent_source = [] {
+  using F = faulty_source<S>;
+  return StateDictSource<F> && CastingSource<F> == CastingSource<S> && PositionedSource<F> == PositionedSource<S> &&
+         RenamingSource<F> == RenamingSource<S>;
+}();
+static_assert(is_transparent_source<in_memory_source>);
+static_assert(is_transparent_source<minimal_casting_source<in_memory_source>>);
+static_assert(is_transparent_source<minimal_positioned_source<in_memory_source>>);
+static_assert(is_transparent_source<minimal_renaming_source<in_memory_source>>);
 static_assert(MemorySpace<faulty_memory<host_memory>> && faulty_memory<host_memory>::host_accessible);
 static_assert(MemorySpace<faulty_memory<fake_device_memory>> && !faulty_memory<fake_device_memory>::host_accessible);
 static_assert(ShardableModule<faulty_module<dynamic_module>> && ShardableModule<faulty_module<foreign_module>>);

@@ -1,6 +1,7 @@
 #include "mpi/worlds.hpp"
 #include "support/expect_error.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
+#include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/testing/laws.hpp>
 
@@ -19,6 +20,9 @@ using fsdpinit::testing::check_communicator;
 using fsdpinit::testing::violations;
 
 static_assert(NonBlockingScatterCommunicator<mpi_communicator>);
+static_assert(GroupCommunicator<mpi_communicator>);
+static_assert(NodeAwareCommunicator<mpi_communicator>);
+static_assert(AllGatherCommunicator<mpi_communicator> && ReduceScatterCommunicator<mpi_communicator>);
 static_assert(InterruptibleCommunicator<mpi_communicator>);
 static_assert(ReducingControl<mpi_communicator>);
 static_assert(PoisonableCommunicator<mpi_communicator>);
@@ -57,6 +61,126 @@ TEST(MpiCommunicator, ScattersAndBroadcastsFromItsStagingMemory) {
       }
     }
     EXPECT_EQ(account.accounted(), 0U);
+  });
+}
+
+TEST(MpiCommunicator, ScattersToOneReplicaAndBroadcastsFromThereFromItsStagingMemory) {
+  for_each_world([](mpi_communicator& world) {
+    constexpr std::uint64_t length = 7'000;
+    const std::size_t shards = world.size() % 2 == 0 ? world.size() / 2 : world.size();
+    const host_memory account;
+    // As many as fit into a ring of lanes, so that each slot is used again.
+    for (std::size_t round = 0; round < 2 * detail::mpi_window::ring; ++round) {
+      const std::size_t first_replica = round % (world.size() / shards);
+      const std::size_t source = first_replica * shards + round % shards;
+      std::vector<std::size_t> replica;
+      std::vector<std::size_t> copies;
+      for (std::size_t r = 0; r < world.size(); ++r) {
+        if (r / shards == world.rank() / shards) {
+          replica.push_back(r);
+        }
+        if (r % shards == world.rank() % shards) {
+          copies.push_back(r);
+        }
+      }
+      const std::vector<std::size_t> alone{world.rank()};
+      const block<mpi_staging_memory> staged(world.staging(account), world.rank() == source ? length * shards : length);
+      std::vector<bytes_view> windows(world.size());
+      mutable_bytes own = staged.bytes();
+      if (world.rank() == source) {
+        for (std::uint64_t i = 0; i < staged.size(); ++i) {
+          staged.data()[i] = pattern(round, i);
+        }
+        for (std::size_t s = 0; s < shards; ++s) {
+          windows[first_replica * shards + s] = bytes_view(staged.bytes()).subspan(s * length, length);
+        }
+        own = staged.bytes().subspan(source % shards * length, length);
+      }
+      const bool scatters = world.rank() / shards == first_replica;
+      auto scatter = scatters
+                         ? world.start_scatter(windows, world.rank() == source ? mutable_bytes() : own, source, replica)
+                         : world.start_broadcast({}, world.rank(), alone);
+      world.wait(scatter, deadline::after(30));
+      auto broadcast = world.start_broadcast(own, first_replica * shards + world.rank() % shards, copies);
+      world.wait(broadcast, deadline::after(30));
+      for (std::uint64_t i = 0; i < length; ++i) {
+        ASSERT_EQ(own[i], pattern(round, world.rank() % shards * length + i)) << "byte " << i << " of round " << round;
+      }
+    }
+  });
+}
+
+TEST(MpiCommunicator, GathersFromItsStagingMemory) {
+  for_each_world([](mpi_communicator& world) {
+    constexpr std::uint64_t length = 50'001;
+    const block<mpi_staging_memory> staged(world.staging(host_memory()), length);
+    std::vector<std::byte> all(length * world.size());
+    for (std::size_t round = 0; round < 3; ++round) {
+      for (std::uint64_t i = 0; i < length; ++i) {
+        staged.data()[i] = pattern(world.rank() + round, i);
+      }
+      world.all_gather(staged.bytes(), all, deadline::after(30));
+      for (std::uint64_t i = 0; i < all.size(); ++i) {
+        ASSERT_EQ(all[i], pattern(i / length + round, i % length)) << "byte " << i;
+      }
+    }
+  });
+}
+
+TEST(MpiCommunicator, GathersWhileOperationsAreInFlight) {
+  for_each_world([](mpi_communicator& world) {
+    constexpr std::size_t in_flight = 5;
+    std::vector<std::vector<std::byte>> buffers;
+    std::vector<mpi_communicator::token> tokens;
+    for (std::size_t i = 0; i < in_flight; ++i) {
+      buffers.emplace_back(10'000, static_cast<std::byte>(world.rank()));
+    }
+    for (std::size_t i = 0; i < in_flight; ++i) {
+      tokens.push_back(world.start_broadcast(buffers[i], i % world.size()));
+    }
+    std::vector<float> contribution(world.size(), static_cast<float>(world.rank()));
+    std::vector<float> own(1);
+    const std::size_t sum_of_ranks = world.size() * (world.size() - 1) / 2;
+    world.reduce_scatter(contribution, own, deadline::after(30));
+    EXPECT_EQ(own[0], static_cast<float>(sum_of_ranks));
+    std::vector<std::byte> all(world.size());
+    all[world.rank()] = static_cast<std::byte>(world.rank());
+    world.all_gather(bytes_view(all).subspan(world.rank(), 1), all, deadline::after(30));
+    EXPECT_EQ(all.back(), static_cast<std::byte>(world.size() - 1));
+    for (std::size_t i = 0; i < in_flight; ++i) {
+      world.wait(tokens[i], deadline::after(30));
+      EXPECT_EQ(buffers[i], std::vector<std::byte>(10'000, static_cast<std::byte>(i % world.size())));
+    }
+  });
+}
+
+TEST(MpiCommunicator, AnInterruptionEndsAReductionThatIsUnderWay) {
+  for_each_world([](mpi_communicator& world) {
+    if (world.size() == 1) {
+      return;
+    }
+    // The last rank believes that there is one round, takes part in that, and fails.
+    const std::uint64_t round = 2 * mib / (2 * world.size()) / sizeof(float);
+    const bool fails = world.rank() == world.size() - 1;
+    const std::uint64_t numbers = fails ? round : 5 * round + 1;
+    const std::vector<float> contribution(numbers * world.size(), 1.0F);
+    std::vector<float> own(numbers);
+    const auto caught = attempt([&] { world.reduce_scatter(contribution, own, deadline::after(30)); });
+    if (fails) {
+      EXPECT_FALSE(caught.has_value());
+      EXPECT_EQ(own, std::vector<float>(numbers, static_cast<float>(world.size())));
+      world.interrupt();
+    } else {
+      ASSERT_TRUE(caught.has_value());
+      EXPECT_EQ(caught->code(), errc::interrupted) << caught->what();
+    }
+    static_cast<void>(world.all_reduce_max(0));
+    world.rearm();
+    static_cast<void>(world.all_reduce_max(0));
+    std::vector<float> again(3 * world.size(), 1.0F);
+    std::vector<float> sum(3);
+    world.reduce_scatter(again, sum, deadline::after(30));
+    EXPECT_EQ(sum, std::vector<float>(3, static_cast<float>(world.size())));
   });
 }
 
@@ -137,6 +261,19 @@ TEST(MpiCommunicator, SplitsIntoShardAndReplicateGroups) {
   EXPECT_EQ(replicate_group.rank(), world.rank() / shards);
   EXPECT_EQ(world.split_node().size(), world.size()) << "these tests run on one node";
   EXPECT_EQ(shard_group.all_reduce_max(world.rank()), world.rank() / shards * shards + shards - 1);
+}
+
+TEST(MpiCommunicator, KnowsTheNodesOfRanks) {
+  const mpi_communicator one;
+  const mpi_communicator without_window(MPI_COMM_WORLD, {.staging_bytes = 0});
+  const mpi_communicator pairs(MPI_COMM_WORLD, {.window_group = static_cast<int>(one.rank() / 2)});
+  const mpi_communicator turns(MPI_COMM_WORLD, {.staging_bytes = 0, .window_group = static_cast<int>(one.rank() % 2)});
+  for (std::size_t rank = 0; rank < one.size(); ++rank) {
+    EXPECT_EQ(one.node_of(rank), 0U);
+    EXPECT_EQ(without_window.node_of(rank), 0U);
+    EXPECT_EQ(pairs.node_of(rank), rank / 2 * 2);
+    EXPECT_EQ(turns.node_of(rank), rank % 2);
+  }
 }
 
 TEST(MpiCommunicator, LeavesTheErrorHandlerOfTheProgramAlone) {

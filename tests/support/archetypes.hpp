@@ -4,9 +4,12 @@
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/parameter.hpp>
 #include <fsdpinit/observe/observer.hpp>
@@ -93,6 +96,45 @@ struct non_blocking_scatter_communicator : non_blocking_communicator {
   }
 };
 
+struct group_communicator : non_blocking_scatter_communicator {
+  using non_blocking_communicator::start_broadcast;
+  using non_blocking_scatter_communicator::non_blocking_scatter_communicator;
+  using non_blocking_scatter_communicator::start_scatter;
+  token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
+    return started(inner_.start_broadcast(buffer, root, group));
+  }
+  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
+                      std::span<const std::size_t> group) {
+    return started(inner_.start_scatter(windows, own, root, group));
+  }
+};
+
+struct node_aware_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  [[nodiscard]] std::uint16_t node_of(std::size_t rank) const {
+    return static_cast<std::uint16_t>(inner_.node_of(rank));
+  }
+};
+
+struct gathering_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  void all_gather(bytes_view own, mutable_bytes all, deadline limit) { inner_.all_gather(own, all, limit); }
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit) {
+    inner_.all_gather(own, all, group, limit);
+  }
+};
+
+struct reducing_communicator : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit) {
+    inner_.reduce_scatter(contribution, own, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit) {
+    inner_.reduce_scatter(contribution, own, group, limit);
+  }
+};
+
 struct interruptible_communicator : non_blocking_communicator {
   using non_blocking_communicator::non_blocking_communicator;
   void interrupt() noexcept { inner_.interrupt(); }
@@ -121,8 +163,39 @@ struct minimal_source {
     inner_.read(tensor, offset, destination);
   }
 
- private:
+ protected:
   Inner inner_;
+};
+
+/// Says that what it shows is what is stored.
+template <class Inner>
+struct minimal_casting_source : minimal_source<Inner> {
+  using minimal_source<Inner>::minimal_source;
+  [[nodiscard]] dtype stored_dtype(std::size_t tensor) const { return this->inner_.tensors()[tensor].dtype; }
+  void read_stored(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    this->inner_.read(tensor, offset, destination);
+  }
+};
+
+/// A file for each tensor, with a header of 10 bytes.
+template <class Inner>
+struct minimal_positioned_source : minimal_source<Inner> {
+  using minimal_source<Inner>::minimal_source;
+  static constexpr std::uint64_t header = 10;
+  // Not std::size_t: converting to it is all that is asked.
+  [[nodiscard]] std::uint16_t file_count() const { return static_cast<std::uint16_t>(this->inner_.tensors().size()); }
+  [[nodiscard]] file_position position_of(std::size_t tensor) const { return {.file = tensor, .offset = header}; }
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination) {
+    this->inner_.read(file, offset - header, destination);
+  }
+};
+
+template <class Inner>
+struct minimal_renaming_source : minimal_source<Inner> {
+  using minimal_source<Inner>::minimal_source;
+  [[nodiscard]] const char* stored_name(std::size_t tensor) const {
+    return this->inner_.tensors()[tensor].name.c_str();
+  }
 };
 
 /// Opens, and is nothing else.
@@ -178,6 +251,31 @@ struct foreign_module {
   foreign_module() = default;
   foreign_module(const foreign_module&) = delete;
   foreign_module& operator=(const foreign_module&) = delete;
+};
+
+/// Holds references to slots of one framework and nothing else.
+struct minimal_optimizer {
+  explicit minimal_optimizer(std::vector<std::vector<std::string>> groups) : names_(std::move(groups)) {
+    for (const std::vector<std::string>& group : names_) {
+      bound.emplace_back().reserve(group.size());
+    }
+  }
+  minimal_optimizer(const minimal_optimizer&) = delete;
+  minimal_optimizer& operator=(const minimal_optimizer&) = delete;
+
+  [[nodiscard]] std::vector<std::vector<std::string>> parameter_groups() const { return names_; }
+  [[nodiscard]] bool has_state() const { return false; }
+  void drop_references() noexcept {
+    for (std::vector<foreign_tensor*>& group : bound) {
+      group.clear();
+    }
+  }
+  void rebind(std::size_t group, std::string_view, foreign_tensor& slot) noexcept { bound[group].push_back(&slot); }
+
+  std::vector<std::vector<foreign_tensor*>> bound;
+
+ private:
+  std::vector<std::vector<std::string>> names_;
 };
 
 struct minimal_observer {

@@ -14,9 +14,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 /// That our own models keep the laws, and that the kits notice those that do not.
 
@@ -56,6 +59,72 @@ TEST(SourceLaws, NoticeASourceThatForgetsTheOffset) {
   const reference_model model = varied_model();
   from_the_start source(model.source());
   EXPECT_TRUE(mentions(check_source(source), "pieces of 1 bytes are the whole"));
+}
+
+TEST(SourceLaws, HoldForSourcesThatCastAndThatHavePositions) {
+  const reference_model model = varied_model();
+  minimal_casting_source<in_memory_source> casting(model.source());
+  EXPECT_EQ(check_source(casting), violations{});
+  minimal_positioned_source<in_memory_source> positioned(model.source());
+  EXPECT_EQ(check_source(positioned), violations{});
+}
+
+TEST(SourceLaws, NoticeACastThatIsNotWhatIsStored) {
+  /// Shows zeros where f32 is stored.
+  struct zeroing : minimal_casting_source<in_memory_source> {
+    using minimal_casting_source::minimal_casting_source;
+    void read(std::size_t, std::uint64_t, mutable_bytes destination) {
+      std::fill(destination.begin(), destination.end(), std::byte{0});
+    }
+  };
+  const reference_model model = varied_model();
+  zeroing source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), "layers.0.up: read() gives what is stored, converted"));
+}
+
+TEST(SourceLaws, NoticeACastThatNobodyCanMake) {
+  struct from_integers : minimal_casting_source<in_memory_source> {
+    using minimal_casting_source::minimal_casting_source;
+    [[nodiscard]] dtype stored_dtype(std::size_t) const { return dtype::i32; }
+  };
+  const reference_model model = varied_model();
+  from_integers source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), "not from I32 to F32"));
+}
+
+TEST(SourceLaws, NoticeWhatIsStoredReadFromTheStart) {
+  struct from_the_start : minimal_casting_source<in_memory_source> {
+    using minimal_casting_source::minimal_casting_source;
+    void read_stored(std::size_t tensor, std::uint64_t, mutable_bytes destination) {
+      minimal_casting_source::read_stored(tensor, 0, destination);
+    }
+  };
+  const reference_model model = varied_model();
+  from_the_start source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), ", stored: pieces of 1 bytes are the whole"));
+}
+
+TEST(SourceLaws, NoticeAPositionThatIsNotTheTensors) {
+  struct reversing : minimal_positioned_source<in_memory_source> {
+    using minimal_positioned_source::minimal_positioned_source;
+    void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination) {
+      minimal_positioned_source::read_file(file, offset, destination);
+      std::reverse(destination.begin(), destination.end());
+    }
+  };
+  const reference_model model = varied_model();
+  reversing source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), "the file has its bytes at its position"));
+}
+
+TEST(SourceLaws, NoticeAFileThatIsNotCounted) {
+  struct without_files : minimal_positioned_source<in_memory_source> {
+    using minimal_positioned_source::minimal_positioned_source;
+    [[nodiscard]] std::size_t file_count() const { return 1; }
+  };
+  const reference_model model = varied_model();
+  without_files source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), "its file is below file_count()"));
 }
 
 TEST(MemoryLaws, HoldForOurSpaces) {
@@ -119,6 +188,145 @@ TEST(CommunicatorLaws, NoticeAScatterThatHandsOutTheWrongWindow) {
     confused_communicator confused(world);
     const violations broken = check_communicator(confused);
     EXPECT_TRUE(mentions(broken, "gives this rank's window"));
+  });
+}
+
+// All ranks do as these do, with a group and without, so that nobody waits in vain.
+
+TEST(CommunicatorLaws, NoticeAGroupThatHasAnotherRoot) {
+  struct rooted_communicator : group_communicator {
+    using group_communicator::group_communicator;
+    token start_broadcast(mutable_bytes buffer, std::size_t) { return group_communicator::start_broadcast(buffer, 0); }
+    token start_broadcast(mutable_bytes buffer, std::size_t, std::span<const std::size_t> group) {
+      return group_communicator::start_broadcast(buffer, group.front(), group);
+    }
+  };
+  fsdpinit::testing::run_ranks(3, [](std::size_t rank, threads_communicator& world) {
+    rooted_communicator rooted(world);
+    const violations broken = check_communicator(rooted);
+    EXPECT_TRUE(mentions(broken, rank == 0 ? "in a group of" : "leaves its root's buffer as it is")) << "rank " << rank;
+  });
+}
+
+TEST(CommunicatorLaws, NoticeAScatterInAGroupThatMovesNothing) {
+  struct idle_communicator : group_communicator {
+    using group_communicator::group_communicator;
+    token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t) {
+      return group_communicator::start_broadcast({}, 0);
+    }
+    token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t> group) {
+      return group_communicator::start_broadcast({}, group.front(), group);
+    }
+  };
+  fsdpinit::testing::run_ranks(2, [](std::size_t rank, threads_communicator& world) {
+    idle_communicator idle(world);
+    EXPECT_TRUE(mentions(check_communicator(idle), "gives what its root sent")) << "rank " << rank;
+  });
+}
+
+TEST(CommunicatorLaws, NoticeAGatherInAnotherOrder) {
+  struct rotated_communicator : gathering_communicator {
+    using gathering_communicator::gathering_communicator;
+    void all_gather(bytes_view own, mutable_bytes all, deadline limit) {
+      gathering_communicator::all_gather(own, all, limit);
+      std::rotate(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(own.size()), all.end());
+    }
+    void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit) {
+      gathering_communicator::all_gather(own, all, group, limit);
+    }
+  };
+  fsdpinit::testing::run_ranks(2, [](threads_communicator& world) {
+    rotated_communicator rotated(world);
+    EXPECT_TRUE(mentions(check_communicator(rotated), "gives all parts in the order of ranks"));
+  });
+}
+
+/// Adds as `Order` has the ranks: gathers all contributions first.
+template <class Order>
+struct gather_and_add : minimal_communicator {
+  using minimal_communicator::minimal_communicator;
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit) {
+    const std::size_t everyone[] = {0, 1, 2};
+    reduce_scatter(contribution, own, everyone, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit) {
+    std::vector<float> all(contribution.size() * group.size());
+    inner_.all_gather(std::as_bytes(contribution), std::as_writable_bytes(std::span(all)), group, limit);
+    std::size_t index = 0;
+    while (group[index] != rank()) {
+      ++index;
+    }
+    std::vector<float> terms(group.size());
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      for (std::size_t k = 0; k < group.size(); ++k) {
+        terms[k] = all[k * contribution.size() + index * own.size() + i];
+      }
+      own[i] = Order()(terms, index);
+    }
+  }
+};
+
+template <class Order>
+bool is_noticed() {
+  bool noticed = true;
+  fsdpinit::testing::run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    gather_and_add<Order> mutant(world);
+    const bool mine = mentions(check_communicator(mutant), "adds in the order of ranks, to the bit");
+    if (rank == 2) {
+      noticed = mine;
+    }
+  });
+  return noticed;
+}
+
+TEST(CommunicatorLaws, NoticeASumInAnotherOrder) {
+  struct as_defined {
+    float operator()(const std::vector<float>& terms, std::size_t) const {
+      return std::accumulate(terms.begin() + 1, terms.end(), terms.front());
+    }
+  };
+  struct backwards {
+    float operator()(const std::vector<float>& terms, std::size_t) const {
+      return std::accumulate(terms.rbegin() + 1, terms.rend(), terms.back());
+    }
+  };
+  struct own_first {
+    float operator()(std::vector<float> terms, std::size_t index) const {
+      std::rotate(terms.begin(), terms.begin() + static_cast<std::ptrdiff_t>(index), terms.end());
+      return std::accumulate(terms.begin() + 1, terms.end(), terms.front());
+    }
+  };
+  struct in_double_precision {
+    float operator()(const std::vector<float>& terms, std::size_t) const {
+      return static_cast<float>(std::accumulate(terms.begin(), terms.end(), 0.0));
+    }
+  };
+  EXPECT_FALSE(is_noticed<as_defined>());
+  EXPECT_TRUE(is_noticed<backwards>());
+  EXPECT_TRUE(is_noticed<own_first>());
+  EXPECT_TRUE(is_noticed<in_double_precision>());
+}
+
+TEST(CommunicatorLaws, NoticeNodesThatRanksDoNotAgreeOn) {
+  struct selfish_communicator : minimal_communicator {
+    using minimal_communicator::minimal_communicator;
+    [[nodiscard]] std::size_t node_of(std::size_t rank) const { return rank < this->rank() ? rank : this->rank(); }
+  };
+  fsdpinit::testing::run_ranks(3, [](threads_communicator& world) {
+    selfish_communicator selfish(world);
+    EXPECT_TRUE(mentions(check_communicator(selfish), "is the same on every rank"));
+  });
+}
+
+TEST(CommunicatorLaws, NoticeNodesThatAreNotNamedByTheirLowestRank) {
+  struct counting_communicator : minimal_communicator {
+    using minimal_communicator::minimal_communicator;
+    [[nodiscard]] std::size_t node_of(std::size_t rank) const { return (rank + 1) / 2; }
+  };
+  fsdpinit::testing::run_ranks(4, [](threads_communicator& world) {
+    counting_communicator counting(world);
+    EXPECT_TRUE(mentions(check_communicator(counting), "is the lowest rank of its node"));
   });
 }
 

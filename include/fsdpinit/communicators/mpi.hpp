@@ -1,8 +1,10 @@
 #pragma once
 
+#include <fsdpinit/communicators/mpi_collectives.hpp>
 #include <fsdpinit/communicators/mpi_handles.hpp>
 #include <fsdpinit/communicators/mpi_link.hpp>
 #include <fsdpinit/communicators/mpi_payload.hpp>
+#include <fsdpinit/communicators/mpi_transfers.hpp>
 #include <fsdpinit/communicators/mpi_window.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -30,7 +32,8 @@ struct mpi_options {
   /// Address space on every rank for payload that the ranks of its node copy straight from there; memory only as far as it is
   /// used. Buckets that do not fit travel as messages. 0: no shared memory at all.
   std::uint64_t staging_bytes = 64 * mib;
-  /// Ranks of a node share memory with those that give the same number (not negative); NUMA domains, for instance.
+  /// Ranks of a machine share memory with those that give the same number (not negative), and each such group is a node of its
+  /// own to `node_of`: NUMA domains, for instance, or a test's nodes.
   int window_group = 0;
   peer_lost_action when_peer_lost = peer_lost_action::abort_job;
   /// Other threads make MPI calls at the same time: another initialisation, say.
@@ -43,12 +46,16 @@ struct mpi_state {
   mpi_state(mpi_group&& world, const mpi_options& how)
       : link(std::move(world), how.when_peer_lost),
         window(link.world(), how.staging_bytes, how.window_group),
-        payload(link, window),
+        transfers(link, window),
+        payload(link, window, transfers),
+        collectives(link, transfers),
         options(how) {}
 
   mpi_link link;
   mpi_window window;
+  mpi_transfers transfers;
   mpi_payload payload;
+  mpi_collectives collectives;
   mpi_options options;
   std::int64_t reduced = 0;  // both belong to MPI while a control operation runs
   std::vector<std::byte> broadcast = std::vector<std::byte>(64 * kib);
@@ -94,7 +101,7 @@ class mpi_staging_memory : public host_memory {
 /// While an exception unwinds nothing is freed, for its peers may not be doing the same.
 class mpi_communicator {
  public:
-  using token = detail::mpi_payload::operation*;
+  using token = detail::mpi_operation*;
   using staging_memory = mpi_staging_memory;
 
   /// \throws error{invalid_argument} if MPI is not initialised, or `how.concurrent` and without MPI_THREAD_MULTIPLE;
@@ -116,26 +123,56 @@ class mpi_communicator {
   [[nodiscard]] std::size_t rank() const noexcept { return state_->link.rank(); }
   [[nodiscard]] std::size_t size() const noexcept { return state_->link.size(); }
 
+  /// Ranks that could share memory, with a window or without, are on one node.
+  [[nodiscard]] std::size_t node_of(std::size_t rank) const noexcept { return state_->window.node_of(rank); }
+
   // -- data ------------------------------------------------------------------------------------------------------------------
 
   /// \throws error{invalid_argument} with more than 64 operations in flight.
   token start_broadcast(mutable_bytes buffer, std::size_t root) {
-    return state_->link.guarded([&] { return state_->payload.start(false, {}, buffer, root); });
+    return start_broadcast(buffer, root, state_->payload.everyone());
+  }
+  token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
+    return state_->link.guarded([&] { return state_->payload.broadcast(buffer, root, group); });
   }
   token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
-    return state_->link.guarded([&] { return state_->payload.start(true, windows, own, root); });
+    return start_scatter(windows, own, root, state_->payload.everyone());
+  }
+  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
+                      std::span<const std::size_t> group) {
+    return state_->link.guarded([&] { return state_->payload.scatter(windows, own, root, group); });
   }
   /// After error{interrupted} the operation's buffers are the caller's again; after error{peer_lost}, where that is thrown
   /// at all, they may still be written to: leave them allocated.
   void wait(token& operation, deadline limit) {
-    if (detail::mpi_payload::operation* const which = std::exchange(operation, nullptr)) {
-      state_->link.guarded([&] { state_->payload.wait(*which, limit); });
+    if (detail::mpi_operation* const which = std::exchange(operation, nullptr)) {
+      state_->link.guarded([&] { state_->transfers.wait(*which, limit); });
     }
   }
+
+  /// A rank's part goes through the window where it lies there, in memory of `staging()`; else by messages, to all others at once.
+  /// After error{peer_lost} `own` and `all` may still be read and written to.
+  void all_gather(bytes_view own, mutable_bytes all, deadline limit = deadline::never()) {
+    all_gather(own, all, state_->payload.everyone(), limit);
+  }
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group,
+                  deadline limit = deadline::never()) {
+    state_->link.guarded([&] { state_->collectives.all_gather(own, all, group, limit); });
+  }
+  /// By messages, in rounds. Stages what it receives in at most 2 MiB (in groups of more than 256 ranks: 8 KiB for each), not in
+  /// any account, which it keeps for the next time. After error{peer_lost} `contribution` may still be read.
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit = deadline::never()) {
+    reduce_scatter(contribution, own, state_->payload.everyone(), limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit = deadline::never()) {
+    state_->link.guarded([&] { state_->collectives.reduce_scatter(contribution, own, group, limit); });
+  }
+
   void interrupt() noexcept { state_->link.interrupt(); }
   void rearm() noexcept {
     state_->link.rearm();
-    state_->payload.rearm();
+    state_->transfers.rearm();
   }
   /// A peer was lost; MPI may still read and write the buffers of operations that were in flight.
   [[nodiscard]] bool poisoned() const noexcept { return state_->link.poisoned(); }

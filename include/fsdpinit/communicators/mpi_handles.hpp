@@ -124,13 +124,11 @@ void for_each_message(Bytes bytes, Fn&& fn, std::uint64_t most = most_mpi_count)
   return done != 0;
 }
 
-/// Ends receives that nothing was sent for. Local: waiting for a cancelled receive needs no peer.
-inline void cancel_all(std::vector<MPI_Request>& requests) {
-  for (MPI_Request& request : requests) {
-    if (request != MPI_REQUEST_NULL) {
-      MPI_Cancel(&request);
-      MPI_Wait(&request, MPI_STATUS_IGNORE);
-    }
+/// Ends a receive that nothing was sent for. Local: waiting for a cancelled receive needs no peer.
+inline void cancel(MPI_Request& request) {
+  if (request != MPI_REQUEST_NULL) {
+    MPI_Cancel(&request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/communicators/mpi_handles.hpp>
+#include <fsdpinit/communicators/mpi_notices.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
@@ -31,21 +32,6 @@ enum class peer_lost_action : std::uint8_t {
 
 namespace detail {
 
-/// What ranks tell each other when something goes wrong. A receive for it is always posted.
-struct mpi_notice {
-  enum kind : std::uint64_t {
-    interrupt,  ///< the sender has failed
-    ask,        ///< the sender, interrupted, waits for a payload: is it on its way?
-    closing,    ///< the answer
-    lost,       ///< the sender has lost a peer, or heard of it, and is still there
-    kinds
-  };
-  std::uint64_t what = interrupt;
-  std::uint64_t epoch = 0;
-  /// Of interrupt and closing: number + 1 of the last operation whose payload was sent. Of lost: an `mpi_link::answer`.
-  std::uint64_t issued = 0;
-};
-
 /// One rank's end of an MPI world: notices, epochs, and the loss of a peer. Everything that waits, waits here.
 ///
 /// Epochs number the attempts. Started operations belong to one; an interruption ends it on every rank, and `rearm`, called
@@ -63,16 +49,14 @@ class mpi_link {
         closings_(size_),
         asked_(size_),
         answers_(size_),
-        outbox_(size_ * mpi_notice::kinds) {
+        notices_(world_, static_cast<int>(channel::notice)) {
     MPI_Query_thread(&thread_level_);
-    listen();
   }
   mpi_link(const mpi_link&) = delete;
   mpi_link& operator=(const mpi_link&) = delete;
   ~mpi_link() {
     if (!poisoned() && mpi_is_running()) {
-      MPI_Cancel(&listening_);
-      MPI_Wait(&listening_, MPI_STATUS_IGNORE);
+      notices_.stop();
     }
   }
   void forget() noexcept { world_.forget(); }
@@ -85,9 +69,9 @@ class mpi_link {
   [[nodiscard]] bool interrupted() const noexcept { return interrupted_epoch_ >= epoch_; }
 
   /// Made of what must match; within the 15 bits that MPI promises.
-  [[nodiscard]] int tag(channel kind, std::uint64_t operation = 0) const noexcept {
-    const std::uint64_t epoch = kind == channel::notice ? 0 : epoch_ % epochs_apart;
-    return static_cast<int>(static_cast<std::uint64_t>(kind) | epoch << 2U | operation % operations_apart << 5U);
+  [[nodiscard]] int tag(channel kind, std::uint64_t operation) const noexcept {
+    return static_cast<int>(static_cast<std::uint64_t>(kind) | epoch_ % epochs_apart << 2U |
+                            operation % operations_apart << 5U);
   }
 
   /// Runs `fn`, which calls MPI. Once MPI itself has failed nothing can be relied on, as with a lost peer.
@@ -138,7 +122,7 @@ class mpi_link {
     }
     interrupted_epoch_ = epoch_;
     for (std::size_t peer = 0; peer < size_; ++peer) {
-      tell(peer, {.what = mpi_notice::interrupt, .epoch = epoch_, .issued = issued_[peer]});
+      notices_.tell(peer, {.what = mpi_notice::interrupt, .epoch = epoch_, .issued = issued_[peer]});
     }
   }
 
@@ -160,7 +144,7 @@ class mpi_link {
       return closings_[peer].issued > operation;
     }
     if (std::exchange(asked_[peer], char{1}) == 0) {
-      tell(peer, {.what = mpi_notice::ask, .epoch = epoch_});
+      notices_.tell(peer, {.what = mpi_notice::ask, .epoch = epoch_});
     }
     return std::nullopt;
   }
@@ -216,16 +200,11 @@ class mpi_link {
     std::uint64_t epoch = 0;
     std::uint64_t issued = 0;
   };
-  struct outgoing {
-    mpi_notice notice;
-    MPI_Request request = MPI_REQUEST_NULL;
-  };
-
   [[noreturn]] void give_up(const error& cause, answer how_known) {
     cause_ = cause;
     answers_[rank_] = how_known;
     for (std::size_t peer = 0; peer < size_; ++peer) {
-      tell(peer, {.what = mpi_notice::lost, .epoch = epoch_, .issued = static_cast<std::uint64_t>(how_known)});
+      notices_.tell(peer, {.what = mpi_notice::lost, .epoch = epoch_, .issued = static_cast<std::uint64_t>(how_known)});
     }
     roll_call();
     cause_ = describe(cause);
@@ -233,24 +212,6 @@ class mpi_link {
       abort_job(*cause_);
     }
     throw error(*cause_);
-  }
-
-  void listen() {
-    check_mpi("MPI_Irecv", MPI_Irecv(&incoming_, sizeof incoming_, MPI_BYTE, MPI_ANY_SOURCE, tag(channel::notice),
-                                     world_.get(), &listening_));
-  }
-
-  /// Never waits. Each kind of notice goes to a peer once in an epoch, so that the last one has long arrived; if it has
-  /// not, the peer hears nothing any more.
-  void tell(std::size_t peer, const mpi_notice& what) noexcept {
-    outgoing& out = outbox_[peer * mpi_notice::kinds + what.what];
-    int done = 1;
-    if (peer == rank_ || MPI_Test(&out.request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || done == 0) {
-      return;
-    }
-    out.notice = what;
-    MPI_Isend(&out.notice, sizeof out.notice, MPI_BYTE, static_cast<int>(peer), tag(channel::notice), world_.get(),
-              &out.request);
   }
 
   /// Takes in what has arrived. \throws error{peer_lost} if a peer has reported a loss.
@@ -263,17 +224,8 @@ class mpi_link {
   /// Has any peer reported a loss?
   bool listen_once() {
     bool loss = false;
-    while (true) {
-      int arrived = 0;
-      MPI_Status status;
-      check_mpi("MPI_Test", MPI_Test(&listening_, &arrived, &status));
-      if (arrived == 0) {
-        return loss;
-      }
-      const mpi_notice notice = incoming_;
-      listen();
-      loss = take(static_cast<std::size_t>(status.MPI_SOURCE), notice) || loss;
-    }
+    notices_.hear([&](std::size_t from, const mpi_notice& notice) { loss = take(from, notice) || loss; });
+    return loss;
   }
 
   bool take(std::size_t from, const mpi_notice& notice) noexcept {
@@ -284,7 +236,7 @@ class mpi_link {
         return false;
       case mpi_notice::ask:  // past this answer, nothing more is sent in that epoch
         interrupted_epoch_ = std::max(interrupted_epoch_, notice.epoch);
-        tell(
+        notices_.tell(
             from,
             {.what = mpi_notice::closing, .epoch = notice.epoch, .issued = notice.epoch == epoch_ ? issued_[from] : 0});
         return false;
@@ -369,9 +321,7 @@ class mpi_link {
   std::vector<answer> answers_;        // per rank
   std::optional<error> cause_;         // poisoned by this
 
-  mpi_notice incoming_;
-  MPI_Request listening_ = MPI_REQUEST_NULL;
-  std::vector<outgoing> outbox_;
+  mpi_notices notices_;
 };
 
 }  // namespace detail

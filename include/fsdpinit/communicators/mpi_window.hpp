@@ -59,7 +59,11 @@ class mpi_window {
   }
 
   /// Do ranks a and b of the world share memory through windows?
-  [[nodiscard]] bool together(std::size_t a, std::size_t b) const noexcept { return node_of_[a] == node_of_[b]; }
+  [[nodiscard]] bool together(std::size_t a, std::size_t b) const noexcept {
+    return a == b || (window_of_[a] && node_of_[a] == node_of_[b]);
+  }
+  /// The lowest rank of the world on the node, and in the group there, of `rank`.
+  [[nodiscard]] std::size_t node_of(std::size_t rank) const noexcept { return node_of_[rank]; }
 
   // -- at the root: `to` is a rank of the world on this node ------------------------------------------------------------
 
@@ -188,20 +192,23 @@ class mpi_window {
     check_mpi("MPI_Barrier", MPI_Barrier(node_.get()));  // every lane is constructed
   }
 
-  /// Ranks of one node, as far as they share a window, have the same number.
   void learn_nodes(const mpi_group& world) {
     own_ = static_cast<std::size_t>(world.rank());
     const auto ranks = static_cast<std::size_t>(world.size());
-    int mine = world.rank();
-    if (window_ != MPI_WIN_NULL) {
-      check_mpi("MPI_Bcast", MPI_Bcast(&mine, 1, MPI_INT, 0, node_.get()));
-    }
-    node_of_.resize(ranks);
-    check_mpi("MPI_Allgather", MPI_Allgather(&mine, 1, MPI_INT, node_of_.data(), 1, MPI_INT, world.get()));
+    struct facts {
+      std::uint32_t node;
+      std::uint32_t has_window;
+    };
+    facts mine{.node = static_cast<std::uint32_t>(own_), .has_window = window_ != MPI_WIN_NULL};
+    check_mpi("MPI_Bcast", MPI_Bcast(&mine.node, 1, MPI_UINT32_T, 0, node_.get()));
+    std::vector<facts> all(ranks);
+    check_mpi("MPI_Allgather", MPI_Allgather(&mine, 2, MPI_UINT32_T, all.data(), 2, MPI_UINT32_T, world.get()));
     index_of_.resize(ranks);
     std::size_t next = 0;
     for (std::size_t rank = 0; rank < ranks; ++rank) {  // node_ keeps the order of the world
-      index_of_[rank] = node_of_[rank] == mine ? next++ : 0;
+      node_of_.push_back(all[rank].node);
+      window_of_.push_back(all[rank].has_window != 0);
+      index_of_[rank] = all[rank].node == mine.node ? next++ : 0;
     }
   }
 
@@ -212,7 +219,8 @@ class mpi_window {
   std::uint64_t used_ = 0;
   std::size_t blocks_ = 0;
   std::size_t own_ = 0;                // this rank of the world
-  std::vector<int> node_of_;           // per rank of the world: the lowest rank it shares a window with
+  std::vector<std::size_t> node_of_;   // per rank of the world: the lowest rank of its node
+  std::vector<bool> window_of_;        // per rank of the world: has its node a window?
   std::vector<std::size_t> index_of_;  // per rank of the world on this node: its rank there
   std::vector<std::byte*> bases_;      // per rank of the node
 };

@@ -53,6 +53,67 @@ concept NonBlockingScatterCommunicator =
       { comm.start_scatter(windows, own, root) } -> std::same_as<typename C::token>;
     };
 
+/// Operations among groups of ranks: several independent ones, of disjoint groups, at one place in the order of started
+/// operations. For a scatter within each replica and then a broadcast along all replicate groups at once, for one source per
+/// node, and the like, without communicators of their own.
+///
+/// EVERY rank starts one operation at each place, with the group that it belongs to itself, so that all ranks count the
+/// same; one group may broadcast while another scatters. `group` has the ranks that take part, ascending, the calling rank
+/// and `root` among them, and is the same on each of its members. A group of the calling rank alone moves nothing and keeps
+/// the count; a group of all ranks is the operation without a group. `windows` still has size() entries, indexed by rank of
+/// the communicator; those of ranks outside of the group are ignored. The memory of `group` belongs to the operation as its
+/// buffers do.
+///
+/// Deadlines and interruption are those of other started operations: `interrupt()` on any rank ends the operations of all
+/// ranks, whatever their group, also those of a rank alone.
+///
+/// \throws error{invalid_argument} from `start_...` where this rank or the root is not in `group`.
+template <class C>
+concept GroupCommunicator =
+    NonBlockingScatterCommunicator<C> && requires(C& comm, mutable_bytes buffer, std::span<const bytes_view> windows,
+                                                  std::size_t root, std::span<const std::size_t> group) {
+      { comm.start_broadcast(buffer, root, group) } -> std::same_as<typename C::token>;
+      { comm.start_scatter(windows, buffer, root, group) } -> std::same_as<typename C::token>;
+    };
+
+/// All-gather: `all` becomes the parts `own` of all ranks in the order of ranks. Parts are of one size, `all` is as long as they
+/// are together, and `own` may be this rank's part of `all`, where it is in its place already.
+///
+/// With a `group`, of the ranks in it only, in their order; groups are as in `GroupCommunicator`: every rank of the communicator
+/// calls it at the same place, each with the group that it belongs to, and parts differ in size from group to group if need be.
+///
+/// Blocking; called at the same place in the order of operations, started and blocking ones, on every rank. `interrupt()` ends
+/// it as it does started operations. \throws error{invalid_argument} for sizes that do not fit together or a group without this
+/// rank; error{peer_lost} once the deadline has passed; error{interrupted}.
+template <class C>
+concept AllGatherCommunicator = Communicator<C> && requires(C& comm, bytes_view own, mutable_bytes all,
+                                                            std::span<const std::size_t> group, deadline limit) {
+  { comm.all_gather(own, all, limit) } -> std::same_as<void>;
+  { comm.all_gather(own, all, group, limit) } -> std::same_as<void>;
+};
+
+/// Reduce-scatter of single-precision numbers: own[i] = the sum over ranks r of contribution_r[rank() * own.size() + i]. Every
+/// contribution has size() parts of own.size() numbers, one for each rank, and `own` may be this rank's part of its own.
+///
+/// The sum is defined to the bit, for that training gives the same numbers wherever it runs: the contributions of ranks 0, 1,
+/// 2, ... are added in that order, ((c0 + c1) + c2) + ..., each sum rounded to a float. Which NaN a NaN is, is not.
+///
+/// Groups, place, interruption and errors as for `AllGatherCommunicator`; parts and order are those of the group.
+template <class C>
+concept ReduceScatterCommunicator =
+    Communicator<C> && requires(C& comm, std::span<const float> contribution, std::span<float> own,
+                                std::span<const std::size_t> group, deadline limit) {
+      { comm.reduce_scatter(contribution, own, limit) } -> std::same_as<void>;
+      { comm.reduce_scatter(contribution, own, group, limit) } -> std::same_as<void>;
+    };
+
+/// Which ranks share a node: `node_of(r)` is the lowest rank on the node of rank r, the same number on every rank, so that r
+/// is the first of its node where node_of(r) == r. Local: nothing is sent.
+template <class C>
+concept NodeAwareCommunicator = Communicator<C> && requires(const C& constant, std::size_t rank) {
+  { constant.node_of(rank) } -> std::convertible_to<std::size_t>;
+};
+
 /// A rank that fails in the middle of a stream reaches ranks that wait for it.
 ///
 /// `interrupt()`: every rank's started operations, present and future, throw error{interrupted} from `wait`. `rearm()`:

@@ -13,8 +13,9 @@ namespace fsdpinit {
 /// structs adapted for Boost.Hana are modules too (<fsdpinit/modules/struct_module.hpp>). Specialise it for others:
 ///
 ///     template <> struct fsdpinit::module_traits<my::module> {
-///       template <class Visitor> static void visit_slots(my::module&, Visitor&&);  // visitor(fqn, slot&) for each
-///       slot static std::vector<std::vector<std::string>> tie_groups(const my::module&);  // optional
+///       template <class Visitor> static void visit_slots(my::module&, Visitor&&);  // visitor(fqn, slot&) for each slot
+///       static std::vector<std::vector<std::string>> tie_groups(const my::module&);  // optional
+///       static bool is_unit(const my::module&, std::string_view path);               // optional
 ///     };
 template <class M>
 struct module_traits;
@@ -55,6 +56,25 @@ template <class M>
     return module.tie_groups();
   } else {
     return {};
+  }
+}
+
+/// A module that says which of its parts are sharded and gathered together: `is_unit(path)` as a member or in its traits,
+/// for module paths such as `layers.0`. It is asked once for each path, and answers alike on every rank. Others get the
+/// default assignment of <fsdpinit/plan/units.hpp>.
+template <class M>
+concept NamesUnits = requires(const M& module, std::string_view path) {
+  { module_traits<M>::is_unit(module, path) } -> std::convertible_to<bool>;
+} || requires(const M& module, std::string_view path) {
+  { module.is_unit(path) } -> std::convertible_to<bool>;
+};
+
+template <NamesUnits M>
+[[nodiscard]] bool is_unit(const M& module, std::string_view path) {
+  if constexpr (requires { module_traits<M>::is_unit(module, path); }) {
+    return module_traits<M>::is_unit(module, path);
+  } else {
+    return module.is_unit(path);
   }
 }
 

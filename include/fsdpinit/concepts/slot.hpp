@@ -42,8 +42,11 @@ struct local_shard;
 ///       static fsdpinit::shape shape(const my::tensor&);            // global
 ///       static fsdpinit::placement placement(const my::tensor&);    // of buffers: ignored, they are replicated
 ///       static const std::byte* data(const my::tensor&);            // in the module's memory space; nullptr on meta
+///       static std::uint64_t stored_bytes(const my::tensor&);       // optional: the size of what `data` points to
 ///       static void drop(my::tensor&) noexcept;                     // to meta: storage released, shape and dtype kept
 ///       static void adopt(my::tensor&, local_shard&&) noexcept;     // take the storage
+///       static bool requires_grad(const my::tensor&);               // optional; parameters do, buffers do not
+///       static local_shard local(const my::tensor&);                // optional: see LendingSlot
 ///     };
 template <class T>
 struct slot_traits;
@@ -62,5 +65,18 @@ concept ParameterSlot = requires(T& slot, const T& constant, local_shard&& part)
   { slot_traits<T>::drop(slot) } noexcept;
   { slot_traits<T>::adopt(slot, std::move(part)) } noexcept;
 };
+
+/// Is it trained? Parameters are unless the slot says otherwise, buffers never.
+template <ParameterSlot T>
+[[nodiscard]] bool requires_grad(const T& slot) {
+  if (slot_traits<T>::role(slot) != slot_role::parameter) {
+    return false;
+  }
+  if constexpr (requires { slot_traits<T>::requires_grad(slot); }) {
+    return slot_traits<T>::requires_grad(slot);
+  } else {
+    return true;
+  }
+}
 
 }  // namespace fsdpinit

@@ -10,24 +10,42 @@
 
 namespace fsdpinit {
 
-/// What a rank was called with, line by line: policy, options, mesh, slots, ties. Equal on every rank, or the call is
-/// an error. Text rather than a digest, so that equality is exact and the first difference can be named.
-[[nodiscard]] inline std::string manifest_of(const module_view& view, const options& how, std::string_view policy,
-                                             std::string_view transport, std::size_t shards) {
-  std::string out =
-      concat("policy ", policy, "\ntransport ", transport, "\nshards ", shards, "\nbucket_bytes ", how.bucket_bytes,
-             "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ", how.source_rank, "\n");
+/// What a rank's module is: a line for each slot with its role, dtype, shape, placement and tie; then, as the units follow
+/// from the slots, a line for each tensor with its unit. Equal on every rank, or the call is an error. Text rather than a
+/// digest, so that equality is exact and the first difference can be named.
+[[nodiscard]] inline std::string manifest_of(const module_view& view) {
+  std::string out;
   constexpr auto whole = static_cast<std::size_t>(-1);
   for (const slot_record& slot : view.slots) {
     out += concat(name(slot.role), " ", printable(slot.fqn, whole), " ", name(slot.dtype), " ", to_string(slot.shape),
                   " ", to_string(slot.placement));
     const stored_tensor& tensor = view.tensors[slot.tensor];
+    if (slot.role == slot_role::parameter && !slot.requires_grad) {
+      out += " frozen";
+    }
     if (&view.first_slot(tensor) != &slot) {
       out += concat(" tied to ", printable(view.first_slot(tensor).fqn, whole));
     }
     out += '\n';
   }
+  out += "no more parameters or buffers\n";  // a name for the end, should another rank have more
+  for (const std::string& fqn : view.ignored) {
+    out += concat("ignored ", printable(fqn, whole), "\n");
+  }
+  for (const stored_tensor& tensor : view.tensors) {
+    out += concat(printable(view.first_slot(tensor).fqn, whole), " in ",
+                  tensor.unit == 0 ? "the root" : concat("unit ", printable(view.units[tensor.unit], whole)), "\n");
+  }
   return out;
+}
+
+/// The same, and before it policy, options and mesh.
+[[nodiscard]] inline std::string manifest_of(const module_view& view, const options& how, std::string_view policy,
+                                             std::string_view transport, std::size_t ranks) {
+  return concat("policy ", policy, "\ntransport ", transport, "\nranks ", ranks, "\nreplicas ", how.replicas,
+                "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ",
+                how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node", "\nstrict ",
+                how.strict ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\n", manifest_of(view));
 }
 
 /// \throws error{disagreement} naming the first line in which the manifests differ.

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,6 +21,12 @@ struct load_item {
   bool captured = false;              ///< a non-persistent buffer: from the source rank's module
   std::size_t source = 0;             ///< index into the source's tensors, if not captured
   std::vector<std::size_t> copies{};  ///< further names of it in the source, to be compared
+};
+
+/// Names that did not fit and were let pass; each list in the order of the module or the source.
+struct unmatched_names {
+  std::vector<std::string> missing{};     ///< the module wants them, the source does not have them: they stay on meta
+  std::vector<std::string> unexpected{};  ///< the source has them, the module does not want them
 };
 
 namespace detail {
@@ -67,9 +74,11 @@ class mismatch_list {
 /// names.
 ///
 /// Pure, and equal on every rank: items in source order, so that reading is sequential, then the captured buffers.
+/// \param tolerated  If given, missing and unexpected names are no errors, and are put there.
 /// \throws error{missing_tensor, unexpected_tensor, shape_mismatch, dtype_mismatch} listing up to 20 problems and their
 /// number; its subject is the first one's FQN.
-[[nodiscard]] inline std::vector<load_item> match(const module_view& view, std::span<const tensor_descriptor> source) {
+[[nodiscard]] inline std::vector<load_item> match(const module_view& view, std::span<const tensor_descriptor> source,
+                                                  unmatched_names* tolerated = nullptr) {
   constexpr auto none = static_cast<std::size_t>(-1);
   const detail::fqn_index by_name = detail::index_of(view.slots);
   const auto slot_for = [&](const tensor_descriptor& tensor) -> const slot_record* {
@@ -77,6 +86,7 @@ class mismatch_list {
     const bool wanted = at != by_name.end() && view.slots[at->second].role != slot_role::non_persistent_buffer;
     return wanted ? &view.slots[at->second] : nullptr;
   };
+  const std::set<std::string_view> ignored(view.ignored.begin(), view.ignored.end());
   std::vector<std::size_t> item_of(view.tensors.size(), none);
   std::vector<load_item> items;
   for (std::size_t i = 0; i < source.size(); ++i) {
@@ -98,6 +108,8 @@ class mismatch_list {
     const slot_record& slot = view.first_slot(view.tensors[t]);
     if (slot.role == slot_role::non_persistent_buffer) {
       items.push_back({.tensor = t, .captured = true});
+    } else if (item_of[t] == none && tolerated != nullptr) {
+      tolerated->missing.push_back(slot.fqn);
     } else if (item_of[t] == none) {
       problems.add(errc::missing_tensor, slot.fqn,
                    "missing: the module wants it, the checkpoint does not have it; check that this is the model's "
@@ -105,7 +117,12 @@ class mismatch_list {
     }
   }
   for (const tensor_descriptor& tensor : source) {
-    if (slot_for(tensor) == nullptr) {
+    if (ignored.contains(tensor.name)) {
+      continue;
+    }
+    if (slot_for(tensor) == nullptr && tolerated != nullptr) {
+      tolerated->unexpected.push_back(tensor.name);
+    } else if (slot_for(tensor) == nullptr) {
       problems.add(errc::unexpected_tensor, tensor.name,
                    "unexpected: the checkpoint has it, the module does not want it; check that this is the model's "
                    "checkpoint, and its prefix");

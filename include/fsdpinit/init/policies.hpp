@@ -1,6 +1,6 @@
 #pragma once
 
-#include <fsdpinit/plan/bucket_schedule.hpp>
+#include <fsdpinit/plan/transport.hpp>
 
 #include <string_view>
 
@@ -19,6 +19,16 @@ struct scatter {
 struct broadcast {
   static constexpr transport_kind kind = transport_kind::broadcast;
 };
+/// Each rank reads its own part: for checkpoints on storage that all ranks share (or have a copy of). Replicas of a part read a
+/// share of it each and exchange them. Whole tensors are read by the source rank and broadcast.
+struct own_read {
+  static constexpr transport_kind kind = transport_kind::own_read;
+};
+/// `own_read` for tensors whose chunks are 1 MiB or larger, `scatter` for smaller ones, and for all if some rank cannot read the
+/// checkpoint. The report says what was picked, and why.
+struct automatic {
+  static constexpr transport_kind kind = transport_kind::automatic;
+};
 
 }  // namespace transport
 
@@ -26,6 +36,15 @@ struct broadcast {
 template <class Transport = transport::scatter>
 struct native_sharding {
   static constexpr std::string_view name = "native-sharding";
+  static constexpr transport_kind transport = Transport::kind;
+  static constexpr bool every_rank_reads = false;
+};
+
+/// What accelerate calls CPU-RAM-efficient loading: the source rank has loaded the model into host memory (`load_pretrained`), the
+/// other ranks have it on meta; each gets its shard, and the source's copy shrinks as it goes. Streams as `native_sharding` does.
+template <class Transport = transport::scatter>
+struct cpu_ram_efficient_loading {
+  static constexpr std::string_view name = "cpu-ram-efficient-loading";
   static constexpr transport_kind transport = Transport::kind;
   static constexpr bool every_rank_reads = false;
 };

@@ -10,8 +10,11 @@
 #include <fsdpinit/init/manifest.hpp>
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -76,6 +79,34 @@ template <Communicator Control, class Open>
     }
   });
   return theirs;
+}
+
+/// For a choice that depends on every rank being able to read the source: empty where all can; else which rank, the lowest,
+/// cannot and why. Collective: a reduction, and where one cannot, two agreements and a broadcast.
+template <Communicator Control>
+[[nodiscard]] std::string why_not_all_read(Control& control, double deadline_seconds,
+                                           const std::optional<error>& unreadable) {
+  const std::uint64_t mine = unreadable ? control.size() - control.rank() : 0;
+  const std::uint64_t worst = all_reduce_max(control, mine, deadline::after(deadline_seconds));
+  if (worst == 0) {
+    return {};
+  }
+  const std::size_t unable = control.size() - static_cast<std::size_t>(worst);
+  std::vector<std::byte> why;
+  agreed(control, deadline_seconds, [&] {
+    if (control.rank() == unable) {
+      const std::string text = unreadable->what();
+      const auto bytes = std::as_bytes(std::span(text));
+      why.assign(bytes.begin(), bytes.end());
+    }
+  });
+  why = broadcast_bytes(control, std::move(why), unable, deadline::after(deadline_seconds));
+  std::string text;
+  agreed(control, deadline_seconds, [&] {
+    text = concat("rank ", unable, " cannot read the checkpoint: ",
+                  std::string_view(reinterpret_cast<const char*>(why.data()), why.size()));
+  });
+  return text;
 }
 
 }  // namespace fsdpinit::detail

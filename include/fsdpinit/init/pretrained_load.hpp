@@ -37,7 +37,7 @@ namespace fsdpinit::detail {
 template <class Module, class Source, class Control, MemorySpace Space, Observer Watch>
 class pretrained_load {
  public:
-  using opened = typename opened_source<Source>::type;
+  using opened = typename opened_source<Source, Space>::type;
 
   pretrained_load(Module& module, Source& source, Control& control, const pretrained_load_context& context,
                   const pretrained_load_options& how, Space& memory, Watch& watch)
@@ -151,9 +151,7 @@ class pretrained_load {
       }
     }
     scratch_ = block<Space>(memory_, compares ? copy_scratch_bytes : 0);
-    if (is_source_) {
-      progress_.emplace(watch_, total_, options_.progress_interval_seconds);
-    }
+    progress_.emplace(watch_, is_source_, total_, options_.progress_interval_seconds);
     enter("read");
   }
 
@@ -191,9 +189,7 @@ class pretrained_load {
         require_equal_copy(*source_, each.item->source, copy, offset_, piece, scratch_.bytes());
       }
       bytes_read_ += piece.size() * (1 + each.item->copies.size());
-      if (progress_) {
-        progress_->add(piece.size());
-      }
+      progress_->add(piece.size());
       offset_ += piece.size();
       bytes -= piece.size();
     }

@@ -34,6 +34,9 @@ class parameter {
   [[nodiscard]] const local_shard& local() const noexcept { return *local_; }
   /// First byte of this rank's part, in the module's memory space; nullptr on meta.
   [[nodiscard]] std::byte* data() const noexcept { return local_ ? local_->data.get() : nullptr; }
+  /// Is it trained? Frozen parameters have no gradient, and may differ in dtype from the others of their unit.
+  [[nodiscard]] bool requires_grad() const noexcept { return requires_grad_; }
+  void set_requires_grad(bool trained) noexcept { requires_grad_ = trained; }
 
   void drop() noexcept { local_.reset(); }
   void adopt(local_shard&& part) noexcept { local_ = std::move(part); }
@@ -42,6 +45,7 @@ class parameter {
   fsdpinit::dtype dtype_ = fsdpinit::dtype::f32;
   fsdpinit::shape shape_;
   fsdpinit::placement placement_;
+  bool requires_grad_ = true;
   std::optional<local_shard> local_;
 };
 
@@ -94,8 +98,11 @@ struct slot_traits<parameter> {
   static const fsdpinit::shape& shape(const parameter& slot) noexcept { return slot.shape(); }
   static fsdpinit::placement placement(const parameter& slot) noexcept { return slot.placement(); }
   static const std::byte* data(const parameter& slot) noexcept { return slot.data(); }
+  static std::uint64_t stored_bytes(const parameter& slot) noexcept { return slot.is_meta() ? 0 : slot.local().bytes; }
   static void drop(parameter& slot) noexcept { slot.drop(); }
   static void adopt(parameter& slot, local_shard&& part) noexcept { slot.adopt(std::move(part)); }
+  static bool requires_grad(const parameter& slot) noexcept { return slot.requires_grad(); }
+  static local_shard local(const parameter& slot) { return slot.is_meta() ? local_shard{} : slot.local(); }
 };
 
 template <>
@@ -107,8 +114,10 @@ struct slot_traits<buffer> {
   static const fsdpinit::shape& shape(const buffer& slot) noexcept { return slot.shape(); }
   static fsdpinit::placement placement(const buffer& /*slot*/) noexcept { return replicate{}; }
   static const std::byte* data(const buffer& slot) noexcept { return slot.data(); }
+  static std::uint64_t stored_bytes(const buffer& slot) noexcept { return slot.is_meta() ? 0 : slot.local().bytes; }
   static void drop(buffer& slot) noexcept { slot.drop(); }
   static void adopt(buffer& slot, local_shard&& whole) noexcept { slot.adopt(std::move(whole)); }
+  static local_shard local(const buffer& slot) { return slot.is_meta() ? local_shard{} : slot.local(); }
 };
 
 }  // namespace fsdpinit

@@ -6,11 +6,15 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/testing/collective_laws.hpp>
+#include <fsdpinit/testing/group_laws.hpp>
 #include <fsdpinit/testing/law_list.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace fsdpinit::testing {
@@ -33,6 +37,9 @@ class communicator_laws {
   violations run() {
     laws_.expect(rank_ < size_, "rank() < size()");
     laws_.run("broadcast", [&] { broadcast(); });
+    if constexpr (NodeAwareCommunicator<C>) {
+      laws_.run("node_of", [&] { node_of(); });
+    }
     if constexpr (ScatterCommunicator<C>) {
       laws_.run("scatter", [&] { scatter(); });
     }
@@ -41,6 +48,15 @@ class communicator_laws {
     }
     if constexpr (NonBlockingScatterCommunicator<C>) {
       laws_.run("start_scatter", [&] { start_scatter(); });
+    }
+    if constexpr (GroupCommunicator<C>) {
+      group_laws(comm_, laws_, seconds_).run();
+    }
+    if constexpr (AllGatherCommunicator<C>) {
+      collective_laws(comm_, laws_, seconds_).run_all_gather();
+    }
+    if constexpr (ReduceScatterCommunicator<C>) {
+      collective_laws(comm_, laws_, seconds_).run_reduce_scatter();
     }
     if constexpr (ReducingControl<C>) {
       laws_.run("all_reduce_max", [&] { all_reduce_max(); });
@@ -61,14 +77,6 @@ class communicator_laws {
  private:
   [[nodiscard]] deadline limit() const noexcept { return deadline::after(seconds_); }
 
-  /// All ranks have come here.
-  void barrier() {
-    for (std::size_t root = 0; root < size_; ++root) {
-      std::byte nothing{};
-      comm_.broadcast({&nothing, 1}, root);
-    }
-  }
-
   void broadcast() {
     for (std::size_t root = 0; root < size_; ++root) {
       for (const std::uint64_t size : payload_sizes) {
@@ -77,6 +85,19 @@ class communicator_laws {
         comm_.broadcast(buffer, root);
         laws_.expect(buffer == wanted,
                      concat("broadcast of ", size, " bytes from rank ", root, " gives the root's bytes"));
+      }
+    }
+  }
+
+  void node_of() {
+    for (std::size_t r = 0; r < size_; ++r) {
+      const std::size_t node = std::as_const(comm_).node_of(r);
+      laws_.expect(node <= r && std::as_const(comm_).node_of(node) == node,
+                   concat("node_of(", r, ") is the lowest rank of its node"));
+      for (std::size_t root = 0; root < size_; ++root) {
+        std::uint64_t theirs = node;
+        comm_.broadcast(std::as_writable_bytes(std::span(&theirs, 1)), root);
+        laws_.expect(theirs == node, concat("node_of(", r, ") is the same on every rank"));
       }
     }
   }
@@ -130,7 +151,7 @@ class communicator_laws {
       for (std::size_t root = 0; root < size_; ++root) {
         tokens.push_back(comm_.start_broadcast(buffers[root], root));
       }
-      barrier();
+      barrier(comm_);
       for (std::size_t root = 0; root < size_; ++root) {
         comm_.wait(tokens[root], limit());
         laws_.expect(buffers[root] == patterned(size, root),
@@ -179,7 +200,7 @@ class communicator_laws {
       return;
     }
     for (int round = 0; round < 2; ++round) {
-      barrier();
+      barrier(comm_);
       const std::size_t quitter = size_ - 1;
       std::vector<std::byte> buffer = patterned(4096, rank_);
       if (rank_ == quitter) {
@@ -189,11 +210,11 @@ class communicator_laws {
         laws_.expect_throw(errc::interrupted, "a started operation whose root will never join ends by interrupt()",
                            [&] { comm_.wait(token, limit()); });
       }
-      barrier();
+      barrier(comm_);
       typename C::token token = comm_.start_broadcast(buffer, 0);
       laws_.expect_throw(errc::interrupted, "an operation started after interrupt() is interrupted",
                          [&] { comm_.wait(token, limit()); });
-      barrier();
+      barrier(comm_);
       comm_.rearm();
       start_broadcast();
     }
@@ -210,9 +231,9 @@ class communicator_laws {
       laws_.expect_throw(errc::peer_lost, "wait() throws peer_lost once its deadline has passed",
                          [&] { comm_.wait(token, deadline::after(0.02)); });
     }
-    barrier();
+    barrier(comm_);
     comm_.interrupt();
-    barrier();
+    barrier(comm_);
     comm_.rearm();
     start_broadcast();
   }
@@ -223,7 +244,7 @@ class communicator_laws {
       const error cause(errc::io, "subject", concat("failure of ", failing),
                         {.rank = static_cast<std::int32_t>(failing), .native_code = 5});
       const auto thrown = attempt([&] {
-        barrier();
+        barrier(comm_);
         if (rank_ == failing) {
           throw error(cause);
         }
@@ -239,7 +260,7 @@ class communicator_laws {
         comm_.rearm();  // a failure of the control channel interrupts started operations as well
       }
     }
-    barrier();
+    barrier(comm_);
   }
 
   C& comm_;
@@ -252,7 +273,7 @@ class communicator_laws {
 }  // namespace detail
 
 /// The laws of `Communicator`, and of every refinement that `C` models. Collective: call it on every rank, each with
-/// its own handle, with nothing in flight. Moves about 1 MiB per pair of ranks. A communicator that blocks where it
+/// its own handle, with nothing in flight. Moves about 3 MiB per pair of ranks. A communicator that blocks where it
 /// should not hangs here: give the test a deadline.
 template <Communicator C>
 [[nodiscard]] violations check_communicator(C& comm, double deadline_seconds = 30) {

@@ -8,6 +8,7 @@
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
@@ -72,6 +73,12 @@ class faulty_communicator_base {
   [[nodiscard]] std::size_t rank() const { return inner_.rank(); }
   [[nodiscard]] std::size_t size() const { return inner_.size(); }
 
+  [[nodiscard]] std::size_t node_of(std::size_t rank) const
+    requires NodeAwareCommunicator<C>
+  {
+    return inner_.node_of(rank);
+  }
+
   void broadcast(mutable_bytes buffer, std::size_t root) {
     count("broadcast");
     inner_.broadcast(buffer, root);
@@ -87,6 +94,31 @@ class faulty_communicator_base {
   {
     count("scatter");
     inner_.scatter(windows, own, root);
+  }
+  void all_gather(bytes_view own, mutable_bytes all, deadline limit)
+    requires AllGatherCommunicator<C>
+  {
+    count("all_gather");
+    inner_.all_gather(own, all, limit);
+  }
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit)
+    requires AllGatherCommunicator<C>
+  {
+    count("all_gather");
+    inner_.all_gather(own, all, group, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit)
+    requires ReduceScatterCommunicator<C>
+  {
+    count("reduce_scatter");
+    inner_.reduce_scatter(contribution, own, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit)
+    requires ReduceScatterCommunicator<C>
+  {
+    count("reduce_scatter");
+    inner_.reduce_scatter(contribution, own, group, limit);
   }
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value)
     requires requires(C& comm) { comm.all_reduce_max(value); }
@@ -149,6 +181,19 @@ class faulty_communicator<C> : public faulty_communicator_base<C> {
     this->count("start_scatter");
     return this->inner_.start_scatter(windows, own, root);
   }
+  [[nodiscard]] token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group)
+    requires GroupCommunicator<C>
+  {
+    this->count("start_broadcast");
+    return this->inner_.start_broadcast(buffer, root, group);
+  }
+  [[nodiscard]] token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
+                                    std::span<const std::size_t> group)
+    requires GroupCommunicator<C>
+  {
+    this->count("start_scatter");
+    return this->inner_.start_scatter(windows, own, root, group);
+  }
   void wait(token& operation, deadline limit) {
     this->inner_.wait(operation, limit);
     this->count("wait");
@@ -158,7 +203,7 @@ class faulty_communicator<C> : public faulty_communicator_base<C> {
 template <class C>
 faulty_communicator(C&, call_counter) -> faulty_communicator<C>;
 
-/// A state dict of which one read throws error{io} that names the tensor.
+/// A state dict of which one read throws error{io} that names the tensor, or for `read_file` nothing.
 template <StateDictSource S>
 class faulty_source {
  public:
@@ -166,13 +211,50 @@ class faulty_source {
 
   [[nodiscard]] std::span<const tensor_descriptor> tensors() const { return inner_.tensors(); }
   void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
-    if (counter_.fails_now()) {
-      throw error(errc::io, tensors()[tensor].name, "injected into read", {.native_code = 5});
-    }
+    check("read", tensors()[tensor].name);
     inner_.read(tensor, offset, destination);
   }
 
+  [[nodiscard]] std::string_view stored_name(std::size_t tensor) const
+    requires RenamingSource<S>
+  {
+    return inner_.stored_name(tensor);
+  }
+  [[nodiscard]] fsdpinit::dtype stored_dtype(std::size_t tensor) const
+    requires CastingSource<S>
+  {
+    return inner_.stored_dtype(tensor);
+  }
+  void read_stored(std::size_t tensor, std::uint64_t offset, mutable_bytes destination)
+    requires CastingSource<S>
+  {
+    check("read_stored", tensors()[tensor].name);
+    inner_.read_stored(tensor, offset, destination);
+  }
+  [[nodiscard]] std::size_t file_count() const
+    requires PositionedSource<S>
+  {
+    return inner_.file_count();
+  }
+  [[nodiscard]] file_position position_of(std::size_t tensor) const
+    requires PositionedSource<S>
+  {
+    return inner_.position_of(tensor);
+  }
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination)
+    requires PositionedSource<S>
+  {
+    check("read_file", "");
+    inner_.read_file(file, offset, destination);
+  }
+
  private:
+  void check(std::string_view what, std::string_view subject) const {
+    if (counter_.fails_now()) {
+      throw error(errc::io, subject, concat("injected into ", what), {.native_code = 5});
+    }
+  }
+
   S inner_;
   call_counter counter_;
 };
@@ -241,6 +323,12 @@ class faulty_module {
   [[nodiscard]] std::vector<std::vector<std::string>> tie_groups() const {
     check("");
     return fsdpinit::tie_groups(inner_);
+  }
+  [[nodiscard]] bool is_unit(std::string_view path) const
+    requires NamesUnits<M>
+  {
+    check(path);
+    return fsdpinit::is_unit(inner_, path);
   }
 
  private:

@@ -32,6 +32,15 @@ namespace detail {
   return out;
 }
 
+/// All ranks of the communicator have come here.
+template <class C>
+void barrier(C& comm) {
+  for (std::size_t root = 0; root < comm.size(); ++root) {
+    std::byte nothing{};
+    comm.broadcast({&nothing, 1}, root);
+  }
+}
+
 /// Runs one check; what it throws is a violation.
 class law_list {
  public:

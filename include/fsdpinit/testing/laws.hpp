@@ -4,20 +4,18 @@
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/slot.hpp>
-#include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/testing/communicator_laws.hpp>
 #include <fsdpinit/testing/law_list.hpp>
+#include <fsdpinit/testing/source_laws.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <set>
-#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -29,46 +27,6 @@
 /// framework. Each returns the laws that were violated, in words; empty: none.
 
 namespace fsdpinit::testing {
-
-/// The laws of `StateDictSource`. Reads every tensor six times into memory: for small state dicts.
-template <StateDictSource S>
-[[nodiscard]] violations check_source(S& source) {
-  detail::law_list laws;
-  const std::span<const tensor_descriptor> tensors = std::as_const(source).tensors();
-  std::set<std::string_view> names;
-  for (const tensor_descriptor& tensor : tensors) {
-    laws.expect(names.insert(tensor.name).second, concat("names are unique: ", printable(tensor.name)));
-  }
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    laws.run(concat("reading ", printable(tensors[i].name)), [&] {
-      const std::uint64_t size = byte_size(tensors[i]);
-      std::vector<std::byte> whole(size, std::byte{1});
-      std::vector<std::byte> again(size, std::byte{2});
-      source.read(i, 0, whole);
-      source.read(i, 0, again);
-      laws.expect(whole == again, concat(printable(tensors[i].name), ": a second read gives the same bytes"));
-      for (const std::uint64_t piece : {std::uint64_t{1}, std::uint64_t{7}, size / 2 + 1}) {
-        if (size / piece > 4096) {
-          continue;
-        }
-        std::vector<std::byte> forward(size, std::byte{3});
-        std::vector<std::byte> backward(size, std::byte{4});
-        for (std::uint64_t at = 0; at < size; at += piece) {
-          const std::uint64_t length = size - at < piece ? size - at : piece;
-          source.read(i, at, mutable_bytes(forward).subspan(at, length));
-          source.read(i, size - at - length, mutable_bytes(backward).subspan(size - at - length, length));
-        }
-        laws.expect(forward == whole,
-                    concat(printable(tensors[i].name), ": pieces of ", piece, " bytes are the whole"));
-        laws.expect(backward == whole, concat(printable(tensors[i].name), ": order of reading does not matter"));
-      }
-      source.read(i, 0, {});
-      source.read(i, size, {});
-    });
-  }
-  laws.expect(std::as_const(source).tensors().data() == tensors.data(), "tensors() stays where it is");
-  return laws.take();
-}
 
 /// The laws of `MemorySpace`. \pre nobody else allocates from it meanwhile.
 template <MemorySpace S>
@@ -166,6 +124,13 @@ template <ParameterSlot T>
     second_part = {};
     laws.expect(traits::data(std::as_const(slot)) == second.get(), "adopt() replaces what was there");
     laws.expect(first.use_count() == 1, "adopt() lets go of what was there");
+    if constexpr (LendingSlot<T>) {
+      const local_shard lent = traits::local(std::as_const(slot));
+      laws.expect(lent.data == second && lent.shape == extents && lent.bytes == 1, "local() is what was adopted");
+      traits::drop(slot);
+      laws.expect(lent.data.get() == second.get() && second.use_count() == 2, "what local() lent outlives drop()");
+      laws.expect(traits::local(std::as_const(slot)).data == nullptr, "local() is empty on meta");
+    }
     traits::drop(slot);
     laws.expect(second.use_count() == 1, "drop() lets go of the storage");
     laws.expect(traits::data(std::as_const(slot)) == nullptr, "data is nullptr after drop()");
@@ -198,6 +163,13 @@ template <ShardableModule M>
     for (const std::vector<std::string>& group : tie_groups(std::as_const(module))) {
       for (const std::string& fqn : group) {
         laws.expect(names.contains(fqn), concat("a tied name is visited: ", printable(fqn)));
+      }
+    }
+    if constexpr (NamesUnits<M>) {
+      for (const std::string_view fqn : names) {
+        const std::string_view path = fqn.substr(0, fqn.rfind('.'));
+        laws.expect(is_unit(std::as_const(module), path) == is_unit(std::as_const(module), path),
+                    concat("is_unit() answers a second question as the first: ", printable(path)));
       }
     }
   });

@@ -1,17 +1,21 @@
-// lost_peer RANK kill|stop|exit open|stream|commit abort|throw DEADLINE FILE
+// lost_peer RANK kill|stop|exit PHASE abort|throw DEADLINE FILE
 //
-// Initialises a model over MPI; RANK is lost in that phase, having written the time (seconds since 1970) to FILE. Survivors end as
-// the library's `abort_job` has it or, with `throw`, say what they caught and end the job themselves.
+// Initialises a model over MPI; in the phase `collectives`, has those instead. RANK is lost in that phase, having written the time
+// (seconds since 1970) to FILE. Survivors end as the library's `abort_job` has it or, with `throw`, say what they caught and end the
+// job themselves.
 #include "support/reference_model.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <csignal>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <mpi.h>
 #include <unistd.h>
@@ -60,6 +64,20 @@ class dying_observer {
   bool dies_;
 };
 
+/// As in training: parts are gathered, gradients reduced, again and again.
+void have_collectives(mpi_communicator& world, const loss& what, double deadline_seconds) {
+  std::vector<float> part(50'000);
+  std::vector<float> whole(part.size() * world.size());
+  for (int round = 0; round < 20; ++round) {
+    world.all_gather(std::as_bytes(std::span(part)), std::as_writable_bytes(std::span(whole)),
+                     deadline::after(deadline_seconds));
+    if (round == 10 && world.rank() == what.rank) {
+      what.happen();
+    }
+    world.reduce_scatter(whole, part, deadline::after(deadline_seconds));
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -80,10 +98,14 @@ int main(int count, char** arguments) {
     host_memory memory;
     dynamic_module module = model.module(memory, world.rank() == 0);
     try {
-      initialize(
-          module, model.source(), world,
-          {.bucket_bytes = 97, .deadline_seconds = std::strtod(arguments[5], nullptr), .progress_interval_seconds = 0},
-          memory, dying_observer(what, world.rank()));
+      const double seconds = std::strtod(arguments[5], nullptr);
+      if (what.where == "collectives") {
+        have_collectives(world, what, seconds);
+      } else {
+        initialize(module, model.source(), world,
+                   {.bucket_bytes = 97, .deadline_seconds = seconds, .progress_interval_seconds = 0}, memory,
+                   dying_observer(what, world.rank()));
+      }
     } catch (const error& caught) {
       if (world.speaks_for_survivors()) {
         std::printf("caught %s\n", std::string(name(caught.code())).c_str());

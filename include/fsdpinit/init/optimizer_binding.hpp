@@ -1,0 +1,186 @@
+#pragma once
+
+#include <fsdpinit/concepts/optimizer.hpp>
+#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/module_view.hpp>
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+/// \file
+/// An optimizer's way through an initialisation: checked before anything has changed, without references while the module
+/// is on meta, bound to the shards at the commit.
+
+namespace fsdpinit {
+
+/// One tensor that an optimizer updates.
+struct optimizer_entry {
+  std::size_t group = 0;
+  std::size_t slot = 0;  ///< index into module_view::slots, of the name the optimizer has for it
+};
+
+/// Finds the parameters of an optimizer by name, each tensor once: further names of a tied one in the same group count as it.
+/// Equal on every rank whose module and groups are. O(n log n).
+/// \throws error{invalid_argument}: it has state; a group of several names nothing; a name the module has no parameter of; a
+/// tensor in two groups.
+template <ShardableOptimizer Optimizer>
+[[nodiscard]] std::vector<optimizer_entry> check_optimizer(const module_view& view, const Optimizer& optimizer) {
+  const std::vector<std::vector<std::string>> groups = optimizer.parameter_groups();
+  if (optimizer.has_state()) {
+    throw error(errc::invalid_argument, "optimizer",
+                "it already has state, which belongs to parameters that are about to be replaced; create the optimizer "
+                "after the initialisation, or clear its state");
+  }
+  std::vector<optimizer_entry> entries;
+  if (groups.size() == 1 && groups.front().empty()) {
+    for (const stored_tensor& tensor : view.tensors) {
+      for (const std::size_t slot : tensor.slots) {
+        if (view.slots[slot].requires_grad) {
+          entries.push_back({.group = 0, .slot = slot});
+          break;
+        }
+      }
+    }
+    return entries;
+  }
+  constexpr auto none = static_cast<std::size_t>(-1);
+  const detail::fqn_index by_name = detail::index_of(view.slots);
+  std::vector<std::size_t> entry_of(view.tensors.size(), none);
+  for (std::size_t group = 0; group < groups.size(); ++group) {
+    if (groups[group].empty()) {
+      throw error(
+          errc::invalid_argument, "optimizer",
+          concat("group ", group, " of ", groups.size(),
+                 " names no parameters; of several groups each has to, so that its parameters are found again"));
+    }
+    for (const std::string& fqn : groups[group]) {
+      const auto at = by_name.find(fqn);
+      if (at == by_name.end() || view.slots[at->second].role != slot_role::parameter) {
+        throw error(errc::invalid_argument, fqn,
+                    concat("group ", group, " of the optimizer has it, but the module has ",
+                           at == by_name.end() ? "no parameter of this name" : "a buffer of this name",
+                           "; give the optimizer the names of the module's parameters"));
+      }
+      std::size_t& entry = entry_of[view.slots[at->second].tensor];
+      if (entry == none) {
+        entry = entries.size();
+        entries.push_back({.group = group, .slot = at->second});
+      } else if (entries[entry].group != group) {
+        const std::string& other = view.slots[entries[entry].slot].fqn;
+        throw error(
+            errc::invalid_argument, fqn,
+            concat("groups ", entries[entry].group, " and ", group, " of the optimizer both have it",
+                   other == fqn ? std::string() : concat(", the first as ", printable(other)), "; leave it in one"));
+      }
+    }
+  }
+  return entries;
+}
+
+/// The entries line by line, for the manifest: ranks whose optimizers differ are found out before anything has changed.
+[[nodiscard]] inline std::string manifest_of(const module_view& view, const std::vector<optimizer_entry>& entries) {
+  std::string out;
+  for (const optimizer_entry& entry : entries) {
+    out += concat("optimizer group ", entry.group, " ",
+                  printable(view.slots[entry.slot].fqn, static_cast<std::size_t>(-1)), "\n");
+  }
+  return out;
+}
+
+/// An optimizer and the slots it is to be bound to, found while something may still fail.
+template <ShardableOptimizer Optimizer>
+struct optimizer_binding {
+  struct bound {
+    std::size_t group = 0;
+    std::string fqn{};
+    void* slot = nullptr;
+    void (*rebind)(Optimizer&, std::size_t, std::string_view, void*) noexcept = nullptr;
+  };
+  Optimizer* optimizer = nullptr;
+  std::vector<bound> parameters{};
+};
+
+namespace detail {
+
+template <class Optimizer, class Slot>
+[[nodiscard]] constexpr auto rebinder_of() noexcept
+    -> void (*)(Optimizer&, std::size_t, std::string_view, void*) noexcept {
+  constexpr bool has_rebind =
+      requires(Optimizer& optimizer, Slot& slot) { optimizer.rebind(std::size_t{}, std::string_view{}, slot); };
+  static_assert(!has_rebind || RebindsTo<Optimizer, Slot>,
+                "fsdpinit: the optimizer's rebind(group, fqn, slot) must be noexcept: it is called at the commit");
+  if constexpr (has_rebind) {
+    return [](Optimizer& optimizer, std::size_t group, std::string_view fqn, void* slot) noexcept {
+      optimizer.rebind(group, fqn, *static_cast<Slot*>(slot));
+    };
+  } else {
+    return nullptr;
+  }
+}
+
+}  // namespace detail
+
+/// Visits the module once more, for the types of its slots; not where there is nothing to bind. The optimizer and the slots
+/// stay where they are until the binding is done with.
+/// \param entries  what `check_optimizer` returned for the same view.
+/// \throws error{invalid_argument} for a parameter in a slot of a type that the optimizer has no `rebind` for; what the module
+/// throws.
+template <ShardableModule Module, ShardableOptimizer Optimizer>
+[[nodiscard]] optimizer_binding<Optimizer> bind_optimizer(Module& module, const module_view& view,
+                                                          const std::vector<optimizer_entry>& entries,
+                                                          Optimizer& optimizer) {
+  using bound = typename optimizer_binding<Optimizer>::bound;
+  optimizer_binding<Optimizer> binding{.optimizer = &optimizer};
+  if (entries.empty()) {
+    return binding;
+  }
+  std::vector<decltype(bound::rebind)> rebinders;
+  rebinders.reserve(view.slots.size());
+  std::size_t ignored = 0;  // the view has none of those
+  module_traits<Module>::visit_slots(module, [&]<class Slot>(std::string_view fqn, Slot& slot) {
+    const std::size_t index = rebinders.size();
+    if (ignored < view.ignored.size() && view.ignored[ignored] == fqn) {
+      ++ignored;
+      return;
+    }
+    if (index >= view.slots.size() || view.slots[index].handle.slot != static_cast<void*>(&slot)) {
+      throw error(errc::invalid_argument, fqn,
+                  "the module visits other slots than before; it must not change meanwhile");
+    }
+    rebinders.push_back(detail::rebinder_of<Optimizer, Slot>());
+  });
+  binding.parameters.reserve(entries.size());
+  for (const optimizer_entry& entry : entries) {
+    const slot_record& slot = view.slots[entry.slot];
+    if (rebinders.at(entry.slot) == nullptr) {
+      throw error(
+          errc::invalid_argument, slot.fqn,
+          "the optimizer cannot be bound to a slot of this type; give it rebind(group, fqn, slot) noexcept for it");
+    }
+    binding.parameters.push_back(
+        {.group = entry.group, .fqn = slot.fqn, .slot = slot.handle.slot, .rebind = rebinders[entry.slot]});
+  }
+  return binding;
+}
+
+/// Before the module is dropped to meta. Where the initialisation fails later, the optimizer stays as it is then: it refers to
+/// nothing, and a second attempt binds it.
+template <class Optimizer>
+void drop_references(const optimizer_binding<Optimizer>& binding) noexcept {
+  binding.optimizer->drop_references();
+}
+
+/// At the commit, after the slots have adopted their shards.
+template <class Optimizer>
+void rebind(const optimizer_binding<Optimizer>& binding) noexcept {
+  for (const auto& parameter : binding.parameters) {
+    parameter.rebind(*binding.optimizer, parameter.group, parameter.fqn, parameter.slot);
+  }
+}
+
+}  // namespace fsdpinit

@@ -1,0 +1,160 @@
+#include "support/expect_error.hpp"
+#include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/init/manifest.hpp>
+#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/testing/rank_harness.hpp>
+
+#include <boost/hana/adapt_struct.hpp>
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace {
+
+using namespace fsdpinit;
+using fsdpinit::testing::errors_of_ranks;
+using fsdpinit::testing_support::expect_error;
+
+using names = std::vector<std::string>;
+
+dynamic_module decoder() {
+  dynamic_module module;
+  module.add_parameter("embed.weight", dtype::f32, {4, 2});
+  for (int layer = 0; layer < 2; ++layer) {
+    for (const std::string_view part : {"mlp.up", "mlp.gate", "norm"}) {
+      module.add_parameter(concat("layers.", layer, ".", part), dtype::f32, {4});
+    }
+  }
+  module.add_parameter("head.weight", dtype::f32, {4, 2});
+  return module;
+}
+
+/// The unit of the tensor that stands behind each slot.
+std::vector<std::string> units_of(const module_view& view) {
+  std::vector<std::string> out;
+  for (const slot_record& slot : view.slots) {
+    out.push_back(view.units[view.tensors[slot.tensor].unit]);
+  }
+  return out;
+}
+
+/// Says itself what its units are.
+struct decoder_of_halves : dynamic_module {
+  decoder_of_halves() : dynamic_module(decoder()) {}
+  [[nodiscard]] bool is_unit(std::string_view path) const { return path.ends_with("mlp") || path == "layers.1"; }
+};
+struct nested {
+  dynamic_module body;
+  [[nodiscard]] bool is_unit(std::string_view path) const { return path == "body.layers"; }
+};
+
+/// A foreign module that says so in its traits.
+struct silent_module {
+  dynamic_module inner;
+};
+
+}  // namespace
+
+BOOST_HANA_ADAPT_STRUCT(nested, body);
+
+template <>
+struct fsdpinit::module_traits<silent_module> {
+  template <class Visitor>
+  static void visit_slots(silent_module& module, Visitor&& visitor) {
+    module.inner.visit_slots(visitor);
+  }
+  static bool is_unit(const silent_module& /*module*/, std::string_view path) { return path == "embed"; }
+};
+
+namespace {
+
+static_assert(NamesUnits<decoder_of_halves> && NamesUnits<nested> && NamesUnits<silent_module>);
+static_assert(!NamesUnits<dynamic_module>);
+
+TEST(ModuleView, HasTheDefaultUnitsWhereNobodySaysOtherwise) {
+  dynamic_module module = decoder();
+  EXPECT_EQ(units_of(view_of(module)),
+            (names{"", "layers.0", "layers.0", "layers.0", "layers.1", "layers.1", "layers.1", ""}));
+}
+
+TEST(ModuleView, HasTheUnitsThatTheModuleNames) {
+  decoder_of_halves module;
+  EXPECT_EQ(units_of(view_of(module)),
+            (names{"", "layers.0.mlp", "layers.0.mlp", "", "layers.1.mlp", "layers.1.mlp", "layers.1", ""}));
+  nested tree{decoder()};
+  EXPECT_EQ(units_of(view_of(tree)),
+            (names{"", "body.layers", "body.layers", "body.layers", "body.layers", "body.layers", "body.layers", ""}));
+  silent_module foreign{decoder()};
+  EXPECT_EQ(units_of(view_of(foreign)), (names{"embed", "", "", "", "", "", "", ""}));
+}
+
+TEST(ModuleView, HasTheUnitsOfTheOptionsWhateverTheModuleNames) {
+  decoder_of_halves module;
+  const names prefixes{"layers", "embed"};
+  EXPECT_EQ(units_of(view_of(module, prefixes)),
+            (names{"embed", "layers", "layers", "layers", "layers", "layers", "layers", ""}));
+  expect_error(errc::invalid_argument, "layers.2", "no parameter or buffer lies under it",
+               [&] { static_cast<void>(view_of(module, names{"layers.2"})); });
+}
+
+TEST(ModuleView, KeepsTheNamesWhateverTheUnits) {
+  dynamic_module module = decoder();
+  const module_view plain = view_of(module);
+  const module_view cut = view_of(module, names{"layers.0.mlp", "head"});
+  for (std::size_t i = 0; i < plain.slots.size(); ++i) {
+    EXPECT_EQ(cut.slots[i].fqn, plain.slots[i].fqn);
+  }
+}
+
+TEST(ModuleView, GivesATieAcrossUnitsToTheInnermostThatEnclosesIt) {
+  dynamic_module module = decoder();
+  module.tie({"layers.0.mlp.up", "layers.0.norm"});
+  module.tie({"embed.weight", "head.weight"});
+  module.tie({"layers.1.mlp.up", "layers.1.mlp.gate", "layers.0.mlp.gate"});
+  // Within one unit; in the root; across the default's units.
+  EXPECT_EQ(units_of(view_of(module)), (names{"", "layers.0", "", "layers.0", "", "", "layers.1", ""}));
+  // `layers` owns nothing but the ties across the units in it.
+  EXPECT_EQ(units_of(view_of(module, names{"layers", "layers.0.mlp", "layers.0", "layers.1.mlp", "layers.1", "embed"})),
+            (names{"", "layers.0", "layers", "layers.0", "layers", "layers", "layers.1", ""}));
+}
+
+TEST(ModuleView, KnowsWhatIsTrained) {
+  dynamic_module module = decoder();
+  module.add_buffer("mask", dtype::f32, {4});
+  module.get_parameter("layers.0.norm").set_requires_grad(false);
+  for (const slot_record& slot : view_of(module).slots) {
+    EXPECT_EQ(slot.requires_grad, slot.fqn != "layers.0.norm" && slot.fqn != "mask") << slot.fqn;
+  }
+}
+
+TEST(Manifest, NamesTheUnitOfASlotInWhichRanksDiffer) {
+  const auto manifest = [](const names& prefixes) {
+    dynamic_module module = decoder();
+    return manifest_of(view_of(module, prefixes), {}, "policy", "transport", 2);
+  };
+  expect_error(errc::disagreement, "",
+               "called with 'layers.1.mlp.up in unit layers.1' where rank 0 has 'layers.1.mlp.up in the root'", [&] {
+                 require_equal_manifests(manifest({"layers.0"}), manifest({"layers.1", "layers.0"}));
+               });
+  require_equal_manifests(manifest({"layers.0", "embed"}), manifest({"embed", "layers.0"}));
+}
+
+TEST(Manifest, NamesAParameterThatIsFrozenOnOneRankOnly) {
+  const auto errors = errors_of_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    dynamic_module module = decoder();
+    module.get_parameter("head.weight").set_requires_grad(rank != 1);
+    initialize(module, in_memory_source(std::vector<in_memory_tensor>()), world);
+  });
+  for (const auto& each : errors) {
+    ASSERT_TRUE(each.has_value());
+    EXPECT_EQ(each->code(), errc::disagreement);
+    EXPECT_EQ(each->rank(), 1);
+    EXPECT_NE(each->text().find("'parameter head.weight F32 [4, 2] shard{0} frozen' where"), std::string::npos)
+        << each->what();
+  }
+}
+
+}  // namespace
