@@ -69,9 +69,9 @@ struct uniform_values {
   }
 };
 
-/// Writes the part of `rank` of a tensor that is partitioned as `how`: `generate(i)`, rounded to the tensor's dtype
-/// (nearest, ties to even), for each global index i that the rank holds. `destination` is its shard in host memory,
-/// contiguous, without padding; it need not be aligned.
+/// Writes the part of `rank` (its index along the mesh's shard dimension) of a tensor that is partitioned as `how`:
+/// `generate(i)`, rounded to the tensor's dtype (nearest, ties to even), for each global index i that the rank holds.
+/// `destination` is its shard in host memory, contiguous, without padding; it need not be aligned.
 ///
 /// No allocation; one call of `generate` for each element of the shard, in ascending order.
 /// \throws error{invalid_argument} naming the tensor, for a dtype other than F32, F16, BF16; what `generate` throws.
