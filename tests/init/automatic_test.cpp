@@ -104,6 +104,51 @@ TEST(NonStrict, MissingTensorsStayOnMetaAndBothKindsAreListedOnEveryRank) {
   });
 }
 
+TEST(NonStrict, MissingTensorsAreInitialisedAlikeOnEveryMesh) {
+  const reference_model wanted({{.fqn = "layers.0.kept", .type = dtype::u8, .extents = {40}},
+                                {.fqn = "layers.0.absent", .type = dtype::bf16, .extents = {7, 6}, .tied = {"again"}},
+                                {.fqn = "layers.1.absent", .type = dtype::f32, .extents = {3, 12}, .how = shard{1}}});
+  const reference_model stored({{.fqn = "layers.0.kept", .type = dtype::u8, .extents = {40}}});
+  std::vector<std::byte> alone;
+  for (const std::size_t shards : {1U, 2U, 4U}) {
+    for (const std::size_t replicas : {1U, 2U}) {
+      std::vector<std::vector<std::byte>> parts(shards);
+      run_ranks(shards * replicas, [&](std::size_t rank, threads_communicator& world) {
+        host_memory memory;
+        dynamic_module module = wanted.module(memory, false);
+        const rank_report report = initialize(module, stored.source(), world, {.replicas = replicas, .strict = false},
+                                              memory, null_observer{}, no_optimizer{}, normal_values{.seed = 5});
+        EXPECT_EQ(report.missing.size(), 2U);
+        EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
+        EXPECT_EQ(module.get_parameter("again").data(), module.get_parameter("layers.0.absent").data());
+        if (rank < shards) {
+          parts[rank] = bytes_in(memory, module.get_parameter("layers.0.absent").local());
+        }
+      });
+      std::vector<std::byte> whole;
+      for (const std::vector<std::byte>& part : parts) {
+        whole.insert(whole.end(), part.begin(), part.end());
+      }
+      alone = alone.empty() ? whole : alone;
+      EXPECT_EQ(whole, alone) << shards << " shards, " << replicas << " replicas";
+    }
+  }
+  EXPECT_EQ(alone.size(), 84U);
+}
+
+TEST(NonStrict, AMissingTensorThatCannotBeInitialisedIsAnErrorBeforeAnythingIsDropped) {
+  const reference_model wanted({{.fqn = "steps", .type = dtype::i64, .extents = {4}}});
+  run_ranks(2, [&](std::size_t, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = wanted.module(memory, false);
+    wanted.load(module, memory);
+    EXPECT_THROW(initialize(module, in_memory_source(), world, {.strict = false}, memory, null_observer{},
+                            no_optimizer{}, constant_values{}),
+                 error);
+    EXPECT_FALSE(module.get_parameter("steps").is_meta());
+  });
+}
+
 TEST(NonStrict, AShapeThatDiffersIsStillAnError) {
   const reference_model wanted({{.fqn = "w", .type = dtype::u8, .extents = {40}}});
   const reference_model stored({{.fqn = "w", .type = dtype::u8, .extents = {41}}});

@@ -12,6 +12,7 @@
 #include <fsdpinit/init/full_load.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/optimizer_binding.hpp>
@@ -43,7 +44,7 @@ namespace fsdpinit::detail {
 
 /// One initialisation on one rank, step by step. Each step ends in an agreement.
 template <class Policy, ShardableModule Module, class Source, class Data, class Control, MemorySpace Space,
-          Observer Watch, ShardableOptimizer Optimizer>
+          Observer Watch, ShardableOptimizer Optimizer, class Initialiser>
 class initialization {
  public:
   using opened = typename opened_source<Source, Space>::type;
@@ -60,10 +61,13 @@ class initialization {
           (transport != transport_kind::own_read && transport != transport_kind::automatic),
       "fsdpinit: `source` is module_state, which is on the source rank only: no rank can read its own part of it; use "
       "transport::scatter or transport::broadcast");
+  static constexpr bool initialises_missing = MissingInitialiser<Initialiser>;
+  static_assert(!initialises_missing || Space::host_accessible,
+                "fsdpinit: `missing` writes into the shards: `memory` must be host_accessible");
   static constexpr bool copies_everything = transport == transport_kind::none;
 
   initialization(Module& module, Source& source, channels<Data, Control> links, const options& how, Space& memory,
-                 Watch& watch, Optimizer& optimizer)
+                 Watch& watch, Optimizer& optimizer, Initialiser& initialiser)
       : module_(module),
         given_(source),
         data_(links.data),
@@ -71,6 +75,7 @@ class initialization {
         options_(how),
         watch_(watch),
         optimizer_(optimizer),
+        initialiser_(initialiser),
         rank_(links.control.rank()),
         ranks_(links.control.size()),
         work_{.memory = memory, .host = staging_for(memory)} {
@@ -84,6 +89,9 @@ class initialization {
     agreed([&] { allocate(); });
     drop_to_meta();
     try {
+      if constexpr (initialises_missing) {
+        agreed([&] { fill_missing(); });
+      }
       if constexpr (copies_everything) {
         agreed([&] { load_everything(); });
       }
@@ -179,14 +187,20 @@ class initialization {
   void make() {
     enter("preflight");
     items_ = match(view_, descriptors_, options_.strict ? nullptr : &unmatched_);
+    if constexpr (initialises_missing) {
+      add_missing(view_, items_);
+    }
     for (const load_item& item : items_) {
       const slot_record& slot = view_.first_slot(view_.tensors[item.tensor]);
+      if (item.missing) {
+        require_initialisable({.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape});
+      }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
     std::vector<tensor_request> requests = requests_of(view_, items_);
     if constexpr (PositionedSource<opened>) {
       for (std::size_t i = 0; source_ != nullptr && i < requests.size(); ++i) {
-        if (!requests[i].captured) {
+        if (!requests[i].captured && !requests[i].generated) {
           requests[i].position = source_->position_of(items_[i].source);
         }
       }
@@ -286,6 +300,18 @@ class initialization {
     enter(copies_everything ? "read" : "stream");
   }
 
+  void fill_missing() {
+    const std::size_t shard = mesh_.shard_of(rank_);
+    for (const planned_tensor& planned : plan_.tensors) {
+      if (planned.generated) {
+        const slot_record& slot = view_.first_slot(view_.tensors[items_[planned.request].tensor]);
+        std::byte* const begin = work_.slabs[planned.slab]->data() + planned.offset;
+        initialise_missing(initialiser_, {.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape}, planned.partition,
+                           shard, {begin, planned.partition.local_bytes(shard)});
+      }
+    }
+  }
+
   void load_everything() {
     read_everything(plan_, *reader_, work_, *progress_);
     enter("shard");
@@ -382,6 +408,7 @@ class initialization {
   const options& options_;
   Watch& watch_;
   Optimizer& optimizer_;
+  Initialiser& initialiser_;
   std::size_t rank_;
   std::size_t ranks_;
   mesh mesh_;

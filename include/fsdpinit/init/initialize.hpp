@@ -7,6 +7,7 @@
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/initialization.hpp>
+#include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
@@ -33,6 +34,8 @@ namespace fsdpinit {
 /// \param watch    An Observer.
 /// \param optimizer  A ShardableOptimizer that was made for the module before: it lets go of the parameters before they are
 ///                 dropped, and is bound to the shards, by name, at the commit.
+/// \param missing  With `strict = false`: what to put into tensors that the source does not have, on each rank into its part
+///                 (`normal_values`, `constant_values`, a MissingInitialiser of one's own). Without, they stay on meta.
 ///
 /// Cost: see `prediction`. Control traffic: O(log N) messages for each agreement, of which there are seven or eight, and a
 /// last reduction, and two broadcasts of metadata.
@@ -41,12 +44,14 @@ namespace fsdpinit {
 /// untouched; later it is on meta on every rank, what was allocated is released, and with a file as source the same call
 /// may be made again. Non-persistent buffers keep their values until the commit.
 template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = host_memory,
-          class Watch = null_observer, class Optimizer = no_optimizer>
+          class Watch = null_observer, class Optimizer = no_optimizer, class Initialiser = no_initialiser>
 rank_report initialize(Module& module, Source&& source, Channels&& links, const options& how = {}, Space memory = {},
-                       Watch&& watch = {}, Optimizer&& optimizer = {}) {
+                       Watch&& watch = {}, Optimizer&& optimizer = {}, Initialiser&& missing = {}) {
   using given = std::remove_reference_t<Source>;
   using observer = std::remove_reference_t<Watch>;
   using optimizer_type = std::remove_reference_t<Optimizer>;
+  using initialiser = std::remove_cvref_t<Initialiser>;
+  constexpr bool is_initialiser = MissingInitialiser<initialiser> || std::is_same_v<initialiser, no_initialiser>;
   constexpr bool is_policy = requires {
     { Policy::name } -> std::convertible_to<std::string_view>;
     { Policy::transport } -> std::convertible_to<transport_kind>;
@@ -76,14 +81,18 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
       ShardableOptimizer<optimizer_type>,
       "fsdpinit: `optimizer` must model ShardableOptimizer: parameter_groups() const, has_state() const, void "
       "drop_references() noexcept");
-  if constexpr (ShardableOptimizer<optimizer_type> && is_policy && ShardableModule<Module> && is_source &&
-                detail::AreLinks<Channels> && MemorySpace<Space> && Observer<observer>) {
+  static_assert(is_initialiser,
+                "fsdpinit: `missing` must model MissingInitialiser: a call with missing_tensor_info that returns the "
+                "generator of that tensor's elements");
+  if constexpr (ShardableOptimizer<optimizer_type> && is_initialiser && is_policy && ShardableModule<Module> &&
+                is_source && detail::AreLinks<Channels> && MemorySpace<Space> && Observer<observer>) {
     auto both = detail::channels_of(links);
     using data = std::remove_reference_t<decltype(both.data)>;
     using control = std::remove_reference_t<decltype(both.control)>;
     try {
-      return detail::initialization<Policy, Module, given, data, control, Space, observer, optimizer_type>(
-                 module, source, both, how, memory, watch, optimizer)
+      return detail::initialization<Policy, Module, given, data, control, Space, observer, optimizer_type,
+                                    std::remove_reference_t<Initialiser>>(module, source, both, how, memory, watch,
+                                                                          optimizer, missing)
           .run();
     } catch (...) {
       if constexpr (InterruptibleCommunicator<data>) {

@@ -19,6 +19,7 @@ namespace fsdpinit {
 struct load_item {
   std::size_t tensor = 0;             ///< index into module_view::tensors
   bool captured = false;              ///< a non-persistent buffer: from the source rank's module
+  bool missing = false;               ///< not in the source: to be initialised
   std::size_t source = 0;             ///< index into the source's tensors, if not captured
   std::vector<std::size_t> copies{};  ///< further names of it in the source, to be compared
 };
@@ -148,6 +149,19 @@ class mismatch_list {
   return items;
 }
 
+/// One more item for each stored tensor that has none: what is missing, where that is to be initialised.
+inline void add_missing(const module_view& view, std::vector<load_item>& items) {
+  std::vector<bool> found(view.tensors.size(), false);
+  for (const load_item& item : items) {
+    found[item.tensor] = true;
+  }
+  for (std::size_t t = 0; t < found.size(); ++t) {
+    if (!found[t]) {
+      items.push_back({.tensor = t, .missing = true});
+    }
+  }
+}
+
 /// What the planner is told of them, in the same order. The names are views into `view`.
 [[nodiscard]] inline std::vector<tensor_request> requests_of(const module_view& view,
                                                              const std::vector<load_item>& items) {
@@ -162,6 +176,7 @@ class mismatch_list {
                         .placement = slot.placement,
                         .unit = tensor.unit,
                         .captured = item.captured,
+                        .generated = item.missing,
                         .extra_copies = item.copies.size()});
   }
   return requests;

@@ -69,6 +69,19 @@ struct uniform_values {
   }
 };
 
+/// Stands for none: missing tensors stay on meta.
+struct no_initialiser {};
+
+/// \throws error{invalid_argument} naming the tensor, for a dtype other than F32, F16, BF16.
+inline void require_initialisable(const missing_tensor_info& tensor) {
+  if (!is_convertible_float(tensor.dtype)) {
+    throw error(errc::invalid_argument, tensor.fqn,
+                concat("the checkpoint does not have it, and ", name(tensor.dtype),
+                       " cannot be initialised: only F32, F16 and BF16 are; add it to the checkpoint"),
+                {.rank = every_rank});
+  }
+}
+
 /// Writes the part of `rank` (its index along the mesh's shard dimension) of a tensor that is partitioned as `how`:
 /// `generate(i)`, rounded to the tensor's dtype (nearest, ties to even), for each global index i that the rank holds.
 /// `destination` is its shard in host memory, contiguous, without padding; it need not be aligned.
@@ -79,12 +92,7 @@ struct uniform_values {
 template <class Generate>
 void fill_shard(const missing_tensor_info& tensor, const partition& how, std::size_t rank, Generate&& generate,
                 mutable_bytes destination) {
-  if (!is_convertible_float(tensor.dtype)) {
-    throw error(errc::invalid_argument, tensor.fqn,
-                concat("the checkpoint does not have it, and ", name(tensor.dtype),
-                       " cannot be initialised: only F32, F16 and BF16 are; add it to the checkpoint"),
-                {.rank = every_rank});
-  }
+  require_initialisable(tensor);
   Expects(destination.size() == how.local_bytes(rank));
   const std::uint64_t width = bits(tensor.dtype) / 8;
   for_each_run(

@@ -48,7 +48,8 @@ struct plan {
   for (planned_tensor& tensor : layout.tensors) {
     tensor.way = route_of({.chunk_bytes = tensor.partition.slot_bytes(),
                            .whole = tensor.partition.is_whole(),
-                           .captured = tensor.captured},
+                           .captured = tensor.captured,
+                           .generated = tensor.generated},
                           options.transport, options.ranks.shards);
   }
   const bool relayed = own_read_is_relayed(options.ranks, options.sources);
@@ -75,6 +76,7 @@ struct plan {
       tally{.words = "scattered (smaller chunks)", .way = route::scatter},
       tally{.words = "broadcast (whole)", .way = route::broadcast},
       tally{.words = "copied in full", .way = route::full_copy},
+      tally{.words = "made by each rank", .way = route::generated},
   };
   std::string out;
   for (const tally& each : tallies) {

@@ -220,7 +220,7 @@ class rank_plan {
         }
       }
       needs_scratch = needs_scratch || copies != 1 || !part.is_contiguous();
-    } else {
+    } else if (tensor.way == route::own_read) {
       needs_scratch = true;
     }
   }

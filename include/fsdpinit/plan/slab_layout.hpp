@@ -29,6 +29,7 @@ struct tensor_request {
   std::size_t unit = 0;
   /// A non-persistent buffer: its bytes come from the source rank's module, not from the source.
   bool captured = false;
+  bool generated = false;  ///< not in the source: each rank makes its part
   /// Further copies of it in the source, under tied names, which are read too and compared.
   std::size_t extra_copies = 0;
   /// Where its bytes are in the files of the source, for ranks that read their own parts; makes neighbours one read.
@@ -42,6 +43,7 @@ struct planned_tensor {
   std::size_t slab = 0;
   std::uint64_t offset = 0;  ///< first byte within the slab, the same on every rank
   bool captured = false;
+  bool generated = false;  ///< not in the source: each rank makes its part
   std::size_t extra_copies = 0;
   route way = route::scatter;
   std::optional<file_position> position{};
@@ -91,6 +93,7 @@ struct slabs_layout {
          .request = i,
          .slab = slab,
          .captured = request.captured,
+         .generated = request.generated,
          .extra_copies = request.extra_copies,
          .position = request.position});
     ++count_of(in_request_order.back());

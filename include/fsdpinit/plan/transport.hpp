@@ -38,6 +38,7 @@ enum class route : std::uint8_t {
   own_read,   ///< each rank reads its window
   broadcast,  ///< whole, to all
   full_copy,  ///< it does not travel: every rank holds the whole model
+  generated,  ///< nor does this: every rank makes its part of a tensor that the checkpoint does not have
 };
 
 /// Chunks from this size on are worth a read of their own: below it the calls, and on network storage the requests, cost more
@@ -49,12 +50,16 @@ struct routed_tensor {
   std::uint64_t chunk_bytes = 0;  ///< of its largest shard
   bool whole = false;             ///< every rank keeps all of it
   bool captured = false;          ///< its bytes are on the source rank alone
+  bool generated = false;         ///< its bytes are made by whoever keeps them
 };
 
 /// Whole tensors are read once, by the source, and broadcast; on a mesh without shards, where all are whole, replicas share
 /// the reading of those too.
 [[nodiscard]] constexpr route route_of(const routed_tensor& tensor, transport_kind transport,
                                        std::uint64_t shards) noexcept {
+  if (tensor.generated) {
+    return route::generated;
+  }
   if (tensor.captured) {
     return route::broadcast;
   }
