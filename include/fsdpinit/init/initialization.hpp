@@ -43,32 +43,22 @@
 namespace fsdpinit::detail {
 
 /// One initialisation on one rank, step by step. Each step ends in an agreement.
-template <class Policy, ShardableModule Module, class Source, class Data, class Control, MemorySpace Space,
-          Observer Watch, ShardableOptimizer Optimizer, class Initialiser>
+template <ShardableModule Module, class Source, class Data, class Control, MemorySpace Space, Observer Watch,
+          ShardableOptimizer Optimizer, class Initialiser>
 class initialization {
  public:
   using opened = typename opened_source<Source, Space>::type;
   using slot_space = typename slot_space_of<Data, staging_space<Space>>::type;
   static constexpr bool from_module = is_module_state<Source>;
-  /// A module's own state is where it is: on the source rank alone, or, where every rank loads, on each; then a rank takes
-  /// its part of it without another full copy.
-  static constexpr transport_kind transport = from_module && Policy::every_rank_reads ? transport_kind::own_read
-                                              : Policy::transport == transport_kind::scatter && !CanScatter<Data>
-                                                  ? transport_kind::broadcast
-                                                  : Policy::transport;
-  static_assert(
-      !from_module || Policy::every_rank_reads ||
-          (transport != transport_kind::own_read && transport != transport_kind::automatic),
-      "fsdpinit: `source` is module_state, which is on the source rank only: no rank can read its own part of it; use "
-      "transport::scatter or transport::broadcast");
   static constexpr bool initialises_missing = MissingInitialiser<Initialiser>;
   static_assert(!initialises_missing || Space::host_accessible,
                 "fsdpinit: `missing` writes into the shards: `memory` must be host_accessible");
-  static constexpr bool copies_everything = transport == transport_kind::none;
 
-  initialization(Module& module, Source& source, channels<Data, Control> links, const options& how, Space& memory,
-                 Watch& watch, Optimizer& optimizer, Initialiser& initialiser)
-      : module_(module),
+  initialization(const policy_facts& policy, Module& module, Source& source, channels<Data, Control> links,
+                 const options& how, Space& memory, Watch& watch, Optimizer& optimizer, Initialiser& initialiser)
+      : policy_(policy),
+        transport_(transport_of(policy)),
+        module_(module),
         given_(source),
         data_(links.data),
         control_(links.control),
@@ -92,7 +82,7 @@ class initialization {
       if constexpr (initialises_missing) {
         agreed([&] { fill_missing(); });
       }
-      if constexpr (copies_everything) {
+      if (transport_ == transport_kind::none) {
         agreed([&] { load_everything(); });
       }
       agreed([&] {
@@ -129,9 +119,18 @@ class initialization {
     clock_.enter(phase);
     watch_.phase(phase);
   }
+  /// A module's own state is where it is: on the source rank alone, or, where every rank loads, on each; then a rank takes
+  /// its part of it without another full copy.
+  [[nodiscard]] static constexpr transport_kind transport_of(const policy_facts& policy) noexcept {
+    if (from_module && policy.every_rank_reads) {
+      return transport_kind::own_read;
+    }
+    return policy.transport == transport_kind::scatter && !CanScatter<Data> ? transport_kind::broadcast
+                                                                            : policy.transport;
+  }
   [[nodiscard]] bool is_source() const noexcept { return sources_.serving(rank_) == rank_; }
-  [[nodiscard]] static constexpr bool every_rank_reads() noexcept {
-    return Policy::every_rank_reads || transport == transport_kind::own_read;
+  [[nodiscard]] bool every_rank_reads() const noexcept {
+    return policy_.every_rank_reads || transport_ == transport_kind::own_read;
   }
 
   /// What all ranks must have in common.
@@ -141,11 +140,11 @@ class initialization {
     mesh_ = {.shards = ranks_ / options_.replicas, .replicas = options_.replicas};
     sources_ = sources_of(data_, options_, ranks_);
     // Where every rank loads from its own module replicas have nothing to share.
-    sources_.grouped = sources_.grouped && !(from_module && Policy::every_rank_reads);
+    sources_.grouped = sources_.grouped && !(from_module && policy_.every_rank_reads);
     view_ = view_of(module_, options_.unit_prefixes, options_.ignored_prefixes);
     const std::vector<optimizer_entry> entries = check_optimizer(view_, optimizer_);
     binding_ = bind_optimizer(module_, view_, entries, optimizer_);
-    return concat(manifest_of(view_, options_, Policy::name, name(transport), ranks_), manifest_of(view_, entries));
+    return concat(manifest_of(view_, options_, policy_.name, name(transport_), ranks_), manifest_of(view_, entries));
   }
 
   void preflight() {
@@ -153,7 +152,7 @@ class initialization {
     require_equal_calls(control_, limit, [&] { return describe_call(); });
     descriptors_ = descriptors_of_source(control_, options_.source_rank, every_rank_reads() || is_source(), limit,
                                          [&] { return open_source(); });
-    if constexpr (transport == transport_kind::automatic) {
+    if (transport_ == transport_kind::automatic) {
       std::optional<error> unreadable;
       if (!is_source()) {
         unreadable = attempt([&] { require_equal_sources(descriptors_, open_source(), options_.source_rank); });
@@ -176,8 +175,8 @@ class initialization {
     } else {
       source_ = &given_;
     }
-    if constexpr (transport == transport_kind::automatic && requires { source_->readable(); }) {
-      if (!source_->readable()) {
+    if constexpr (requires { source_->readable(); }) {
+      if (transport_ == transport_kind::automatic && !source_->readable()) {
         throw error(errc::invalid_argument, "source", "it is on the source rank only");
       }
     }
@@ -212,7 +211,7 @@ class initialization {
                                  .buckets_in_flight = options_.buckets_in_flight,
                                  .access = {.host = Space::host_accessible, .communicator = CanAccess<Data, Space>}});
     predicted_ = predict(plan_, rank_);
-    if (transport == transport_kind::automatic && reason_.empty()) {
+    if (transport_ == transport_kind::automatic && reason_.empty()) {
       reason_ = routes_of(plan_);
     }
   }
@@ -297,7 +296,7 @@ class initialization {
       slots.push_back(slot.bytes());
     }
     stream_.emplace(plan_, data_, control_, *reader_, work_, slots, counters_, *progress_, options_.deadline_seconds);
-    enter(copies_everything ? "read" : "stream");
+    enter(transport_ == transport_kind::none ? "read" : "stream");
   }
 
   void fill_missing() {
@@ -380,8 +379,8 @@ class initialization {
     return {.rank = rank_,
             .shards = mesh_.shards,
             .replicas = mesh_.replicas,
-            .policy = Policy::name,
-            .transport = name(transport == transport_kind::automatic ? transport : chosen_),
+            .policy = policy_.name,
+            .transport = name(transport_),
             .transport_reason = reason_,
             .predicted = predicted_,
             .accounted_peak_bytes = peak - already_accounted_,
@@ -401,6 +400,8 @@ class initialization {
     local_shard part;
   };
 
+  policy_facts policy_;
+  transport_kind transport_;
   Module& module_;
   Source& given_;
   Data& data_;
@@ -413,8 +414,8 @@ class initialization {
   std::size_t ranks_;
   mesh mesh_;
   source_layout sources_;
-  transport_kind chosen_ = transport;
-  std::string reason_;  // of an automatic choice
+  transport_kind chosen_ = transport_;  // of tensors; what `automatic` falls back to
+  std::string reason_;                  // of an automatic choice
   workspace<Space> work_;
   std::vector<block<slot_space>> slots_;
   std::uint64_t already_accounted_ = 0;

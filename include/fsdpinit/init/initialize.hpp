@@ -13,7 +13,7 @@
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
-#include <fsdpinit/plan/bucket_schedule.hpp>
+#include <fsdpinit/plan/transport.hpp>
 
 #include <concepts>
 #include <string_view>
@@ -68,6 +68,13 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
       is_source,
       "fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); "
       "or SourceOpener: a call that returns one; or be module_state");
+  if constexpr (is_policy && detail::is_module_state<given>) {
+    static_assert(
+        Policy::every_rank_reads || Policy::transport == transport_kind::scatter ||
+            Policy::transport == transport_kind::broadcast,
+        "fsdpinit: `source` is module_state, which is on the source rank only: no rank can read its own part of it; "
+        "use transport::scatter or transport::broadcast");
+  }
   static_assert(
       detail::AreLinks<Channels>,
       "fsdpinit: `links` must model Communicator: rank() const, size() const, void broadcast(bytes, root); or "
@@ -90,9 +97,9 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
     using data = std::remove_reference_t<decltype(both.data)>;
     using control = std::remove_reference_t<decltype(both.control)>;
     try {
-      return detail::initialization<Policy, Module, given, data, control, Space, observer, optimizer_type,
-                                    std::remove_reference_t<Initialiser>>(module, source, both, how, memory, watch,
-                                                                          optimizer, missing)
+      return detail::initialization<Module, given, data, control, Space, observer, optimizer_type,
+                                    std::remove_reference_t<Initialiser>>(detail::facts_of<Policy>, module, source,
+                                                                          both, how, memory, watch, optimizer, missing)
           .run();
     } catch (...) {
       if constexpr (InterruptibleCommunicator<data>) {

@@ -56,4 +56,19 @@ struct every_rank_loads {
   static constexpr bool every_rank_reads = true;
 };
 
+namespace detail {
+
+/// A policy as a value. The algorithm takes it so, and is compiled once for all policies that a program uses with the same
+/// module, source and communicator.
+struct policy_facts {
+  std::string_view name;
+  transport_kind transport = transport_kind::scatter;
+  bool every_rank_reads = false;
+};
+template <class Policy>
+inline constexpr policy_facts facts_of{
+    .name = Policy::name, .transport = Policy::transport, .every_rank_reads = Policy::every_rank_reads};
+
+}  // namespace detail
+
 }  // namespace fsdpinit
