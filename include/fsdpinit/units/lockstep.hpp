@@ -1,0 +1,97 @@
+#pragma once
+
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+namespace fsdpinit::detail {
+
+/// Operations that all ranks carry out together or fail together.
+template <Communicator Data, Communicator Control>
+class lockstep {
+ public:
+  lockstep(channels<Data, Control> links, double deadline_seconds) noexcept
+      : data_(links.data), control_(links.control), seconds_(deadline_seconds) {}
+
+  [[nodiscard]] Data& data() const noexcept { return data_; }
+  [[nodiscard]] Control& control() const noexcept { return control_; }
+  [[nodiscard]] deadline limit() const noexcept { return deadline::after(seconds_); }
+
+  /// A step that may fail on one rank alone.
+  template <class Step>
+  void agreed(Step&& step) const {
+    fsdpinit::agreed(control_, seconds_, std::forward<Step>(step));
+  }
+
+  /// What throws within throws on every rank; then the communicator works again.
+  template <class Fn>
+  void all_or_nothing(Fn&& fn) const {
+    try {
+      fn();
+    } catch (...) {
+      if constexpr (InterruptibleCommunicator<Data>) {
+        data_.rearm();
+      }
+      throw;
+    }
+  }
+
+  /// `prepare`, then `move`, which communicates with what `buffers` own. Ranks that ask for different things at a time would
+  /// mix up bytes of equal number: `call` stands for what is asked for, and `describe(call)` names it in the error.
+  template <class Describe, class Prepare, class Move, class... Buffers>
+  void together(std::uint64_t call, Describe&& describe, Prepare&& prepare, Move&& move, Buffers&... buffers) const {
+    all_or_nothing([&] {
+      const std::uint64_t most = all_reduce_max(control_, call, limit());
+      agreed([&] {
+        if (most != call) {
+          throw error(errc::disagreement, "",
+                      concat("this rank asked for ", describe(call), " where another asks for ", describe(most),
+                             "; call every rank with the same unit and operation, in the same order"));
+        }
+        prepare();
+      });
+      agreed([&] {
+        try {
+          move();
+        } catch (...) {
+          if constexpr (InterruptibleCommunicator<Data>) {
+            data_.interrupt();
+          }
+          retain_if_lost(buffers...);
+          throw;
+        }
+      });
+    });
+  }
+
+ private:
+  /// Where a peer was lost the communicator may go on using what it was given: that memory is never given back.
+  template <class... Buffers>
+  void retain_if_lost([[maybe_unused]] Buffers&... buffers) const noexcept {
+    if constexpr (PoisonableCommunicator<Data>) {
+      if (data_.poisoned()) {
+        try {
+          (static_cast<void>(std::make_unique<Buffers>(std::move(buffers)).release()), ...);
+        } catch (...) {
+          std::abort();  // no memory to keep memory with: better than to let it be written to by chance
+        }
+      }
+    }
+  }
+
+  Data& data_;
+  Control& control_;
+  double seconds_;
+};
+
+}  // namespace fsdpinit::detail

@@ -1,0 +1,374 @@
+#pragma once
+
+#include <fsdpinit/communicators/collectives.hpp>
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/arguments.hpp>
+#include <fsdpinit/init/manifest.hpp>
+#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/units/gradient_layout.hpp>
+#include <fsdpinit/units/lockstep.hpp>
+#include <fsdpinit/units/unit_gradients.hpp>
+#include <fsdpinit/units/unit_layout.hpp>
+#include <fsdpinit/units/unsharding.hpp>
+
+#include <gsl/assert>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit {
+
+/// How units are used. Equal on every rank but for the groups, of which each rank gives its own.
+struct unit_options {
+  /// As in the `options` that the module was initialised with.
+  std::vector<std::string> unit_prefixes{};
+  /// The ranks over which the model is sharded, ascending, the r-th holding shard r. Empty: all ranks.
+  std::vector<std::size_t> shard_group{};
+  /// The ranks that hold the same shard as this one, ascending, this one among them. Empty: this one alone.
+  std::vector<std::size_t> replica_group{};
+  /// How long a rank waits for its peers.
+  double deadline_seconds = 600;
+};
+
+/// What a rank allocates for an operation on a unit, in bytes, exact.
+struct unit_prediction {
+  std::uint64_t kept_bytes = 0;     ///< until `reshard`, or for the life of the gradients
+  std::uint64_t staging_bytes = 0;  ///< until the operation returns
+  [[nodiscard]] std::uint64_t peak_bytes() const noexcept { return kept_bytes + staging_bytes; }
+};
+
+enum class gradient_reduction : std::uint8_t {
+  sum,
+  mean,  ///< the sum divided by the number of ranks: shards x replicas
+};
+
+/// The units of an initialised module: makes the parameters of one whole for as long as they are computed with, and reduces
+/// their gradients to shards.
+///
+/// The module's slots stay where they are for the life of this object, and what they hold is replaced by it alone. One such
+/// object at a time. Replicated parameters and buffers are whole always, and are left alone.
+///
+/// \tparam Data, Control  as of `channels`.
+/// \tparam Space          where the module's shards live. What is staged and made whole comes from it, and is accounted; on
+///                        spaces the host may not touch, staging is host memory: `staging_memory()`.
+template <Communicator Data, Communicator Control, MemorySpace Space>
+class sharded_units {
+ public:
+  using staging = detail::staging_space<Space>;
+  using gradients = unit_gradients<staging>;
+
+  /// Collective. Takes the slots of a module that was initialised over these ranks, in these units.
+  /// \param links  A Communicator, or `channels{data, control}`; what it refers to outlives this object.
+  /// \throws error, the same on every rank: invalid_argument naming the FQN of a slot that is on meta, holds another part, or
+  /// lies elsewhere than its unit's slab has it, or a group that this rank is not in; disagreement where ranks differ in
+  /// slots, units or what is trained.
+  template <ShardableModule Module, class Channels>
+    requires detail::AreLinks<Channels>
+  sharded_units(Module& module, Channels&& links, unit_options how = {}, Space memory = {})
+      : ranks_(detail::channels_of(links), how.deadline_seconds),
+        options_(std::move(how)),
+        memory_(std::move(memory)),
+        host_(detail::staging_for(memory_)) {
+    static_assert(std::is_lvalue_reference_v<Channels> || detail::is_channels<std::remove_cvref_t<Channels>>,
+                  "fsdpinit: `links` must outlive the units; give a communicator that has a name, not a temporary one");
+    std::string mine;
+    std::vector<std::byte> reference;
+    ranks_.all_or_nothing([&] {
+      ranks_.agreed([&] {
+        take(module);
+        mine = concat("shards ", where_.shards, "\nreplicas ", replicas(), "\n", manifest_of(view_));
+        const auto bytes = std::as_bytes(std::span(mine));
+        reference.assign(bytes.begin(), bytes.end());
+      });
+      reference = broadcast_bytes(ranks_.control(), std::move(reference), 0, ranks_.limit());
+      ranks_.agreed([&] {
+        require_equal_manifests({reinterpret_cast<const char*>(reference.data()), reference.size()}, mine);
+      });
+    });
+  }
+  sharded_units(const sharded_units&) = delete;
+  sharded_units& operator=(const sharded_units&) = delete;
+  /// Shards what is unsharded.
+  ~sharded_units() {
+    for (std::size_t unit = 0; unit < size(); ++unit) {
+      reshard(unit);
+    }
+  }
+
+  /// The number of units; 0 is the root, which may own nothing.
+  [[nodiscard]] std::size_t size() const noexcept { return units_.size(); }
+  /// FQN prefix; "" of the root. \pre unit < size().
+  [[nodiscard]] const std::string& name(std::size_t unit) const {
+    Expects(unit < size());
+    return view_.units[unit];
+  }
+  /// The unit that owns a parameter or buffer. O(slots).
+  /// \throws error{invalid_argument} if the module has none of this name.
+  [[nodiscard]] std::size_t unit_of(std::string_view fqn) const {
+    for (const slot_record& slot : view_.slots) {
+      if (slot.fqn == fqn) {
+        return view_.tensors[slot.tensor].unit;
+      }
+    }
+    throw error(errc::invalid_argument, fqn, "the module has no parameter or buffer of this name");
+  }
+  [[nodiscard]] bool is_unsharded(std::size_t unit) const {
+    Expects(unit < size());
+    return units_[unit].whole.has_value();
+  }
+  /// Where staging is allocated: in the module's space, or in host memory with an account of its own.
+  [[nodiscard]] const staging& staging_memory() const noexcept { return host_; }
+
+  /// Of `unshard`: whole tensors are kept; the sharded part of every rank's slab is staged.
+  [[nodiscard]] unit_prediction predict_unshard(std::size_t unit) const {
+    Expects(unit < size());
+    const unit_layout& layout = units_[unit].layout;
+    return {.kept_bytes = layout.whole_bytes, .staging_bytes = layout.shard_bytes * where_.shards};
+  }
+  /// Of `reduce_scatter_gradients`: the shard's gradients are kept; every shard's are staged.
+  [[nodiscard]] unit_prediction predict_gradients(std::size_t unit) const {
+    Expects(unit < size());
+    const gradient_layout& layout = units_[unit].gradients;
+    return {.kept_bytes = layout.block_bytes + layout.whole_bytes,
+            .staging_bytes =
+                layout.block_bytes * where_.shards + replica_bytes(layout) + layout.gathered_bytes(where_.shards)};
+  }
+
+  /// Collective. Afterwards every sharded parameter of the unit is whole in its slot: global shape, offset 0, row-major, in
+  /// one allocation for all; tied slots share it. What is written there is lost with it. Does nothing where the unit is
+  /// unsharded.
+  ///
+  /// One all-gather of the slab's sharded part, one copy of each tensor, and three reductions over the control channel.
+  /// \throws error, the same on every rank: dtype_mismatch where trained parameters of the unit differ in dtype,
+  /// out_of_memory, disagreement where ranks ask for different things. The unit stays sharded. \pre unit < size().
+  void unshard(std::size_t unit) {
+    Expects(unit < size());
+    state& mine = units_[unit];
+    if (mine.whole) {
+      return;
+    }
+    detail::unsharding<Space> made(host_);
+    ranks_.together(
+        call(unit, operation::unshard), describe(),
+        [&] {
+          require_one_trained_dtype(view_, unit);
+          made.prepare(view_, mine.layout, where_, memory_, host_);
+        },
+        [&] {
+          if (mine.layout.shard_bytes != 0) {
+            all_gather(ranks_.data(), made.own(), made.all(), options_.shard_group, ranks_.limit());
+            made.assemble(mine.layout, where_.shards, memory_);
+          }
+        },
+        made);
+    made.commit();
+    mine.whole.emplace(std::move(made));
+  }
+
+  /// The slots of the unit get their shards back, and the whole tensors are released. Not collective. Does nothing where the
+  /// unit is sharded. \pre unit < size().
+  void reshard(std::size_t unit) noexcept {
+    Expects(unit < size());
+    if (units_[unit].whole) {
+      units_[unit].whole->undo();
+      units_[unit].whole.reset();
+    }
+  }
+
+  /// Collective. Sums the gradients of the unit's trained parameters over all ranks, each rank getting its own shard's part:
+  /// float32, added in the order of shards, then of replicas, so that every communicator gives the same bits. Gradients of
+  /// replicated parameters are summed whole.
+  ///
+  /// \param full  `full(fqn)` is this rank's gradient of the whole tensor, row-major, called once for each trained tensor
+  ///              under the first of its names (of a tie: the sum over its uses); it stays until this returns.
+  ///
+  /// One reduce-scatter; where there are replicas one more and an all-gather of the shards; an all-gather of replicated
+  /// parameters' gradients where there are such; and three reductions over the control channel.
+  /// \throws error, the same on every rank: shape_mismatch naming a gradient of another size, dtype_mismatch as `unshard`
+  /// does, out_of_memory, disagreement; what `full` throws. \pre unit < size().
+  template <class Full>
+    requires std::is_invocable_r_v<std::span<const float>, Full&, std::string_view>
+  [[nodiscard]] gradients reduce_scatter_gradients(std::size_t unit, Full&& full,
+                                                   gradient_reduction how = gradient_reduction::sum) {
+    Expects(unit < size());
+    const gradient_layout& layout = units_[unit].gradients;
+    const std::size_t shards = where_.shards;
+    gradients out(host_);
+    block<staging> contribution(host_, 0);
+    block<staging> part(host_, 0);
+    block<staging> gathered(host_, 0);
+    ranks_.together(
+        call(unit, how == gradient_reduction::sum ? operation::sum : operation::mean), describe(),
+        [&] {
+          require_one_trained_dtype(view_, unit);
+          out = gradients(host_, view_, layout, where_);
+          contribution = block<staging>(host_, layout.block_bytes * shards);
+          part = block<staging>(host_, replica_bytes(layout));
+          gathered = block<staging>(host_, layout.gathered_bytes(shards));
+          pack(layout, full, contribution);
+        },
+        [&] {
+          if (layout.block_bytes == 0) {
+            return;
+          }
+          const std::span<float> own = floats(out.shards());
+          reduce_scatter(ranks_.data(), std::span<const float>(floats(contribution)), own, options_.shard_group,
+                         ranks_.limit());
+          if (replicas() > 1) {
+            reduce_scatter(ranks_.data(), std::span<const float>(own), floats(part), options_.replica_group,
+                           ranks_.limit());
+            all_gather(ranks_.data(), part.bytes(), out.shards().bytes(), options_.replica_group, ranks_.limit());
+          }
+          if (how == gradient_reduction::mean) {
+            const auto ranks = static_cast<float>(shards * replicas());
+            for (float& each : own) {
+              each /= ranks;
+            }
+          }
+          if (gathered.size() != 0) {
+            all_gather(ranks_.data(), out.shards().bytes().subspan(layout.replicated_begin), gathered.bytes(),
+                       options_.shard_group, ranks_.limit());
+            out.unpack(layout, shards, gathered.bytes());
+          }
+        },
+        out, contribution, part, gathered);
+    return out;
+  }
+
+ private:
+  enum class operation : std::uint8_t { unshard, sum, mean };
+  static constexpr std::array<std::string_view, 3> operations{"unsharding", "the sum of gradients",
+                                                              "the mean of gradients"};
+
+  struct state {
+    unit_layout layout{};
+    gradient_layout gradients{};
+    std::optional<detail::unsharding<Space>> whole{};  // while the unit is unsharded
+  };
+
+  [[nodiscard]] static std::uint64_t call(std::size_t unit, operation what) noexcept {
+    return unit * operations.size() + static_cast<std::uint64_t>(what);
+  }
+  [[nodiscard]] auto describe() const noexcept {
+    return [this](std::uint64_t asked) {
+      return concat(operations[asked % operations.size()], " of unit '",
+                    printable(view_.units[asked / operations.size()]), "'");
+    };
+  }
+
+  [[nodiscard]] std::size_t replicas() const noexcept { return options_.replica_group.size(); }
+  [[nodiscard]] std::uint64_t replica_bytes(const gradient_layout& layout) const noexcept {
+    return replicas() == 1 ? 0 : layout.block_bytes / replicas();
+  }
+  [[nodiscard]] static std::span<float> floats(block<staging>& memory) noexcept {
+    return {reinterpret_cast<float*>(memory.data()), memory.size() / sizeof(float)};
+  }
+
+  template <class Module>
+  void take(Module& module) {
+    module_traits<Module>::visit_slots(module, []<class Slot>(std::string_view /*fqn*/, Slot& /*slot*/) {
+      static_assert(LendingSlot<Slot>,
+                    "fsdpinit: units need slots that model LendingSlot: give slot_traits a function local(const slot&) "
+                    "that returns the local_shard which was adopted");
+    });
+    const std::size_t rank = ranks_.data().rank();
+    if (options_.shard_group.empty()) {
+      for (std::size_t each = 0; each < ranks_.data().size(); ++each) {
+        options_.shard_group.push_back(each);
+      }
+    }
+    if (options_.replica_group.empty()) {
+      options_.replica_group.push_back(rank);
+    }
+    where_ = {.shards = options_.shard_group.size(), .index = index_in(options_.shard_group, "shard_group", rank)};
+    static_cast<void>(index_in(options_.replica_group, "replica_group", rank));
+    view_ = view_of(module, options_.unit_prefixes);
+    units_.reserve(view_.units.size());
+    for (std::size_t unit = 0; unit < view_.units.size(); ++unit) {
+      units_.push_back({.layout = lay_out_unit(view_, unit, where_),
+                        .gradients = lay_out_gradients(view_, unit, where_.shards, replicas())});
+    }
+  }
+
+  [[nodiscard]] static std::size_t index_in(const std::vector<std::size_t>& group, std::string_view name,
+                                            std::size_t rank) {
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      if (group[i] == rank) {
+        return i;
+      }
+    }
+    throw error(errc::invalid_argument, name, concat("rank ", rank, " gave a group that it is not in"));
+  }
+
+  template <class Full>
+  void pack(const gradient_layout& layout, Full& full, block<staging>& contribution) const {
+    for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
+      const gradient_tensor& tensor = layout.tensors[i];
+      const slot_record& slot = view_.first_slot(view_.tensors[tensor.tensor]);
+      const std::span<const float> gradient = full(std::string_view(slot.fqn));
+      if (gradient.size_bytes() != tensor.partition.bytes()) {
+        throw error(errc::shape_mismatch, slot.fqn,
+                    concat("its gradient has ", gradient.size(), " elements, but it is ", to_string(slot.shape),
+                           "; give the gradient of the whole tensor"));
+      }
+      const std::uint64_t end = i + 1 < layout.tensors.size() ? layout.tensors[i + 1].offset : layout.block_bytes;
+      detail::pack_gradient(layout, tensor, end, std::as_bytes(gradient).data(), where_.shards, contribution.data());
+    }
+  }
+
+  detail::lockstep<Data, Control> ranks_;
+  unit_options options_;
+  Space memory_;
+  staging host_;
+  shard_position where_;
+  module_view view_;
+  std::vector<state> units_;
+};
+
+template <class Module, class Channels, class Space = host_memory>
+sharded_units(Module&, Channels&&, unit_options = {}, Space = {})
+    -> sharded_units<std::remove_reference_t<decltype(detail::channels_of(std::declval<Channels&>()).data)>,
+                     std::remove_reference_t<decltype(detail::channels_of(std::declval<Channels&>()).control)>, Space>;
+
+/// Holds a unit unsharded for its own life; one that was unsharded before stays so.
+template <class Units>
+class unsharded_unit {
+ public:
+  /// Collective. \throws what `unshard` throws.
+  unsharded_unit(Units& units, std::size_t unit)
+      : units_(units), unit_(unit), was_unsharded_(units.is_unsharded(unit)) {
+    units_.unshard(unit_);
+  }
+  unsharded_unit(const unsharded_unit&) = delete;
+  unsharded_unit& operator=(const unsharded_unit&) = delete;
+  ~unsharded_unit() {
+    if (!was_unsharded_) {
+      units_.reshard(unit_);
+    }
+  }
+
+ private:
+  Units& units_;
+  std::size_t unit_;
+  bool was_unsharded_;
+};
+
+}  // namespace fsdpinit

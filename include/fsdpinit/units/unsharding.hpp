@@ -1,0 +1,133 @@
+#pragma once
+
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/plan/byte_region.hpp>
+#include <fsdpinit/plan/partition.hpp>
+#include <fsdpinit/units/unit_layout.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit::detail {
+
+/// The sharded parameters of one unit on their way to being whole, and back.
+template <MemorySpace Space>
+class unsharding {
+ public:
+  using staging = staging_space<Space>;
+  explicit unsharding(const staging& host) : staged_(host, 0) {}
+
+  /// Everything that can fail before the communication, so that no rank is left alone in it.
+  void prepare(const module_view& view, const unit_layout& layout, shard_position where, Space& memory, staging& host) {
+    for (const unit_tensor& each : layout.tensors) {
+      for (const std::size_t index : view.tensors[each.tensor].slots) {
+        const slot_record& slot = view.slots[index];
+        slots_.push_back(slot.handle);
+        shards_.push_back(slot.handle.local());
+        if (each.partition.bytes() != 0 && shards_.back().data.get() != layout.slab + each.shard_offset) {
+          throw error(errc::invalid_argument, slot.fqn,
+                      "its storage is another than when the units were taken; take them again after an initialisation");
+        }
+      }
+    }
+    const auto whole = std::make_shared<block<Space>>(memory, layout.whole_bytes);
+    for (const unit_tensor& each : layout.tensors) {
+      const stored_tensor& tensor = view.tensors[each.tensor];
+      for (const std::size_t index : tensor.slots) {
+        wholes_.push_back({.shape = view.slots[index].shape,
+                           .offset = 0,
+                           .bytes = each.partition.bytes(),
+                           .data = {whole, whole->data() + each.whole_offset}});
+      }
+    }
+    whole_ = whole->data();
+    staged_ = block<staging>(host, layout.shard_bytes * where.shards);
+    if constexpr (Space::host_accessible) {
+      own_ = {layout.slab, layout.shard_bytes};
+    } else if (layout.shard_bytes != 0) {  // a copy, in its place among the others
+      typename Space::queue order{};
+      const mutable_bytes copy = all().subspan(layout.shard_bytes * where.index, layout.shard_bytes);
+      memory.copy_out(copy.data(), layout.slab, copy.size(), order);
+      memory.wait(order);
+      own_ = copy;
+    }
+  }
+
+  /// Where the shards of all ranks come.
+  [[nodiscard]] mutable_bytes all() const noexcept { return staged_.bytes(); }
+  /// What this rank gives to the all-gather.
+  [[nodiscard]] bytes_view own() const noexcept { return own_; }
+
+  /// Puts the whole tensors together from what was gathered.
+  void assemble(const unit_layout& layout, std::size_t shards, Space& memory) const {
+    typename Space::queue order{};
+    try {
+      for (const unit_tensor& each : layout.tensors) {
+        assemble(each, layout.shard_bytes, shards, memory, order);
+      }
+    } catch (...) {
+      static_cast<void>(attempt([&] { memory.wait(order); }));  // what was staged is about to be given back
+      throw;
+    }
+    memory.wait(order);
+  }
+
+  /// The slots hold whole tensors from here on; what was staged is given back.
+  void commit() noexcept {
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      slots_[i].adopt(std::move(wholes_[i]));
+    }
+    wholes_.clear();
+    staged_.release();
+  }
+  /// The slots hold their shards again.
+  void undo() noexcept {
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      slots_[i].adopt(std::move(shards_[i]));
+    }
+  }
+
+ private:
+  /// One tensor from its shards, which lie `stride` bytes apart.
+  void assemble(const unit_tensor& each, std::uint64_t stride, std::size_t shards, Space& memory,
+                typename Space::queue& order) const {
+    const std::byte* const first = staged_.data() + each.shard_offset;
+    std::byte* const whole = whole_ + each.whole_offset;
+    if (each.partition.bytes() == 0) {
+      return;
+    }
+    if (!each.partition.is_contiguous()) {  // such dims divide evenly: all ranks have equal runs
+      const byte_region region = each.partition.region(0);
+      for (std::uint64_t row = 0; row < region.count; ++row) {
+        memory.copy_in(whole + row * each.partition.period_bytes(), first + row * region.run, stride, region.run,
+                       shards, order);
+      }
+      return;
+    }
+    for (std::size_t r = 0; r < shards; ++r) {
+      const byte_region region = each.partition.region(r);
+      if (region.bytes() != 0) {
+        memory.copy_in(whole + region.offset, first + r * stride, region.run, region.run, 1, order);
+      }
+    }
+  }
+
+  std::vector<slot_handle> slots_{};
+  std::vector<local_shard> shards_{};  // what the slots held: keeps the slab alive
+  std::vector<local_shard> wholes_{};
+  std::byte* whole_ = nullptr;
+  block<staging> staged_;
+  bytes_view own_{};
+};
+
+}  // namespace fsdpinit::detail
