@@ -140,8 +140,9 @@ TEST(MpiCommunicator, GathersWhileOperationsAreInFlight) {
     }
     std::vector<float> contribution(world.size(), static_cast<float>(world.rank()));
     std::vector<float> own(1);
+    const std::size_t sum_of_ranks = world.size() * (world.size() - 1) / 2;
     world.reduce_scatter(contribution, own, deadline::after(30));
-    EXPECT_EQ(own[0], static_cast<float>(world.size() * (world.size() - 1) / 2));
+    EXPECT_EQ(own[0], static_cast<float>(sum_of_ranks));
     std::vector<std::byte> all(world.size());
     all[world.rank()] = static_cast<std::byte>(world.rank());
     world.all_gather(bytes_view(all).subspan(world.rank(), 1), all, deadline::after(30));
