@@ -43,7 +43,7 @@ TEST(Gradients, AreSummedInTheOrderOfRanksOnAnyNumberOfThem) {
 
 TEST(Gradients, AreSummedOverReplicasAfterShards) {
   const reference_model model = trained_model();
-  for (const auto& [replicas, shards] : {std::pair{2U, 1U}, {2U, 3U}, {3U, 2U}}) {
+  for (const auto& [replicas, shards] : {std::pair<std::size_t, std::size_t>{2, 1}, {2, 3}, {3, 2}}) {
     SCOPED_TRACE(concat(replicas, " replicas of ", shards));
     std::vector<threads_world> worlds;
     for (std::size_t replica = 0; replica < replicas; ++replica) {
