@@ -134,11 +134,13 @@ TEST(Disagreement, AnotherModuleOnOneRankIsTheSameErrorEverywhereNamingTheFirstD
   other = mean;
   other.role = slot_role::non_persistent_buffer;
   expect_module_disagreement({a, b, other}, "'non-persistent buffer b.mean F32 [5] replicate' where rank 0");
-  expect_module_disagreement({a, b}, "called with 'no more parameters or buffers' where rank 0 has 'persistent buffer b.mean");
+  expect_module_disagreement({a, b},
+                             "called with 'no more parameters or buffers' where rank 0 has 'persistent buffer b.mean");
   other = b;
   other.fqn = "d.weight";
-  expect_module_disagreement({a, b, mean, other},
-                             "'parameter d.weight BF16 [7, 3] shard{0}' where rank 0 has 'no more parameters or buffers'");
+  expect_module_disagreement(
+      {a, b, mean, other},
+      "'parameter d.weight BF16 [7, 3] shard{0}' where rank 0 has 'no more parameters or buffers'");
   expect_module_disagreement({a, mean, b}, "'persistent buffer b.mean");
 }
 
