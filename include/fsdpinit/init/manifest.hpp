@@ -28,6 +28,7 @@ namespace fsdpinit {
     }
     out += '\n';
   }
+  out += '\n';  // an empty line: a rank with fewer slots has "nothing more" where another has one
   for (const stored_tensor& tensor : view.tensors) {
     out += concat(printable(view.first_slot(tensor).fqn, whole), " in ",
                   tensor.unit == 0 ? "the root" : concat("unit ", printable(view.units[tensor.unit], whole)), "\n");
