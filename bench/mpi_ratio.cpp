@@ -2,7 +2,8 @@
 //
 //   mpiexec -n RANKS mpi_ratio CHECKPOINT [ROUNDS] [BUCKET_BYTES]
 //
-// The floor is rank 0 reading everything while the others wait. Seconds are those of the slowest rank, from a barrier on.
+// The floor of what one rank reads is rank 0 reading everything while the others wait; that of own reads is every rank reading
+// an equal part. Seconds are those of the slowest rank, from a barrier on.
 #include "checkpoint_module.hpp"
 #include "ratio.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
@@ -56,6 +57,22 @@ int run(int count, char** arguments) {
        timed([&] { return seconds_of<native_sharding<transport::broadcast>>(path, source.tensors(), world, how); })},
       {"every-rank-loads", timed([&] { return seconds_of<every_rank_loads>(path, source.tensors(), world, how); })},
   };
+  const std::size_t one_reader = all.size();
+  options replicated = how;
+  replicated.replicas = world.size() % 2 == 0 ? 2 : 1;
+  all.push_back({"floor: pread, a part each",
+                 timed([&] { return floor_seconds(path, how.bucket_bytes, world.rank(), world.size()); })});
+  all.push_back({"native-sharding, own-read", timed([&] {
+                   return seconds_of<native_sharding<transport::own_read>>(path, source.tensors(), world, how);
+                 })});
+  all.push_back({"native-sharding, automatic", timed([&] {
+                   return seconds_of<native_sharding<transport::automatic>>(path, source.tensors(), world, how);
+                 })});
+  all.push_back({"own-read, 2 replicas", timed([&] {
+                   return seconds_of<native_sharding<transport::own_read>>(path, source.tensors(), world, replicated);
+                 })});
+  all.push_back({"scatter, 2 replicas",
+                 timed([&] { return seconds_of<native_sharding<>>(path, source.tensors(), world, replicated); })});
   for (contender& each : all) {
     each.run();  // brings the file into the page cache, and warms up
   }
@@ -65,7 +82,10 @@ int run(int count, char** arguments) {
     }
   }
   if (world.rank() == 0) {
-    print_table(all, world.size(), rounds, how.bucket_bytes);
+    const std::span<const contender> both(all);
+    print_table(both.first(one_reader), world.size(), rounds, how.bucket_bytes);
+    fmt::print("\n");
+    print_table(both.subspan(one_reader), world.size(), rounds, how.bucket_bytes);
   }
   return 0;
 }

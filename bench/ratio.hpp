@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,23 +21,31 @@
 
 namespace fsdpinit::bench {
 
-/// Of one thread that preads all bytes, in pieces, into fresh memory mapped and advised as the library does it.
-inline double floor_seconds(const std::string& path, std::uint64_t piece) {
+/// Of one thread that preads the `index`-th of `parts` equal parts of all bytes, in pieces, into fresh memory mapped and
+/// advised as the library does it.
+inline double floor_seconds(const std::string& path, std::uint64_t piece, std::uint64_t index = 0,
+                            std::uint64_t parts = 1) {
   safetensors_source source = open_safetensors(path);
   std::uint64_t total = 0;
   for (const tensor_descriptor& tensor : source.tensors()) {
     total += byte_size(tensor);
   }
+  const std::uint64_t first = total / parts * index;
+  const std::uint64_t last = index + 1 == parts ? total : total / parts * (index + 1);
   const double begin = monotonic_seconds();
-  const block<host_memory> memory(host_memory{}, total);
+  const block<host_memory> memory(host_memory{}, last - first);
   mutable_bytes rest = memory.bytes();
+  std::uint64_t tensor_begin = 0;
   for (std::size_t i = 0; i < source.tensors().size(); ++i) {
     const std::uint64_t bytes = byte_size(source.tensors()[i]);
-    for (std::uint64_t offset = 0; offset < bytes; offset += piece) {
-      const std::uint64_t length = std::min(piece, bytes - offset);
+    const std::uint64_t from = std::clamp(first, tensor_begin, tensor_begin + bytes) - tensor_begin;
+    const std::uint64_t to = std::clamp(last, tensor_begin, tensor_begin + bytes) - tensor_begin;
+    for (std::uint64_t offset = from; offset < to; offset += piece) {
+      const std::uint64_t length = std::min(piece, to - offset);
       source.read(i, offset, rest.first(length));
       rest = rest.subspan(length);
     }
+    tensor_begin += bytes;
   }
   return monotonic_seconds() - begin;
 }
@@ -53,7 +62,7 @@ inline double median(std::vector<double> values) {
 }
 
 /// The first contender is the floor. Ratios are taken round by round, then their median: drift within a round is small.
-inline void print_table(const std::vector<contender>& all, std::size_t ranks, std::uint64_t rounds,
+inline void print_table(std::span<const contender> all, std::size_t ranks, std::uint64_t rounds,
                         std::uint64_t bucket_bytes) {
   fmt::print("{} ranks, {} rounds, buckets of {} bytes\n\n", ranks, rounds, bucket_bytes);
   fmt::print("| {:<27} | {:>9} | {:>9} | {:>9} | {:>8} |\n", "", "median s", "min s", "max s", "x floor");

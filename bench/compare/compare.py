@@ -69,6 +69,7 @@ CONTENDERS = [
     python_peer("load-file", "safetensors load_file, own rows copied", "every rank", lambda n: 1),
     python_peer("get-slice", "safetensors get_slice, own rows copied", "every rank", lambda n: 1),
     ours("ours-scatter", "fsdpinit scatter, MPI", "mpi", "native-sharding", "--transport", "scatter"),
+    ours("ours-own-read", "fsdpinit own-read, MPI", "mpi", "native-sharding", "--transport", "own-read"),
     ours("ours-broadcast", "fsdpinit broadcast, MPI", "mpi", "native-sharding", "--transport", "broadcast"),
     ours("ours-every-rank", "fsdpinit every-rank-loads, MPI", "mpi", "every-rank-loads"),
     ours("threads-scatter", "fsdpinit scatter, threads", "threads", "native-sharding", "--transport", "scatter"),

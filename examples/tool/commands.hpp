@@ -3,13 +3,15 @@
 #include "unfinished.hpp"
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
-#include <fsdpinit/plan/bucket_schedule.hpp>
+#include <fsdpinit/plan/transport.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 /// \file
 /// What each command is asked for, and the commands. They write to stdout and throw: usage_error for what was asked in
@@ -22,7 +24,7 @@ class usage_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class policy_kind : std::uint8_t { native_sharding, every_rank_loads };
+enum class policy_kind : std::uint8_t { native_sharding, cpu_ram_efficient_loading, every_rank_loads };
 
 /// What a rank is. Automatic: a process where mpirun or srun has started this one, else a thread.
 enum class launcher_kind : std::uint8_t { automatic, threads, mpi };
@@ -31,10 +33,21 @@ enum class launcher_kind : std::uint8_t { automatic, threads, mpi };
 struct sharding_request {
   std::string checkpoint;
   std::size_t shards = 0;
+  std::size_t replicas = 1;
+  std::size_t source_rank = 0;
   policy_kind policy = policy_kind::native_sharding;
   transport_kind transport = transport_kind::scatter;
   std::uint64_t bucket_bytes = 4 * mib;
+  std::vector<std::pair<std::string, std::string>> renames;  ///< prefixes, one after the other
+  std::optional<dtype> type;                                 ///< that floating tensors are cast to
+
+  [[nodiscard]] std::size_t ranks() const noexcept { return shards * replicas; }
 };
+
+/// Ranks are threads in `load`; more of them than this are not worth it.
+inline constexpr std::size_t most_thread_ranks = 1024;
+/// A plan is made for every rank: beyond this it would take minutes.
+inline constexpr std::size_t most_planned_ranks = 65536;
 
 struct inspect_request {
   std::string checkpoint;
@@ -64,8 +77,9 @@ struct synthesize_request {
   bool published_duplicates = false;
 };
 
-/// \throws usage_error if a bucket has not a byte for each rank.
-void require_buckets_fit(const sharding_request& how);
+/// \throws usage_error for numbers that do not fit together: a bucket without a byte for each shard, a source that is no rank,
+/// too many ranks.
+void require_fitting(const sharding_request& how, std::size_t most_ranks);
 
 void run_inspect(const inspect_request& how);
 void run_plan(const plan_request& how);

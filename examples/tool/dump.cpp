@@ -73,10 +73,11 @@ void dump_shards(dynamic_module& module, dump_rank which, const std::filesystem:
                                                     {"format_version", "1"},
                                                     {"rank", fmt::format("{}", which.rank)},
                                                     {"shards", fmt::format("{}", which.shards)},
-                                                    {"replicas", "1"},
+                                                    {"replicas", fmt::format("{}", which.replicas)},
                                                     {"tensors", places_of(parameters)}};
   const safetensors_layout layout = lay_out_safetensors(tensors, metadata);
-  output_file file((folder / fmt::format("rank-{:05}-of-{:05}.safetensors", which.rank, which.shards)).string());
+  output_file file(
+      (folder / fmt::format("rank-{:05}-of-{:05}.safetensors", which.rank, which.shards * which.replicas)).string());
   file.write_all(std::as_bytes(std::span(layout.header)));
   for (const auto& [fqn, slot] : parameters) {
     bytes_view rest{slot->data(), slot->local().bytes};

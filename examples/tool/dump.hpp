@@ -13,6 +13,7 @@ namespace fsdpinit::tool {
 struct dump_rank {
   std::size_t rank = 0;
   std::size_t shards = 1;
+  std::size_t replicas = 1;
 };
 
 /// Writes the shards of one rank, straight from where they lie, as `rank-00002-of-00004.safetensors`: tensors in FQN

@@ -21,7 +21,7 @@
 namespace fsdpinit::tool {
 namespace {
 
-void dump(std::vector<rank_result>& results, const std::filesystem::path& folder) {
+void dump(const load_request& how, std::vector<rank_result>& results, const std::filesystem::path& folder) {
   std::uint64_t total = 0;
   for (const rank_result& each : results) {
     total += each.report.predicted.shard_bytes;
@@ -29,14 +29,15 @@ void dump(std::vector<rank_result>& results, const std::filesystem::path& folder
   progress_display shown("dump");
   run_rank_threads(results.size(), [&](threads_communicator& comm) {
     const std::size_t rank = comm.rank();
-    dump_shards(results[rank].module, {.rank = rank, .shards = results.size()}, folder, shown, total);
+    dump_shards(results[rank].module, {.rank = rank, .shards = how.shards, .replicas = how.replicas}, folder, shown,
+                total);
   });
 }
 
 }  // namespace
 
 void run_load(const load_request& how, unfinished& outputs) {
-  require_buckets_fit(how);
+  require_fitting(how, most_thread_ranks);
   require_different_outputs(how);
   load_outputs files(how, outputs);
   std::optional<memory_timeline> timeline;
@@ -44,11 +45,11 @@ void run_load(const load_request& how, unfinished& outputs) {
     timeline.emplace();
   }
 
-  std::vector<rank_result> results(how.shards);
+  std::vector<rank_result> results(how.ranks());
   const double began = monotonic_seconds();
   {
     progress_display shown("load");
-    run_rank_threads(how.shards, [&](threads_communicator& comm) {
+    run_rank_threads(how.ranks(), [&](threads_communicator& comm) {
       results[comm.rank()] = load_rank(how, comm, timeline ? &*timeline : nullptr, shown);
     });
   }
@@ -68,7 +69,7 @@ void run_load(const load_request& how, unfinished& outputs) {
   }
   files.write_report(reports, peak_rss, seconds);
   if (const auto folder = files.dump_folder()) {
-    dump(results, *folder);
+    dump(how, results, *folder);
   }
   files.commit();
   fmt::print("{}{:.3f} s in all; the process had {} resident at most\n", report_text(reports), seconds,

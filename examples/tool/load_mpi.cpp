@@ -84,8 +84,8 @@ class mpi_loader {
     if (!folder.empty()) {
       agreed([&] {
         progress_display dumping("dump", is_first());
-        dump_shards(result.module, {.rank = world_.rank(), .shards = world_.size()}, folder, dumping,
-                    result.report.predicted.shard_bytes);
+        dump_shards(result.module, {.rank = world_.rank(), .shards = how_.shards, .replicas = how_.replicas}, folder,
+                    dumping, result.report.predicted.shard_bytes);
       });
     }
     const double seconds = static_cast<double>(microseconds) * 1e-6;
@@ -154,15 +154,16 @@ class mpi_loader {
 }  // namespace
 
 void run_load_mpi(const load_request& how, unfinished& outputs) {
-  require_buckets_fit(how);
+  require_fitting(how, most_planned_ranks);
   require_different_outputs(how);
   const mpi_session session;
   mpi_communicator world(MPI_COMM_WORLD, {.when_peer_lost = peer_lost_action::throw_error});
-  if (world.size() != how.shards) {
+  if (world.size() != how.ranks()) {
     throw usage_error(
-        fmt::format("--shards is {}, but the launcher has started {} rank{}; make them equal, or give "
+        fmt::format("--shards is {}{}, but the launcher has started {} rank{}; make them equal, or give "
                     "--launcher threads",
-                    how.shards, world.size(), world.size() == 1 ? "" : "s"));
+                    how.shards, how.replicas == 1 ? "" : fmt::format(" and --replicas {}", how.replicas), world.size(),
+                    world.size() == 1 ? "" : "s"));
   }
   try {
     mpi_loader(how, outputs, world).run();

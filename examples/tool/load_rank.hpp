@@ -2,10 +2,13 @@
 
 #include "checkpoint_module.hpp"
 #include "commands.hpp"
+#include "opener.hpp"
 #include "progress.hpp"
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/init/initialize.hpp>
+#include <fsdpinit/init/prepare.hpp>
+#include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
@@ -19,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 
 /// \file
 /// One rank's part of `load`, whatever ranks are.
@@ -51,14 +55,31 @@ class rank_watch {
   std::optional<memory_timeline::rank_observer> timeline_;
 };
 
-template <class Policy, class Source, class Comm>
-[[nodiscard]] rank_result initialize_from(const load_request& how, Source& source, Comm& comm,
-                                          const host_memory& memory, rank_watch& watch) {
+[[nodiscard]] inline options options_of(const load_request& how) {
+  return {.bucket_bytes = how.bucket_bytes,
+          .source_rank = how.source_rank,
+          .replicas = how.replicas,
+          .deadline_seconds = how.deadline_seconds};
+}
+
+/// The source rank loads the whole model into its memory; then every rank gets its part from there.
+template <class Transport, class Source, class Comm>
+[[nodiscard]] rank_result load_and_prepare(const load_request& how, std::span<const tensor_descriptor> tensors,
+                                           Source&& source, Comm& comm, const host_memory& memory, rank_watch& watch) {
   rank_result result;
-  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(source.tensors()); });
-  result.report =
-      initialize<Policy>(result.module, source, comm,
-                         {.bucket_bytes = how.bucket_bytes, .deadline_seconds = how.deadline_seconds}, memory, watch);
+  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(tensors); });
+  load_pretrained(result.module, source, comm, {.active = true, .source_rank = how.source_rank},
+                  {.deadline_seconds = how.deadline_seconds}, memory, watch);
+  result.report = prepare<Transport>(result.module, comm, options_of(how), memory, watch);
+  return result;
+}
+
+template <class Policy, class Source, class Comm>
+[[nodiscard]] rank_result initialize_from(const load_request& how, std::span<const tensor_descriptor> tensors,
+                                          Source&& source, Comm& comm, const host_memory& memory, rank_watch& watch) {
+  rank_result result;
+  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(tensors); });
+  result.report = initialize<Policy>(result.module, source, comm, options_of(how), memory, watch);
   return result;
 }
 
@@ -81,17 +102,30 @@ template <class Comm>
   rank_watch watch(shown, samples);
   watch.phase("open");
   const auto load = [&] {
-    if (how.policy == policy_kind::every_rank_loads) {
-      std::optional<safetensors_source> source;
-      agreed(comm, how.deadline_seconds, [&] { source.emplace(open_safetensors(how.checkpoint)); });
-      return initialize_from<every_rank_loads>(how, *source, comm, memory, watch);
+    const auto opener = opener_of(how);
+    if (how.policy == policy_kind::every_rank_loads || how.transport == transport_kind::own_read) {
+      std::optional<decltype(opener())> source;
+      agreed(comm, how.deadline_seconds, [&] { source.emplace(opener()); });
+      if (how.policy == policy_kind::every_rank_loads) {
+        return initialize_from<every_rank_loads>(how, source->tensors(), *source, comm, memory, watch);
+      }
+      return initialize_from<native_sharding<transport::own_read>>(how, source->tensors(), *source, comm, memory,
+                                                                   watch);
     }
-    // Rank 0 alone opens the checkpoint; the others learn from it what there is.
-    auto source = share_descriptors(checkpoint{how.checkpoint}, comm, 0, how.deadline_seconds);
-    if (how.transport == transport_kind::broadcast) {
-      return initialize_from<native_sharding<transport::broadcast>>(how, source, comm, memory, watch);
+    // The source rank alone opens the checkpoint; the others learn from it what there is.
+    auto source = share_descriptors(opener, comm, how.source_rank, how.deadline_seconds);
+    const bool is_broadcast = how.transport == transport_kind::broadcast;
+    if (how.policy == policy_kind::cpu_ram_efficient_loading) {
+      return is_broadcast ? load_and_prepare<transport::broadcast>(how, source.tensors(), source, comm, memory, watch)
+                          : load_and_prepare<transport::scatter>(how, source.tensors(), source, comm, memory, watch);
     }
-    return initialize_from<native_sharding<transport::scatter>>(how, source, comm, memory, watch);
+    if (how.transport == transport_kind::automatic) {
+      return initialize_from<native_sharding<transport::automatic>>(how, source.tensors(), opener, comm, memory, watch);
+    }
+    if (is_broadcast) {
+      return initialize_from<native_sharding<transport::broadcast>>(how, source.tensors(), source, comm, memory, watch);
+    }
+    return initialize_from<native_sharding<transport::scatter>>(how, source.tensors(), source, comm, memory, watch);
   };
   rank_result result = load();
   result.ready_at = monotonic_seconds();

@@ -28,11 +28,6 @@
 namespace fsdpinit::tool {
 namespace {
 
-/// Ranks are threads here; more of them than this are not worth it.
-constexpr std::size_t most_thread_ranks = 1024;
-/// A plan is made for every rank: beyond this it would take minutes.
-constexpr std::size_t most_planned_ranks = 65536;
-
 constexpr const char* about =
     "Brings a fully sharded model up from a safetensors checkpoint at the memory cost of its shards.\n"
     "CHECKPOINT is a .safetensors file, an index (*.index.json), or a folder that holds one of them.";
@@ -77,24 +72,38 @@ CLI::Option* add_path(CLI::App& command, const std::string& name, std::string& p
 
 void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_shards) {
   add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
+  const auto is_count = [=](const std::string& text) {
+    std::size_t value = 0;
+    const bool fits = CLI::detail::lexical_cast(text, value) && value >= 1 && value <= most_shards;
+    return fits ? std::string() : fmt::format("\"{}\" is no number from 1 to {}", text, most_shards);
+  };
   command.add_option("--shards", how.shards, "number of ranks to shard over")
       ->required()
-      ->check([=](const std::string& text) {
-        std::size_t value = 0;
-        const bool fits = CLI::detail::lexical_cast(text, value) && value >= 1 && value <= most_shards;
-        return fits ? std::string() : fmt::format("\"{}\" is no number from 1 to {}", text, most_shards);
-      })
+      ->check(is_count)
       ->type_name("S");
+  command.add_option("--replicas", how.replicas, "copies of the sharded model; there are R x S ranks; default 1")
+      ->check(is_count)
+      ->type_name("R");
+  command.add_option("--source-rank", how.source_rank, "the rank that reads for the others; default 0")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N");
   add_choice<policy_kind, policy_kind>(
       command, "--policy", how.policy,
-      {{"native-sharding", policy_kind::native_sharding}, {"every-rank-loads", policy_kind::every_rank_loads}},
-      "native-sharding (default), or every-rank-loads, the baseline")
+      {{"native-sharding", policy_kind::native_sharding},
+       {"cpu-ram-efficient-loading", policy_kind::cpu_ram_efficient_loading},
+       {"every-rank-loads", policy_kind::every_rank_loads}},
+      "native-sharding (default); cpu-ram-efficient-loading: the source rank loads the whole model\n"
+      "first, then it is distributed from there; every-rank-loads: the baseline")
       ->type_name("P");
   add_choice<transport_kind, transport_kind>(
       command, "--transport", how.transport,
-      {{"scatter", transport_kind::scatter}, {"broadcast", transport_kind::broadcast}},
+      {{"scatter", transport_kind::scatter},
+       {"broadcast", transport_kind::broadcast},
+       {"own-read", transport_kind::own_read},
+       {"automatic", transport_kind::automatic}},
       "scatter (default): each rank is sent its part; broadcast: each is sent everything and\n"
-      "keeps its part. Means nothing to every-rank-loads")
+      "keeps its part; own-read: each reads its part; automatic: own-read for large chunks where\n"
+      "every rank can read the checkpoint, else scatter. Means nothing to every-rank-loads")
       ->type_name("T");
   command
       .add_option_function<std::string>(
@@ -108,6 +117,31 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
       ->type_name("B");
 }
 
+void add_adaptors(CLI::App& command, sharding_request& how) {
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--rename",
+          [&how](const std::vector<std::string>& rules) {
+            for (const std::string& rule : rules) {
+              const std::size_t equals = rule.find('=');
+              how.renames.emplace_back(rule.substr(0, equals), rule.substr(equals + 1));
+            }
+          },
+          "names that begin with FROM begin with TO instead; may be given several times")
+      ->check([](const std::string& text) {
+        const std::size_t equals = text.find('=');
+        return equals != std::string::npos && text.find('=', equals + 1) == std::string::npos
+                   ? std::string()
+                   : fmt::format("\"{}\" is not FROM=TO", text);
+      })
+      ->allow_extra_args(false)
+      ->type_name("FROM=TO");
+  add_choice<std::optional<dtype>, dtype>(command, "--dtype", how.type,
+                                          {{"bf16", dtype::bf16}, {"f16", dtype::f16}, {"f32", dtype::f32}},
+                                          "cast floating tensors: bf16, f16 or f32; default: as stored")
+      ->type_name("TYPE");
+}
+
 CLI::App& add_inspect(CLI::App& app, inspect_request& how) {
   CLI::App& command = *app.add_subcommand("inspect", "Show what a checkpoint holds");
   add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
@@ -118,6 +152,7 @@ CLI::App& add_inspect(CLI::App& app, inspect_request& how) {
 CLI::App& add_plan(CLI::App& app, plan_request& how) {
   CLI::App& command = *app.add_subcommand("plan", "Predict each rank's memory and traffic, reading no tensor");
   add_sharding(command, how, most_planned_ranks);
+  add_adaptors(command, how);
   command.add_flag("--json", how.json, "every rank, as JSON");
   return command;
 }
@@ -126,6 +161,7 @@ CLI::App& add_load(CLI::App& app, load_request& how) {
   CLI::App& command = *app.add_subcommand(
       "load", "Load a checkpoint on S ranks: the processes that mpirun or srun has started, else threads");
   add_sharding(command, how, most_thread_ranks);
+  add_adaptors(command, how);
   add_path(command, "--dump", how.dump, "write every rank's shards, a file each, to a folder that is empty or absent")
       ->type_name("DIR");
   add_path(command, "--report", how.report, "write the report as JSON")->type_name("FILE.json");

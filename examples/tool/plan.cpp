@@ -1,5 +1,6 @@
 #include "checkpoint_module.hpp"
 #include "commands.hpp"
+#include "opener.hpp"
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
@@ -30,18 +31,21 @@ namespace {
 plan plan_of(const sharding_request& how, std::span<const tensor_descriptor> tensors) {
   dynamic_module module = module_of(tensors);
   const module_view view = view_of(module);
-  const std::vector<tensor_request> requests = requests_of(view, match(view, tensors));
+  const std::vector<load_item> items = match(view, tensors);
+  const std::vector<tensor_request> requests = requests_of(view, items);
   const bool alone = how.policy == policy_kind::every_rank_loads;
   const options defaults;
-  return make_plan(requests, {.ranks = {.shards = how.shards},
-                              .source_rank = defaults.source_rank,
+  return make_plan(requests, {.ranks = {.shards = how.shards, .replicas = how.replicas},
+                              .sources = {.source_rank = how.source_rank},
                               .transport = alone ? transport_kind::none : how.transport,
                               .bucket_bytes = how.bucket_bytes,
                               .buckets_in_flight = defaults.buckets_in_flight});
 }
 
 std::string_view policy_name(const sharding_request& how) {
-  return how.policy == policy_kind::every_rank_loads ? every_rank_loads::name : native_sharding<>::name;
+  return how.policy == policy_kind::every_rank_loads            ? every_rank_loads::name
+         : how.policy == policy_kind::cpu_ram_efficient_loading ? cpu_ram_efficient_loading<>::name
+                                                                : native_sharding<>::name;
 }
 
 std::uint64_t model_bytes(const plan& made) {
@@ -75,10 +79,12 @@ std::string sum(std::span<const prediction> ranks, Value&& value) {
 void print_text(const plan_request& how, const plan& made, std::span<const prediction> ranks) {
   const transport_kind transport = made.options.transport;
   const std::uint64_t model = model_bytes(made);
-  fmt::print("{}: {} tensors, {}\n{}{}{}, {} rank{}, {} units (slabs), {} buckets of {}, {} in flight\n\n",
+  const std::string mesh_text =
+      how.replicas == 1 ? std::string() : fmt::format(" ({} replicas of {} shards)", how.replicas, how.shards);
+  fmt::print("{}: {} tensors, {}\n{}{}{}, {} rank{}{}, {} units (slabs), {} buckets of {}, {} in flight\n\n",
              printable(how.checkpoint), made.tensors.size(), bytes_text(model), policy_name(how),
              transport == transport_kind::none ? "" : ", ", transport == transport_kind::none ? "" : name(transport),
-             ranks.size(), ranks.size() == 1 ? "" : "s", made.slabs.size(), made.schedule.buckets.size(),
+             ranks.size(), ranks.size() == 1 ? "" : "s", mesh_text, made.slabs.size(), made.schedule.buckets.size(),
              bytes_text(how.bucket_bytes), made.options.buckets_in_flight);
 
   const auto shard = [](const prediction& each) { return each.shard_bytes; };
@@ -123,7 +129,7 @@ void print_json(const plan_request& how, const plan& made, std::span<const predi
                               {"policy", policy_name(how)},
                               {"transport", name(made.options.transport)},
                               {"shards", how.shards},
-                              {"replicas", 1},
+                              {"replicas", how.replicas},
                               {"bucket_bytes", how.bucket_bytes},
                               {"buckets_in_flight", made.options.buckets_in_flight},
                               {"tensors", made.tensors.size()},
@@ -135,19 +141,34 @@ void print_json(const plan_request& how, const plan& made, std::span<const predi
 
 }  // namespace
 
-void require_buckets_fit(const sharding_request& how) {
+void require_fitting(const sharding_request& how, std::size_t most_ranks) {
+  if (how.policy == policy_kind::cpu_ram_efficient_loading &&
+      (how.transport == transport_kind::own_read || how.transport == transport_kind::automatic)) {
+    throw usage_error(
+        fmt::format("--transport: {} is not for cpu-ram-efficient-loading, where the weights are in the memory of "
+                    "one rank; use scatter or broadcast",
+                    name(how.transport)));
+  }
   if (how.bucket_bytes < how.shards) {
-    throw usage_error(fmt::format("--bucket-bytes: {} is too small for {} ranks; use at least {}", how.bucket_bytes,
+    throw usage_error(fmt::format("--bucket-bytes: {} is too small for {} shards; use at least {}", how.bucket_bytes,
                                   how.shards, how.shards));
+  }
+  if (how.ranks() > most_ranks) {
+    throw usage_error(fmt::format("--replicas: {} replicas of {} shards are {} ranks; at most {} are possible",
+                                  how.replicas, how.shards, how.ranks(), most_ranks));
+  }
+  if (how.source_rank >= how.ranks()) {
+    throw usage_error(
+        fmt::format("--source-rank: {} is none of {} ranks; they are counted from 0", how.source_rank, how.ranks()));
   }
 }
 
 void run_plan(const plan_request& how) {
-  require_buckets_fit(how);
-  const safetensors_source source = open_safetensors(how.checkpoint);
+  require_fitting(how, most_planned_ranks);
+  const auto source = opener_of(how)();
   const plan made = plan_of(how, source.tensors());
   std::vector<prediction> ranks;
-  for (std::size_t rank = 0; rank < how.shards; ++rank) {
+  for (std::size_t rank = 0; rank < how.ranks(); ++rank) {
     ranks.push_back(predict(made, rank));
   }
   how.json ? print_json(how, made, ranks) : print_text(how, made, ranks);

@@ -9,6 +9,8 @@
 #include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/core.hpp>
 #include <fsdpinit/init/initialize.hpp>
+#include <fsdpinit/init/missing_tensor.hpp>
+#include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
 #include <fsdpinit/modules/parameter.hpp>

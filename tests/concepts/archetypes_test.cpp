@@ -311,6 +311,83 @@ struct opens_nothing {
 };
 static_assert(!SourceOpener<opens_nothing>);
 
+// -- its refinements
+
+static_assert(CastingSource<minimal_casting_source<in_memory_source>>);
+static_assert(!CastingSource<minimal_source<in_memory_source>> && !CastingSource<in_memory_source>);
+struct casts_alone {
+  [[nodiscard]] dtype stored_dtype(std::size_t) const;
+  void read_stored(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!CastingSource<casts_alone>);
+struct without_read_stored : in_memory_source {
+  [[nodiscard]] dtype stored_dtype(std::size_t) const;
+};
+static_assert(!CastingSource<without_read_stored>);
+struct without_stored_dtype : in_memory_source {
+  void read_stored(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!CastingSource<without_stored_dtype>);
+struct stored_dtype_not_const : without_stored_dtype {
+  dtype stored_dtype(std::size_t);
+};
+static_assert(!CastingSource<stored_dtype_not_const>);
+/// Bits or a name could be either side's; only a dtype says how to convert.
+struct stored_dtype_in_bits : without_stored_dtype {
+  [[nodiscard]] std::uint64_t stored_dtype(std::size_t) const;
+};
+static_assert(!CastingSource<stored_dtype_in_bits>);
+struct read_stored_returns_a_count : without_read_stored {
+  std::size_t read_stored(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!CastingSource<read_stored_returns_a_count>);
+
+static_assert(PositionedSource<minimal_positioned_source<in_memory_source>>);
+static_assert(!PositionedSource<minimal_source<in_memory_source>> && !PositionedSource<in_memory_source>);
+struct positions_alone {
+  [[nodiscard]] std::size_t file_count() const;
+  [[nodiscard]] file_position position_of(std::size_t) const;
+  void read_file(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!PositionedSource<positions_alone>);
+struct without_file_count : in_memory_source {
+  [[nodiscard]] file_position position_of(std::size_t) const;
+  void read_file(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!PositionedSource<without_file_count>);
+struct file_count_not_const : without_file_count {
+  std::size_t file_count();
+};
+static_assert(!PositionedSource<file_count_not_const>);
+struct without_position : in_memory_source {
+  [[nodiscard]] std::size_t file_count() const;
+  void read_file(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!PositionedSource<without_position>);
+struct position_is_an_offset : without_position {
+  [[nodiscard]] std::uint64_t position_of(std::size_t) const;
+};
+static_assert(!PositionedSource<position_is_an_offset>);
+struct without_read_file : in_memory_source {
+  [[nodiscard]] std::size_t file_count() const;
+  [[nodiscard]] file_position position_of(std::size_t) const;
+};
+static_assert(!PositionedSource<without_read_file>);
+struct read_file_returns_a_count : without_read_file {
+  std::size_t read_file(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!PositionedSource<read_file_returns_a_count>);
+
+static_assert(RenamingSource<minimal_renaming_source<in_memory_source>> && !RenamingSource<in_memory_source>);
+struct stored_name_not_const : in_memory_source {
+  std::string_view stored_name(std::size_t);
+};
+static_assert(!RenamingSource<stored_name_not_const>);
+struct stored_name_is_a_number : in_memory_source {
+  [[nodiscard]] std::size_t stored_name(std::size_t) const;
+};
+static_assert(!RenamingSource<stored_name_is_a_number>);
+
 // -- MemorySpace
 
 static_assert(MemorySpace<minimal_memory> && MemorySpace<host_memory> && MemorySpace<fake_device_memory>);
@@ -494,7 +571,16 @@ static_assert(is_transparent<group_communicator> && is_transparent<node_aware_co
 static_assert(is_transparent<half_blocking_communicator> && is_transparent<interruptible_communicator>);
 static_assert(is_transparent<reducing_control> && is_transparent<failable_control>);
 static_assert(is_transparent<threads_communicator> && is_transparent<self_communicator>);
-static_assert(StateDictSource<faulty_source<in_memory_source>>);
+template <class S>
+constexpr bool is_transparent_source = [] {
+  using F = faulty_source<S>;
+  return StateDictSource<F> && CastingSource<F> == CastingSource<S> && PositionedSource<F> == PositionedSource<S> &&
+         RenamingSource<F> == RenamingSource<S>;
+}();
+static_assert(is_transparent_source<in_memory_source>);
+static_assert(is_transparent_source<minimal_casting_source<in_memory_source>>);
+static_assert(is_transparent_source<minimal_positioned_source<in_memory_source>>);
+static_assert(is_transparent_source<minimal_renaming_source<in_memory_source>>);
 static_assert(MemorySpace<faulty_memory<host_memory>> && faulty_memory<host_memory>::host_accessible);
 static_assert(MemorySpace<faulty_memory<fake_device_memory>> && !faulty_memory<fake_device_memory>::host_accessible);
 static_assert(ShardableModule<faulty_module<dynamic_module>> && ShardableModule<faulty_module<foreign_module>>);

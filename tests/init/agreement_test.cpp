@@ -134,11 +134,11 @@ TEST(Disagreement, AnotherModuleOnOneRankIsTheSameErrorEverywhereNamingTheFirstD
   other = mean;
   other.role = slot_role::non_persistent_buffer;
   expect_module_disagreement({a, b, other}, "'non-persistent buffer b.mean F32 [5] replicate' where rank 0");
-  expect_module_disagreement({a, b}, "called with nothing more where rank 0 has 'persistent buffer b.mean");
+  expect_module_disagreement({a, b}, "called with 'no more parameters or buffers' where rank 0 has 'persistent buffer b.mean");
   other = b;
   other.fqn = "d.weight";
   expect_module_disagreement({a, b, mean, other},
-                             "'parameter d.weight BF16 [7, 3] shard{0}' where rank 0 has nothing more");
+                             "'parameter d.weight BF16 [7, 3] shard{0}' where rank 0 has 'no more parameters or buffers'");
   expect_module_disagreement({a, mean, b}, "'persistent buffer b.mean");
 }
 
@@ -313,7 +313,7 @@ TEST(Rejected, OptionsOutOfRange) {
   expect_same_error(with([](options& how) { how.buckets_in_flight = 0; }), errc::invalid_argument, "buckets_in_flight",
                     0, "at least 1");
   expect_same_error(with([](options& how) { how.bucket_bytes = 3; }), errc::invalid_argument, "bucket_bytes",
-                    every_rank, "3 is too small for 4 ranks; use at least 4");
+                    every_rank, "3 is too small for 4 shards; use at least 4");
 }
 
 TEST(Rejected, ADeadlineThatIsNoneIsAnErrorOnAWorldOfOne) {

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -210,7 +211,7 @@ TEST(Report, SaysThatScatterFellBackToBroadcast) {
     dynamic_module module = model.module(memory, rank == 0);
     const rank_report report = initialize(module, model.source(), broadcasts_only, {.bucket_bytes = 1000}, memory);
     EXPECT_EQ(report.transport, "broadcast");
-    EXPECT_EQ(report.bytes_received, model.traffic(reference_model::way::broadcast, 2, 0, rank).received);
+    EXPECT_EQ(report.bytes_received, model.traffic(transport_kind::broadcast, {.shards = 2}, 0, rank, false).received);
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
   });
 }
@@ -321,6 +322,111 @@ TEST(RemoteSource, ThatCannotBeOpenedIsTheSameErrorEverywhere) {
   for (const auto& each : errors) {
     ASSERT_TRUE(each.has_value());
     EXPECT_STREQ(each->what(), "/no/such/file: cannot be opened (rank 1)");
+  }
+}
+
+// -- what is left alone
+
+TEST(Ignored, IsNeitherDroppedNorShardedNorMissedNorUnexpected) {
+  const reference_model model(
+      {{.fqn = "frozen.w", .type = dtype::u8, .extents = {30}},
+       {.fqn = "frozen.mean", .type = dtype::u8, .extents = {3}, .role = slot_role::persistent_buffer},
+       {.fqn = "frozenness", .type = dtype::u8, .extents = {30}}});
+  const reference_model stored({{.fqn = "frozen.w", .type = dtype::u8, .extents = {30}},
+                                {.fqn = "frozenness", .type = dtype::u8, .extents = {30}}});
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    model.load(module, memory);
+    const std::byte* const before = module.get_parameter("frozen.w").data();
+    const rank_report report = initialize(module, stored.source(), world, {.ignored_prefixes = {"frozen"}}, memory);
+    EXPECT_EQ(module.get_parameter("frozen.w").data(), before);
+    EXPECT_EQ(module.get_parameter("frozen.w").local().bytes, 30U);
+    EXPECT_EQ(module.get_buffer("frozen.mean").local().bytes, 3U);
+    EXPECT_EQ(module.get_parameter("frozenness").local().bytes, 10U) << "a prefix ends where a component does";
+    EXPECT_EQ(report.tensors, 1U);
+    EXPECT_EQ(report.bytes_read, rank == 0 ? 30U : 0U);
+  });
+}
+
+TEST(Ignored, InPartOfATieIsAnError) {
+  const reference_model model({{.fqn = "a.w", .type = dtype::u8, .extents = {30}, .tied = {"b.w"}}});
+  const auto errors = errors_of_ranks(2, [&](std::size_t, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    initialize(module, model.source(), world, {.ignored_prefixes = {"b"}}, memory);
+  });
+  for (const auto& each : errors) {
+    ASSERT_TRUE(each.has_value());
+    EXPECT_EQ(each->code(), errc::invalid_tie);
+  }
+}
+
+// -- optimizer
+
+/// Holds pointers to parameters, as optimizers do.
+struct pointing_optimizer {
+  std::vector<std::vector<std::string>> names;
+  std::vector<std::vector<parameter*>> groups;
+  bool stepped = false;
+
+  [[nodiscard]] std::vector<std::vector<std::string>> parameter_groups() const { return names; }
+  [[nodiscard]] bool has_state() const noexcept { return stepped; }
+  void drop_references() noexcept {
+    for (auto& group : groups) {
+      group.clear();
+    }
+  }
+  void rebind(std::size_t group, std::string_view /*fqn*/, parameter& slot) noexcept { groups[group].push_back(&slot); }
+};
+
+TEST(Optimizer, IsBoundToTheShardsByNameOnceForEachTensor) {
+  const reference_model model({{.fqn = "a.w", .type = dtype::u8, .extents = {30}, .tied = {"b.w"}},
+                               {.fqn = "c.w", .type = dtype::u8, .extents = {9}}});
+  run_ranks(3, [&](std::size_t, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    pointing_optimizer optimizer{.names = {{"c.w"}, {"a.w", "b.w"}}, .groups = {{nullptr}, {nullptr, nullptr}}};
+    initialize(module, model.source(), world, {}, memory, null_observer{}, optimizer);
+    EXPECT_EQ(optimizer.groups[0], std::vector<parameter*>{&module.get_parameter("c.w")});
+    EXPECT_EQ(optimizer.groups[1], std::vector<parameter*>{&module.get_parameter("a.w")});
+  });
+}
+
+TEST(Optimizer, ThatHasStateIsAnErrorBeforeAnythingChanges) {
+  const reference_model model({{.fqn = "w", .type = dtype::u8, .extents = {30}}});
+  const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    model.load(module, memory);
+    pointing_optimizer optimizer{.names = {{"w"}}, .groups = {{&module.get_parameter("w")}}, .stepped = rank == 1};
+    try {
+      initialize(module, model.source(), world, {}, memory, null_observer{}, optimizer);
+    } catch (...) {
+      EXPECT_FALSE(module.get_parameter("w").is_meta());
+      EXPECT_EQ(optimizer.groups[0].size(), 1U);
+      throw;
+    }
+  });
+  for (const auto& each : errors) {
+    ASSERT_TRUE(each.has_value());
+    EXPECT_EQ(each->subject(), "optimizer");
+    EXPECT_EQ(each->rank(), 1);
+  }
+}
+
+TEST(Optimizer, OfOtherGroupsOnOneRankIsADisagreement) {
+  const reference_model model(
+      {{.fqn = "v", .type = dtype::u8, .extents = {30}}, {.fqn = "w", .type = dtype::u8, .extents = {30}}});
+  const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    pointing_optimizer optimizer{.names = {{rank == 0 ? "v" : "w"}}, .groups = {{}}};
+    initialize(module, model.source(), world, {}, memory, null_observer{}, optimizer);
+  });
+  for (const auto& each : errors) {
+    ASSERT_TRUE(each.has_value());
+    EXPECT_EQ(each->code(), errc::disagreement);
   }
 }
 

@@ -64,11 +64,11 @@ struct rank_objects {
   faulty_source<in_memory_source> source;
 };
 
-enum class module_state { untouched, on_meta, mixed };
+enum class slots_state { untouched, on_meta, mixed };
 
 /// Of parameters and persistent buffers.
 template <class Space>
-module_state state_of(rank_objects<Space>& objects) {
+slots_state state_of(rank_objects<Space>& objects) {
   std::size_t untouched = 0;
   std::size_t on_meta = 0;
   std::size_t slots = 0;
@@ -80,14 +80,15 @@ module_state state_of(rank_objects<Space>& objects) {
     untouched += !slot.is_meta() && slot.local().data == objects.marker ? 1 : 0;
     on_meta += slot.is_meta() ? 1 : 0;
   });
-  return untouched == slots ? module_state::untouched : on_meta == slots ? module_state::on_meta : module_state::mixed;
+  return untouched == slots ? slots_state::untouched : on_meta == slots ? slots_state::on_meta : slots_state::mixed;
 }
 
 template <class Policy, class Space>
 class sweep {
  public:
   /// `one_world`: data and control travel on one communicator, else on two.
-  sweep(std::size_t ranks, bool one_world) : ranks_(ranks), one_world_(one_world) {}
+  sweep(std::size_t ranks, bool one_world, std::size_t replicas = 1)
+      : ranks_(ranks), one_world_(one_world), grid_{.shards = ranks / replicas, .replicas = replicas} {}
 
   /// Returns the number of injections.
   std::uint64_t run() {
@@ -131,8 +132,11 @@ class sweep {
       faulty_communicator faulty_control(control, mine.counters[control_seam]);
       faulty_module module(mine.module, mine.counters[module_seam]);
       // Much longer than any step takes, much shorter than the harness waits: a rank left alone shows as peer_lost.
-      const options how{
-          .bucket_bytes = 25, .source_rank = source_rank(), .deadline_seconds = 10, .progress_interval_seconds = 0};
+      const options how{.bucket_bytes = 25,
+                        .source_rank = source_rank(),
+                        .replicas = grid_.replicas,
+                        .deadline_seconds = 10,
+                        .progress_interval_seconds = 0};
       const rank_report report = initialize<Policy>(module, mine.source, channels{faulty_data, faulty_control}, how,
                                                     faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
                                                     faulty_observer(mine.counters[observer_seam]));
@@ -145,14 +149,15 @@ class sweep {
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       rank_objects<Space>& mine = *objects_[rank];
       ASSERT_FALSE(errors[rank].has_value()) << what << ", rank " << rank << ": " << errors[rank]->what();
-      EXPECT_EQ(model_.faults_of(mine.module, mine.memory, ranks_, rank), "") << what << ", rank " << rank;
+      EXPECT_EQ(model_.faults_of(mine.module, mine.memory, grid_.shards, grid_.shard_of(rank)), "")
+          << what << ", rank " << rank;
     }
   }
 
   void inject(std::size_t failing, seam at, std::uint64_t call) {
     SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), Space::host_accessible ? ", host" : ", device",
-                        ", call ", call, " of the ", seam_names[at], " fails on rank ", failing, " of ", ranks_,
-                        one_world_ ? ", on one world" : ""));
+                        ", call ", call, " of the ", seam_names[at], " fails on rank ", failing, " of ", ranks_, ", ",
+                        grid_.replicas, " replicas", one_world_ ? ", on one world" : ""));
     make_objects();
     objects_[failing]->counters[at].fail_at(call);
     std::vector<std::uint64_t> accounted;
@@ -162,8 +167,8 @@ class sweep {
 
     const auto errors = attempt_all();
     ASSERT_TRUE(objects_[failing]->counters[at].has_failed());
-    const module_state state = state_of(*objects_[0]);
-    EXPECT_NE(state, module_state::mixed);
+    const slots_state state = state_of(*objects_[0]);
+    EXPECT_NE(state, slots_state::mixed);
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       ASSERT_TRUE(errors[rank].has_value()) << "rank " << rank << " did not notice";
       const error& got = *errors[rank];
@@ -186,6 +191,7 @@ class sweep {
   reference_model model_ = small_model();
   std::size_t ranks_;
   bool one_world_;
+  mesh grid_;
   std::vector<std::unique_ptr<rank_objects<Space>>> objects_;
   std::optional<threads_world> data_;
   std::optional<threads_world> control_;
@@ -199,6 +205,10 @@ void sweep_everything() {
   injections += sweep<Policy, host_memory>(4, true).run();
   injections += sweep<Policy, fake_device_memory>(3, true).run();
   injections += sweep<Policy, fake_device_memory>(2, false).run();
+  if (Policy::transport != transport_kind::none) {
+    injections += sweep<Policy, host_memory>(4, true, 2).run();
+    injections += sweep<Policy, fake_device_memory>(2, true, 2).run();
+  }
   std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
   EXPECT_GT(injections, 500U);
 }
@@ -209,6 +219,10 @@ TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderScatter) 
 
 TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderBroadcast) {
   sweep_everything<native_sharding<transport::broadcast>>();
+}
+
+TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderOwnReads) {
+  sweep_everything<native_sharding<transport::own_read>>();
 }
 
 TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereWhereEveryRankLoads) {

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -19,18 +20,22 @@ using namespace fsdpinit;
 using namespace fsdpinit::testing_support;
 using fsdpinit::testing::run_ranks;
 
-template <class Policy>
-constexpr reference_model::way way_of =
-    Policy::transport == transport_kind::scatter     ? reference_model::way::scatter
-    : Policy::transport == transport_kind::broadcast ? reference_model::way::broadcast
-                                                     : reference_model::way::every_rank_reads;
+/// Sums over the ranks of one run.
+struct totals {
+  std::atomic<std::uint64_t> read{0};
+  std::atomic<std::uint64_t> sent{0};
+  std::atomic<std::uint64_t> received{0};
+};
 
 /// Initialises on `ranks` ranks and compares everything with the naive reference.
 template <class Policy, class Space>
 void expect_exact(const reference_model& model, std::size_t ranks, const options& how) {
-  SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), ", ", ranks, " ranks, buckets of ", how.bucket_bytes,
-                      ", ", how.buckets_in_flight, " in flight, source ", how.source_rank,
-                      Space::host_accessible ? ", host" : ", device"));
+  SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), ", ", ranks, " ranks, ", how.replicas,
+                      " replicas, buckets of ", how.bucket_bytes, ", ", how.buckets_in_flight, " in flight, source ",
+                      how.source_rank, Space::host_accessible ? ", host" : ", device"));
+  const mesh grid{.shards = ranks / how.replicas, .replicas = how.replicas};
+  constexpr bool relayed = GroupCommunicator<threads_communicator>;
+  totals sums;
   run_ranks(ranks, [&](std::size_t rank, threads_communicator& world) {
     Space memory;
     const bool is_source = rank == how.source_rank;
@@ -38,19 +43,29 @@ void expect_exact(const reference_model& model, std::size_t ranks, const options
     const std::uint64_t before = memory.accounted();
     const rank_report report = initialize<Policy>(module, model.source(), world, how, memory);
 
-    EXPECT_EQ(model.faults_of(module, memory, ranks, rank), "") << "rank " << rank;
-    const naive_traffic wanted = model.traffic(way_of<Policy>, ranks, how.source_rank, rank);
-    EXPECT_EQ(report.bytes_read, wanted.read) << "rank " << rank;
-    EXPECT_EQ(report.bytes_sent, wanted.sent) << "rank " << rank;
-    EXPECT_EQ(report.bytes_received, wanted.received) << "rank " << rank;
-    EXPECT_EQ(report.predicted.bytes_read, wanted.read) << "rank " << rank;
-    EXPECT_EQ(report.predicted.bytes_sent, wanted.sent) << "rank " << rank;
-    EXPECT_EQ(report.predicted.bytes_received, wanted.received) << "rank " << rank;
+    EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(rank)), "") << "rank " << rank;
+    const naive_traffic wanted = model.traffic(Policy::transport, grid, how.source_rank, rank, relayed);
+    if (wanted.own_reads == 0) {
+      EXPECT_EQ(report.bytes_read, wanted.read) << "rank " << rank;
+      EXPECT_EQ(report.bytes_sent, wanted.sent) << "rank " << rank;
+      EXPECT_EQ(report.bytes_received, wanted.received) << "rank " << rank;
+    } else if (!relayed || grid.replicas == 1) {
+      EXPECT_GE(report.bytes_read, wanted.read + wanted.own_reads) << "rank " << rank;
+      EXPECT_LE(report.bytes_read, wanted.read + 2 * wanted.own_reads) << "rank " << rank;
+      EXPECT_EQ(report.bytes_sent, wanted.sent) << "rank " << rank;
+      EXPECT_EQ(report.bytes_received, wanted.received) << "rank " << rank;
+    }
+    EXPECT_EQ(report.predicted.bytes_read, report.bytes_read) << "rank " << rank;
+    EXPECT_EQ(report.predicted.bytes_sent, report.bytes_sent) << "rank " << rank;
+    EXPECT_EQ(report.predicted.bytes_received, report.bytes_received) << "rank " << rank;
     EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes()) << "rank " << rank;
+    sums.read += report.bytes_read;
+    sums.sent += report.bytes_sent;
+    sums.received += report.bytes_received;
 
     std::uint64_t shard_bytes = 0;
     for (const reference_tensor& tensor : model.tensors()) {
-      shard_bytes += model.expected_bytes(tensor, ranks, rank);
+      shard_bytes += model.expected_bytes(tensor, grid.shards, grid.shard_of(rank));
     }
     EXPECT_EQ(report.predicted.shard_bytes, shard_bytes) << "rank " << rank;
     if (Policy::transport != transport_kind::none) {
@@ -60,21 +75,49 @@ void expect_exact(const reference_model& model, std::size_t ranks, const options
     // What is left is the slabs; the values that the source's own buffers had before went back.
     EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes) << "rank " << rank << ", " << before << " before";
   });
+  EXPECT_EQ(sums.sent, sums.received);
+  if (relayed && grid.replicas > 1 &&
+      (Policy::transport == transport_kind::own_read || Policy::transport == transport_kind::automatic)) {
+    // Every byte is read once, but for gaps that are read along; each replica but the reader gets it from the reader.
+    std::uint64_t once = 0;
+    std::uint64_t passed_on = 0;
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+      const naive_traffic wanted = model.traffic(Policy::transport, grid, how.source_rank, rank, relayed);
+      once += wanted.read + (grid.replica_of(rank) == 0 ? wanted.own_reads : 0);
+      passed_on += wanted.received;
+    }
+    for (const reference_tensor& tensor : model.tensors()) {
+      for (std::size_t rank = grid.shards; rank < ranks; ++rank) {
+        passed_on += model.is_read_by_each(tensor, Policy::transport, grid)
+                         ? model.expected_bytes(tensor, grid.shards, grid.shard_of(rank))
+                         : 0;
+      }
+    }
+    EXPECT_GE(sums.read, once);
+    EXPECT_LE(sums.read, 2 * once);
+    EXPECT_EQ(sums.received, passed_on);
+  }
 }
 
 template <class Space>
 void expect_exact_with_every_policy(const reference_model& model, std::size_t ranks, const options& how) {
   expect_exact<native_sharding<transport::scatter>, Space>(model, ranks, how);
   expect_exact<native_sharding<transport::broadcast>, Space>(model, ranks, how);
+  expect_exact<native_sharding<transport::own_read>, Space>(model, ranks, how);
+  expect_exact<native_sharding<transport::automatic>, Space>(model, ranks, how);
   expect_exact<every_rank_loads, Space>(model, ranks, how);
 }
 
 template <class Space>
 void expect_exact_in_every_cell() {
   const reference_model model = varied_model();
-  for (const std::size_t ranks : {1U, 2U, 3U, 4U, 7U}) {
-    for (const std::uint64_t bucket_bytes : {std::uint64_t{11}, std::uint64_t{509}, 4 * mib, 64 * mib}) {
-      expect_exact_with_every_policy<Space>(model, ranks, {.bucket_bytes = bucket_bytes});
+  for (const std::size_t shards : {1U, 2U, 3U, 4U, 7U}) {
+    for (const std::size_t replicas : {1U, 2U, 3U}) {
+      for (const std::uint64_t bucket_bytes : {std::uint64_t{11}, std::uint64_t{509}, 4 * kib, 1 * mib}) {
+        expect_exact_with_every_policy<Space>(
+            model, shards * replicas,
+            {.bucket_bytes = bucket_bytes, .source_rank = (shards * replicas) / 2, .replicas = replicas});
+      }
     }
   }
 }
@@ -161,7 +204,9 @@ TEST(Matrix, RandomShapesGiveTheSameBytes) {
   std::mt19937_64 random(seed);
   const auto below = [&](std::uint64_t bound) { return random() % bound; };
   for (int round = 0; round < 40; ++round) {
-    const std::size_t ranks = 1 + below(6);
+    const std::size_t shards = 1 + below(6);
+    const std::size_t replicas = shards < 4 ? 1 + below(3) : 1;
+    const std::size_t ranks = shards * replicas;
     std::vector<reference_tensor> tensors;
     const std::uint64_t count = 1 + below(9);
     for (std::uint64_t i = 0; i < count; ++i) {
@@ -179,7 +224,7 @@ TEST(Matrix, RandomShapesGiveTheSameBytes) {
           break;
         case 1: {
           const std::uint64_t dim = below(dims.size());
-          dims[dim] = ranks * below(4);
+          dims[dim] = shards * below(4);
           tensor.how =
               shard{static_cast<std::int64_t>(dim) - (below(2) == 0 ? 0 : static_cast<std::int64_t>(dims.size()))};
           break;
@@ -198,7 +243,8 @@ TEST(Matrix, RandomShapesGiveTheSameBytes) {
     const reference_model model(std::move(tensors));
     const options how{.bucket_bytes = ranks + below(below(2) == 0 ? 60 : 3000),
                       .buckets_in_flight = 1 + below(4),
-                      .source_rank = below(ranks)};
+                      .source_rank = below(ranks),
+                      .replicas = replicas};
     expect_exact_with_every_policy<host_memory>(model, ranks, how);
     expect_exact_with_every_policy<fake_device_memory>(model, ranks, how);
     if (HasFailure()) {

@@ -29,11 +29,16 @@ using fsdpinit::testing::faulty_source;
 template <class Policy>
 void expect_exact(const reference_model& model, mpi_communicator& world, const options& how) {
   SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), ", ", world.size(), " ranks, buckets of ",
-                      how.bucket_bytes, ", ", how.buckets_in_flight, " in flight, source ", how.source_rank));
+                      how.bucket_bytes, ", ", how.buckets_in_flight, " in flight, source ", how.source_rank, ", ",
+                      how.replicas, " replicas"));
+  const mesh grid{.shards = world.size() / how.replicas, .replicas = how.replicas};
   host_memory memory;
   dynamic_module module = model.module(memory, world.rank() == how.source_rank);
   const rank_report report = initialize<Policy>(module, model.source(), world, how, memory);
-  EXPECT_EQ(model.faults_of(module, memory, world.size(), world.rank()), "");
+  EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(world.rank())), "");
+  EXPECT_EQ(report.bytes_read, report.predicted.bytes_read);
+  EXPECT_EQ(report.bytes_sent, report.predicted.bytes_sent);
+  EXPECT_EQ(report.bytes_received, report.predicted.bytes_received);
   EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
   EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes) << "staging memory was not given back";
 }
@@ -41,6 +46,8 @@ void expect_exact(const reference_model& model, mpi_communicator& world, const o
 void expect_exact_with_every_policy(const reference_model& model, mpi_communicator& world, const options& how) {
   expect_exact<native_sharding<transport::scatter>>(model, world, how);
   expect_exact<native_sharding<transport::broadcast>>(model, world, how);
+  expect_exact<native_sharding<transport::own_read>>(model, world, how);
+  expect_exact<native_sharding<transport::automatic>>(model, world, how);
   expect_exact<every_rank_loads>(model, world, how);
 }
 
@@ -60,6 +67,41 @@ TEST(MpiInitialize, AnyRankMayBeTheSourceWithAnyNumberOfBucketsInFlight) {
       const options how{.bucket_bytes = 211, .buckets_in_flight = in_flight, .source_rank = world.size() - 1};
       expect_exact_with_every_policy(model, world, how);
     }
+  });
+}
+
+TEST(MpiInitialize, ReplicasGetTheSameBytes) {
+  const reference_model model = varied_model();
+  for_each_world([&](mpi_communicator& world) {
+    for (const std::size_t replicas : {2U, 3U, 4U}) {
+      if (world.size() % replicas == 0) {
+        const options how{.bucket_bytes = 211, .source_rank = world.size() - 1, .replicas = replicas};
+        expect_exact_with_every_policy(model, world, how);
+      }
+    }
+  });
+}
+
+TEST(MpiInitialize, EachNodeMayHaveItsSource) {
+  const reference_model model = varied_model();
+  for_each_world([&](mpi_communicator& world) {
+    const options how{
+        .bucket_bytes = 300, .source_rank = world.size() - 1, .sources = source_ranks::per_node, .replicas = 1};
+    expect_exact_with_every_policy(model, world, how);
+  });
+}
+
+TEST(MpiInitialize, AModulesOwnStateMayBeTheSource) {
+  const reference_model model = varied_model();
+  for_each_world([&](mpi_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, world.rank() == 0);
+    if (world.rank() == 0) {
+      model.load(module, memory);
+    }
+    const rank_report report = initialize(module, module_state{}, world, {.bucket_bytes = 200}, memory);
+    EXPECT_EQ(model.faults_of(module, memory, world.size(), world.rank()), "");
+    EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes);
   });
 }
 
@@ -149,7 +191,7 @@ class failing_call {
     return attempt([&] {
       faulty_source source(model_.source(), counters_[source_seam]);
       faulty_module module(module_, counters_[module_seam]);
-      initialize(
+      initialize<Policy>(
           module, source, world_,
           {.bucket_bytes = 40, .source_rank = source_rank(), .deadline_seconds = 20, .progress_interval_seconds = 0},
           memory_, faulty_observer(counters_[observer_seam]));
@@ -197,6 +239,10 @@ void expect_agreed_failures() {
 
 TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderScatter) {
   expect_agreed_failures<native_sharding<transport::scatter>>();
+}
+
+TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderOwnReads) {
+  expect_agreed_failures<native_sharding<transport::own_read>>();
 }
 
 TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderBroadcast) {

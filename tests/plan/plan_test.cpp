@@ -85,9 +85,10 @@ TEST(Schedule, CarriesEveryByteOnceInOrderWithinTheBound) {
           EXPECT_EQ(which.first, next_segment);
           EXPECT_LT(which.first, which.last);
           next_segment = which.last;
-          EXPECT_LE(which.scatter ? which.bytes * shards : which.bytes, bound);
-          EXPECT_FALSE(which.scatter && broadcasts_began) << "scatter buckets come first";
-          if (!which.scatter && !broadcasts_began) {
+          const bool scatters = which.way == route::scatter;
+          EXPECT_LE(scatters ? which.bytes * shards : which.bytes, bound);
+          EXPECT_FALSE(scatters && broadcasts_began) << "scatter buckets come first";
+          if (!scatters && !broadcasts_began) {
             broadcasts_began = true;
             previous = 0;
           }
@@ -132,7 +133,7 @@ TEST(Schedule, ScatterWindowsAreAlignedWhereTheyAreLarge) {
 }
 
 TEST(Schedule, ABucketNeedsAByteForEachRank) {
-  expect_error(errc::invalid_argument, "bucket_bytes", "3 is too small for 4 ranks; use at least 4",
+  expect_error(errc::invalid_argument, "bucket_bytes", "3 is too small for 4 shards; use at least 4",
                [] { static_cast<void>(make_plan({}, {.ranks = {.shards = 4}, .bucket_bytes = 3})); });
 }
 
@@ -143,9 +144,10 @@ TEST(Prediction, WhatIsSentIsReceived) {
   for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::none}) {
     for (const std::size_t shards : {1U, 2U, 3U, 4U, 7U}) {
       for (std::size_t source = 0; source < shards; ++source) {
-        const plan made = make_plan(
-            requests_of(model),
-            {.ranks = {.shards = shards}, .source_rank = source, .transport = transport, .bucket_bytes = 300});
+        const plan made = make_plan(requests_of(model), {.ranks = {.shards = shards},
+                                                         .sources = {.source_rank = source},
+                                                         .transport = transport,
+                                                         .bucket_bytes = 300});
         std::uint64_t sent = 0;
         std::uint64_t received = 0;
         for (std::size_t rank = 0; rank < shards; ++rank) {

@@ -1,5 +1,7 @@
 #include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/sources/adaptors.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
+#include <fsdpinit/testing/laws.hpp>
 #include <support/expect_error.hpp>
 #include <support/safetensors_bytes.hpp>
 #include <support/temp_dir.hpp>
@@ -183,6 +185,71 @@ TEST(safetensors_source, a_read_out_of_bounds_is_the_callers_bug) {
   EXPECT_DEATH(static_cast<void>(source.place_of(2)), "");
 }
 
+// -- positions in files
+
+static_assert(PositionedSource<safetensors_source>);
+static_assert(PositionedSource<decltype(checkpoint{}())>);
+
+std::string read_file(safetensors_source& source, std::size_t file, std::uint64_t offset, std::size_t count) {
+  std::string out(count, '?');
+  source.read_file(file, offset, std::as_writable_bytes(std::span(out)));
+  return out;
+}
+
+TEST(safetensors_positions, are_those_of_the_bytes_in_the_file) {
+  const temp_dir dir;
+  const std::string bytes = u8_file({{"a", "xyz"}, {"b", "uvw"}});
+  safetensors_source source(dir.write("f", bytes));
+  EXPECT_EQ(source.file_count(), 1U);
+  EXPECT_EQ(source.position_of(0), (file_position{.file = 0, .offset = bytes.size() - 6}));
+  EXPECT_EQ(source.position_of(1), (file_position{.file = 0, .offset = bytes.size() - 3}));
+  EXPECT_EQ(read_file(source, 0, source.position_of(0).offset + 1, 4), "yzuv");
+  EXPECT_EQ(read_file(source, 0, bytes.size(), 0), "");
+}
+
+TEST(safetensors_positions, reach_over_tensors_that_the_index_does_not_map) {
+  const temp_dir dir;
+  static_cast<void>(dir.write("1", u8_file({{"z", "z"}})));
+  static_cast<void>(dir.write("2", u8_file({{"a", "aa"}, {"b", "bb"}, {"c", "cc"}})));
+  safetensors_source source =
+      open_safetensors(dir.write("m.index.json", index_json({{"z", "1"}, {"a", "2"}, {"c", "2"}})));
+  EXPECT_EQ(source.file_count(), 2U);
+  const file_position first = source.position_of(1);
+  EXPECT_EQ(first.file, 1U);
+  EXPECT_EQ(source.position_of(2), (file_position{.file = 1, .offset = first.offset + 4}));
+  EXPECT_EQ(read_file(source, 1, first.offset, 6), "aabbcc");
+}
+
+TEST(safetensors_positions, keep_the_laws_also_through_adaptors) {
+  const temp_dir dir;
+  static_cast<void>(dir.write("1", u8_file({{"model.a", "aaa"}, {"model.b", ""}})));
+  static_cast<void>(dir.write("2", u8_file({{"model.c", "ccccccc"}, {"d", "dddd"}})));
+  const checkpoint all{
+      dir.write("m.index.json", index_json({{"model.a", "1"}, {"model.b", "1"}, {"model.c", "2"}, {"d", "2"}}))};
+  safetensors_source source = all();
+  EXPECT_EQ(testing::check_source(source), testing::violations{});
+  const checkpoint second{dir / "2"};
+  auto adapted = merged(second | filtered([](std::string_view name) { return name == "d"; }),
+                        all | renamed("model.", "") | filtered([](std::string_view name) { return name != "d"; }))();
+  static_assert(PositionedSource<decltype(adapted)>);
+  EXPECT_EQ(adapted.file_count(), 3U);
+  EXPECT_EQ(adapted.position_of(3).file, 2U);
+  EXPECT_EQ(testing::check_source(adapted), testing::violations{});
+}
+
+TEST(safetensors_positions, a_read_outside_of_a_files_data_is_the_callers_bug) {
+  const temp_dir dir;
+  const std::string bytes = u8_file({{"a", "xyz"}});
+  safetensors_source source(dir.write("f", bytes));
+  const std::uint64_t begin = source.position_of(0).offset;
+  std::array<std::byte, 4> out{};
+  EXPECT_DEATH(source.read_file(1, begin, {}), "");
+  EXPECT_DEATH(source.read_file(0, begin - 1, std::span(out).first(1)), "");
+  EXPECT_DEATH(source.read_file(0, begin, out), "");
+  EXPECT_DEATH(source.read_file(0, bytes.size() + 1, {}), "");
+  EXPECT_DEATH(static_cast<void>(source.position_of(1)), "");
+}
+
 // -- a file that changes
 
 struct open_file {
@@ -192,6 +259,10 @@ struct open_file {
 
   void expect_read_to_fail(std::string_view piece) const {
     expect_error(errc::invalid_file, path, piece, [this] { static_cast<void>(read(source, 0, 0, 3)); });
+    expect_error(errc::invalid_file, path, piece, [this] {
+      std::array<std::byte, 3> first{};
+      source.read_file(0, source.position_of(0).offset, first);
+    });
   }
 };
 

@@ -8,6 +8,8 @@
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/parameter.hpp>
 #include <fsdpinit/observe/observer.hpp>
@@ -161,8 +163,39 @@ struct minimal_source {
     inner_.read(tensor, offset, destination);
   }
 
- private:
+ protected:
   Inner inner_;
+};
+
+/// Says that what it shows is what is stored.
+template <class Inner>
+struct minimal_casting_source : minimal_source<Inner> {
+  using minimal_source<Inner>::minimal_source;
+  [[nodiscard]] dtype stored_dtype(std::size_t tensor) const { return this->inner_.tensors()[tensor].dtype; }
+  void read_stored(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    this->inner_.read(tensor, offset, destination);
+  }
+};
+
+/// A file for each tensor, with a header of 10 bytes.
+template <class Inner>
+struct minimal_positioned_source : minimal_source<Inner> {
+  using minimal_source<Inner>::minimal_source;
+  static constexpr std::uint64_t header = 10;
+  // Not std::size_t: converting to it is all that is asked.
+  [[nodiscard]] std::uint16_t file_count() const { return static_cast<std::uint16_t>(this->inner_.tensors().size()); }
+  [[nodiscard]] file_position position_of(std::size_t tensor) const { return {.file = tensor, .offset = header}; }
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination) {
+    this->inner_.read(file, offset - header, destination);
+  }
+};
+
+template <class Inner>
+struct minimal_renaming_source : minimal_source<Inner> {
+  using minimal_source<Inner>::minimal_source;
+  [[nodiscard]] const char* stored_name(std::size_t tensor) const {
+    return this->inner_.tensors()[tensor].name.c_str();
+  }
 };
 
 /// Opens, and is nothing else.

@@ -5,6 +5,8 @@
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
+#include <fsdpinit/plan/mesh.hpp>
+#include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
 
 #include <cstddef>
@@ -133,6 +135,7 @@ struct naive_traffic {
   std::uint64_t read = 0;
   std::uint64_t sent = 0;
   std::uint64_t received = 0;
+  std::uint64_t own_reads = 0;
 };
 
 /// Gives a buffer values in memory of that space, as a framework would that keeps its buffers there.
@@ -201,6 +204,25 @@ class reference_model {
     return out;
   }
 
+  /// Gives every parameter and persistent buffer its whole values, one allocation for each tensor; tied names share it.
+  template <MemorySpace Space>
+  void load(dynamic_module& module, Space& memory) const {
+    for (const reference_tensor& tensor : tensors_) {
+      if (tensor.captured()) {
+        continue;
+      }
+      if (tensor.role == slot_role::persistent_buffer) {
+        set_in(memory, module.get_buffer(tensor.fqn), tensor.bytes);
+        continue;
+      }
+      buffer holder(tensor.type, tensor.extents);
+      set_in(memory, holder, tensor.bytes);
+      for (const std::string& name : tensor.names()) {
+        module.get_parameter(name).adopt(local_shard(holder.local()));
+      }
+    }
+  }
+
   [[nodiscard]] naive_shard expected(const reference_tensor& tensor, std::size_t shards, std::size_t rank) const {
     const placement how = tensor.role == slot_role::parameter ? tensor.how : placement(replicate{});
     return naive_slice(tensor.bytes, tensor.type, tensor.extents, how, shards, rank);
@@ -246,21 +268,45 @@ class reference_model {
     return out;
   }
 
-  enum class way { scatter, broadcast, every_rank_reads };
+  /// Does each rank read its own part of it?
+  [[nodiscard]] bool is_read_by_each(const reference_tensor& tensor, transport_kind transport,
+                                     const mesh& ranks) const {
+    const bool is_split = tensor.role == slot_role::parameter && tensor.how.is_shard() && !tensor.bytes.empty();
+    const bool is_chosen =
+        transport == transport_kind::own_read ||
+        (transport == transport_kind::automatic && expected_bytes(tensor, ranks.shards, 0) >= 1 * mib);
+    return is_chosen && !tensor.captured() && (is_split || ranks.shards == 1);
+  }
 
-  [[nodiscard]] naive_traffic traffic(way how, std::size_t shards, std::size_t source, std::size_t rank) const {
+  /// What a rank should read, send and receive, found tensor by tensor and rank by rank. `relayed`: the communicator works in
+  /// groups, so that replicas pass parts on. With own reads that are relayed it depends on the buckets who reads what, and
+  /// where runs are joined more is read: `own_reads` says what of `read` and `sent` + `received` that concerns.
+  [[nodiscard]] naive_traffic traffic(transport_kind transport, const mesh& ranks, std::size_t source, std::size_t rank,
+                                      bool relayed) const {
     naive_traffic out;
     for (const reference_tensor& tensor : tensors_) {
       const std::uint64_t whole = tensor.bytes.size();
-      const bool reads = rank == source || how == way::every_rank_reads;
-      out.read += reads ? whole * tensor.stored_names().size() : 0;
-      if (how == way::every_rank_reads && !tensor.captured()) {
+      const std::uint64_t stored = whole * tensor.stored_names().size();
+      const auto part = [&](std::size_t r) { return expected_bytes(tensor, ranks.shards, ranks.shard_of(r)); };
+      const bool is_split =
+          tensor.role == slot_role::parameter && tensor.how.is_shard() && ranks.shards > 1 && whole != 0;
+      if (transport == transport_kind::none && !tensor.captured()) {
+        out.read += stored;
         continue;
       }
-      for (std::size_t r = 0; r < shards; ++r) {
-        const std::uint64_t moved = how == way::scatter ? expected_bytes(tensor, shards, r) : whole;
-        if (r != source) {
-          out.sent += rank == source ? moved : 0;
+      if (is_read_by_each(tensor, transport, ranks)) {
+        out.own_reads += part(rank) * tensor.stored_names().size();
+        continue;
+      }
+      out.read += rank == source ? stored : 0;
+      const bool is_scattered =
+          is_split && (transport == transport_kind::scatter || transport == transport_kind::automatic);
+      for (std::size_t r = 0; r < ranks.size(); ++r) {
+        const std::uint64_t moved = is_scattered ? part(r) : whole;
+        const bool passed_on = is_scattered && relayed && ranks.replica_of(r) != ranks.replica_of(source);
+        const std::size_t from = passed_on ? ranks.rank_of(ranks.replica_of(source), ranks.shard_of(r)) : source;
+        if (r != from) {
+          out.sent += rank == from ? moved : 0;
           out.received += rank == r ? moved : 0;
         }
       }

@@ -61,6 +61,72 @@ TEST(SourceLaws, NoticeASourceThatForgetsTheOffset) {
   EXPECT_TRUE(mentions(check_source(source), "pieces of 1 bytes are the whole"));
 }
 
+TEST(SourceLaws, HoldForSourcesThatCastAndThatHavePositions) {
+  const reference_model model = varied_model();
+  minimal_casting_source<in_memory_source> casting(model.source());
+  EXPECT_EQ(check_source(casting), violations{});
+  minimal_positioned_source<in_memory_source> positioned(model.source());
+  EXPECT_EQ(check_source(positioned), violations{});
+}
+
+TEST(SourceLaws, NoticeACastThatIsNotWhatIsStored) {
+  /// Shows zeros where f32 is stored.
+  struct zeroing : minimal_casting_source<in_memory_source> {
+    using minimal_casting_source::minimal_casting_source;
+    void read(std::size_t, std::uint64_t, mutable_bytes destination) {
+      std::fill(destination.begin(), destination.end(), std::byte{0});
+    }
+  };
+  const reference_model model = varied_model();
+  zeroing source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), "layers.0.up: read() gives what is stored, converted"));
+}
+
+TEST(SourceLaws, NoticeACastThatNobodyCanMake) {
+  struct from_integers : minimal_casting_source<in_memory_source> {
+    using minimal_casting_source::minimal_casting_source;
+    [[nodiscard]] dtype stored_dtype(std::size_t) const { return dtype::i32; }
+  };
+  const reference_model model = varied_model();
+  from_integers source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), "not from I32 to F32"));
+}
+
+TEST(SourceLaws, NoticeWhatIsStoredReadFromTheStart) {
+  struct from_the_start : minimal_casting_source<in_memory_source> {
+    using minimal_casting_source::minimal_casting_source;
+    void read_stored(std::size_t tensor, std::uint64_t, mutable_bytes destination) {
+      minimal_casting_source::read_stored(tensor, 0, destination);
+    }
+  };
+  const reference_model model = varied_model();
+  from_the_start source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), ", stored: pieces of 1 bytes are the whole"));
+}
+
+TEST(SourceLaws, NoticeAPositionThatIsNotTheTensors) {
+  struct reversing : minimal_positioned_source<in_memory_source> {
+    using minimal_positioned_source::minimal_positioned_source;
+    void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination) {
+      minimal_positioned_source::read_file(file, offset, destination);
+      std::reverse(destination.begin(), destination.end());
+    }
+  };
+  const reference_model model = varied_model();
+  reversing source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), "the file has its bytes at its position"));
+}
+
+TEST(SourceLaws, NoticeAFileThatIsNotCounted) {
+  struct without_files : minimal_positioned_source<in_memory_source> {
+    using minimal_positioned_source::minimal_positioned_source;
+    [[nodiscard]] std::size_t file_count() const { return 1; }
+  };
+  const reference_model model = varied_model();
+  without_files source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), "its file is below file_count()"));
+}
+
 TEST(MemoryLaws, HoldForOurSpaces) {
   EXPECT_EQ(check_memory(host_memory()), violations{});
   EXPECT_EQ(check_memory(fake_device_memory()), violations{});

@@ -51,11 +51,39 @@ TEST(dump, is_the_same_for_every_policy_transport_and_bucket) {
   write_plain(dir / "model.safetensors", small_model());
   for (const std::size_t shards : {1U, 2U, 3U, 4U, 7U}) {
     const auto reference = dump(dir / "model.safetensors", shards, {"--policy", "every-rank-loads"});
-    for (const std::string transport : {"scatter", "broadcast"}) {
-      for (const std::string bucket : {"7", "97", "1001", "4MiB"}) {
+    for (const std::string transport : {"scatter", "broadcast", "own-read", "automatic"}) {
+      for (const std::string bucket : {"7", "1001", "4MiB"}) {
         EXPECT_EQ(dump(dir / "model.safetensors", shards, {"--transport", transport, "--bucket-bytes", bucket}),
                   reference)
             << shards << " shards, " << transport << ", buckets of " << bucket;
+      }
+    }
+    for (const std::string transport : {"scatter", "broadcast"}) {
+      EXPECT_EQ(dump(dir / "model.safetensors", shards,
+                     {"--policy", "cpu-ram-efficient-loading", "--transport", transport, "--bucket-bytes", "97"}),
+                reference)
+          << shards << " shards, " << transport << ", from the memory of the source rank";
+    }
+  }
+}
+
+TEST(dump, of_replicas_holds_the_same_tensors_for_each) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  for (const std::string transport : {"scatter", "broadcast", "own-read", "automatic"}) {
+    for (const std::size_t replicas : {2U, 3U}) {
+      const std::string out = dir / (transport + std::to_string(replicas));
+      expect_success(
+          run_tool({"load", dir / "model.safetensors", "--shards", "2", "--replicas", std::to_string(replicas),
+                    "--source-rank", "1", "--transport", transport, "--bucket-bytes", "1001", "--dump", out}));
+      for (std::size_t rank = 0; rank < 2 * replicas; ++rank) {
+        const plain_file file = read_plain(out + "/" + file_name(rank, 2 * replicas));
+        EXPECT_EQ(file.metadata["shards"], "2");
+        EXPECT_EQ(file.metadata["replicas"], std::to_string(replicas));
+        for (const auto& [name, whole] : small_model()) {
+          EXPECT_EQ(file.tensors.at(name).bytes, slice(whole, 2, rank % 2).part.bytes)
+              << name << " of rank " << rank << ", " << transport;
+        }
       }
     }
   }

@@ -62,6 +62,11 @@ TEST_F(tool_errors, usage) {
   expect_usage({"load", model, "--shards", "0"}, "--shards", "\"0\" is no number from 1 to 1024");
   expect_usage({"load", model, "--shards", "-1"}, "--shards", "from 1 to 1024");
   expect_usage({"load", model, "--shards", "two"}, "--shards", "two");
+  expect_usage({"load", model, "--shards", "2", "--replicas", "0"}, "--replicas", "from 1 to 1024");
+  expect_usage({"load", model, "--shards", "600", "--replicas", "2"}, "--replicas", "are 1200 ranks; at most 1024");
+  expect_usage({"load", model, "--shards", "2", "--source-rank", "2"}, "--source-rank", "2 is none of 2 ranks");
+  expect_usage({"load", model, "--shards", "2", "--policy", "cpu-ram-efficient-loading", "--transport", "own-read"},
+               "--transport", "own-read is not for cpu-ram-efficient-loading");
   expect_usage({"plan", model, "--shards", "99999999"}, "--shards", "from 1 to 65536");
   expect_usage({"load", model, "--shards", "2", "--frob"}, "The following argument", "--frob");
   expect_usage({"load", model, "--shards", "2", "--policy", "x"}, "--policy", "native-sharding, every-rank-loads");

@@ -84,8 +84,11 @@ TEST_F(mpi, dumps_are_those_of_threads) {
   int number = 0;
   for (const std::size_t ranks : {1U, 3U, 4U}) {
     const arguments load{"load", dir / "model.safetensors", "--shards", std::to_string(ranks), "--bucket-bytes", "97"};
-    for (const arguments& how :
-         {arguments{"--transport", "scatter"}, {"--transport", "broadcast"}, {"--policy", "every-rank-loads"}}) {
+    for (const arguments& how : {arguments{"--transport", "scatter"},
+                                 {"--transport", "broadcast"},
+                                 {"--transport", "own-read"},
+                                 {"--policy", "cpu-ram-efficient-loading"},
+                                 {"--policy", "every-rank-loads"}}) {
       arguments both = load;
       both.insert(both.end(), how.begin(), how.end());
       const std::string threads = dir / ("threads" + std::to_string(++number));
@@ -96,6 +99,20 @@ TEST_F(mpi, dumps_are_those_of_threads) {
       expect_success(run(ranks, both));
       EXPECT_EQ(dumped(processes, ranks), dumped(threads, ranks)) << ranks << " ranks, " << how[1];
     }
+  }
+}
+
+TEST_F(mpi, replicas_are_those_of_threads) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  for (const std::string transport : {"scatter", "own-read"}) {
+    arguments load{
+        "load",    dir / "model.safetensors", "--shards", "2",      "--replicas",           "2", "--transport",
+        transport, "--bucket-bytes",          "1001",     "--dump", dir / (transport + "0")};
+    expect_success(run_tool(load));
+    load.back() = dir / (transport + "1");
+    expect_success(run(4, load));
+    EXPECT_EQ(dumped(dir / (transport + "1"), 4), dumped(dir / (transport + "0"), 4)) << transport;
   }
 }
 

@@ -42,6 +42,7 @@ struct local_shard;
 ///       static fsdpinit::shape shape(const my::tensor&);            // global
 ///       static fsdpinit::placement placement(const my::tensor&);    // of buffers: ignored, they are replicated
 ///       static const std::byte* data(const my::tensor&);            // in the module's memory space; nullptr on meta
+///       static std::uint64_t stored_bytes(const my::tensor&);       // optional: the size of what `data` points to
 ///       static void drop(my::tensor&) noexcept;                     // to meta: storage released, shape and dtype kept
 ///       static void adopt(my::tensor&, local_shard&&) noexcept;     // take the storage
 ///       static bool requires_grad(const my::tensor&);               // optional; parameters do, buffers do not

@@ -1,12 +1,14 @@
 #pragma once
 
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 namespace fsdpinit {
 
@@ -26,6 +28,50 @@ concept StateDictSource =
       { constant.tensors() } -> std::convertible_to<std::span<const tensor_descriptor>>;
       { source.read(tensor, offset, destination) } -> std::same_as<void>;
     };
+
+/// A source that holds what it hands out, and lets go of it piece by piece: `release(tensor)` says that nothing more will be read of
+/// that tensor.
+template <class S>
+concept ReleasingSource = StateDictSource<S> && requires(S& source, std::size_t tensor) {
+  { source.release(tensor) } noexcept -> std::same_as<void>;
+};
+
+/// A source that shows tensors with another dtype than the one they are stored with, and says so, so that whoever moves
+/// the bytes may widen after the wire what is narrow, and narrow before it what is wide.
+///
+/// - `stored_dtype(tensor)`: the dtype before the cast. Where it differs from the descriptor's, both are among the types
+///   of `convert_floats`, and `read` gives what that makes of the stored elements; where not, `read_stored` is `read`.
+///   The shape is the descriptor's.
+/// - `read_stored(tensor, offset, destination)`: as `read`, of the tensor as it is stored; the offset counts its bytes.
+template <class S>
+concept CastingSource = StateDictSource<S> && requires(S& source, const S& constant, std::size_t tensor,
+                                                       std::uint64_t offset, mutable_bytes destination) {
+  { constant.stored_dtype(tensor) } -> std::same_as<dtype>;
+  { source.read_stored(tensor, offset, destination) } -> std::same_as<void>;
+};
+
+/// A source whose tensors are ranges of files, so that neighbours can be read at once.
+///
+/// - `file_count()`: how many files there are; it stays the same for the life of the source.
+/// - `position_of(tensor)`: the bytes of the tensor, as `read` gives them, are those of the file from there on.
+/// - `read_file(file, offset, destination)`: as `read`, of a file: any range between the first byte of a tensor in it
+///   and the last byte of another, what lies between them included.
+template <class S>
+concept PositionedSource =
+    StateDictSource<S> && requires(S& source, const S& constant, std::size_t tensor, std::size_t file,
+                                   std::uint64_t offset, mutable_bytes destination) {
+      { constant.file_count() } -> std::convertible_to<std::size_t>;
+      { constant.position_of(tensor) } -> std::same_as<file_position>;
+      { source.read_file(file, offset, destination) } -> std::same_as<void>;
+    };
+
+/// A source that shows tensors under other names than the checkpoint does, and says so, for errors that give both.
+///
+/// - `stored_name(tensor)`: the name in the checkpoint. The text stays where it is for the life of the source.
+template <class S>
+concept RenamingSource = StateDictSource<S> && requires(const S& constant, std::size_t tensor) {
+  { constant.stored_name(tensor) } -> std::convertible_to<std::string_view>;
+};
 
 /// Opens a state dict where, and only where, it is read: `initialize` calls it on the source rank alone (a checkpoint
 /// may exist on that rank's disk only), or on every rank for a policy in which every rank reads.

@@ -24,11 +24,12 @@ enum class errc : std::uint8_t {
   invalid_file,       ///< a checkpoint that breaks the rules of its format
   io,                 ///< the operating system refused; `native_code()` is errno
   out_of_memory,
-  disagreement,    ///< ranks were called with different modules, sources or options
-  user_exception,  ///< something else than `error` came out of user code
-  communication,   ///< a communicator reported a failure
-  peer_lost,       ///< a rank did not arrive within the deadline
-  interrupted,     ///< this rank was fine; a peer aborted. Replaced by the peer's error in the agreement
+  disagreement,     ///< ranks were called with different modules, sources or options
+  user_exception,   ///< something else than `error` came out of user code
+  communication,    ///< a communicator reported a failure
+  peer_lost,        ///< a rank did not arrive within the deadline
+  source_consumed,  ///< the module's own state was the source, and part of it is gone: a retry needs it loaded again
+  interrupted,      ///< this rank was fine; a peer aborted. Replaced by the peer's error in the agreement
 };
 
 [[nodiscard]] constexpr std::string_view name(errc code) noexcept {
@@ -61,6 +62,8 @@ enum class errc : std::uint8_t {
       return "communication";
     case errc::peer_lost:
       return "peer_lost";
+    case errc::source_consumed:
+      return "source_consumed";
     case errc::interrupted:
       return "interrupted";
   }

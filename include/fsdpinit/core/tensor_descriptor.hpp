@@ -3,6 +3,7 @@
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/shape.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -15,6 +16,14 @@ struct tensor_descriptor {
   fsdpinit::shape shape{};
 
   friend bool operator==(const tensor_descriptor&, const tensor_descriptor&) = default;
+};
+
+/// Where a tensor's bytes begin in what a state dict is read from, for sources that know it: the n-th of its files, and a byte
+/// offset into that.
+struct file_position {
+  std::size_t file = 0;
+  std::uint64_t offset = 0;
+  friend bool operator==(const file_position&, const file_position&) = default;
 };
 
 /// Bytes of the whole tensor. \throws error{invalid_argument} as `byte_size(fqn, dtype, shape)` does.

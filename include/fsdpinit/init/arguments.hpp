@@ -4,6 +4,7 @@
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/options.hpp>
 
 #include <cstddef>
@@ -34,14 +35,22 @@ template <class Channels>
   }
 }
 
-/// The state dict behind what was passed: itself, or what the opener opens.
 template <class Source>
+inline constexpr bool is_module_state = std::is_same_v<std::remove_cv_t<Source>, module_state>;
+
+/// The state dict behind what was passed: itself, what the opener opens, or the module's own state.
+template <class Source, class Space>
 struct opened_source {
   using type = Source;
 };
-template <SourceOpener Source>
-struct opened_source<Source> {
+template <SourceOpener Source, class Space>
+struct opened_source<Source, Space> {
   using type = decltype(std::declval<Source&>()());
+};
+template <class Source, class Space>
+  requires is_module_state<Source>
+struct opened_source<Source, Space> {
+  using type = module_state_source<Space>;
 };
 
 /// Where buckets are staged: memory that the communicator's peers can copy from, if it has such.
@@ -55,12 +64,16 @@ struct slot_space_of<Data, Space> {
   using type = typename Data::staging_memory;
 };
 
-inline void require_valid(const options& how, std::size_t shards) {
+inline void require_valid(const options& how, std::size_t ranks) {
   const auto reject = [](std::string_view option, std::string_view text) {
     throw error(errc::invalid_argument, option, text);
   };
-  if (how.source_rank >= shards) {
-    reject("source_rank", concat(how.source_rank, " is not a rank of a world of ", shards));
+  if (how.source_rank >= ranks) {
+    reject("source_rank", concat(how.source_rank, " is not a rank of a world of ", ranks));
+  }
+  if (how.replicas == 0 || ranks % how.replicas != 0) {
+    reject("replicas",
+           concat(how.replicas, " replicas cannot be made of ", ranks, " ranks; use a divisor of their number"));
   }
   if (how.buckets_in_flight == 0) {
     reject("buckets_in_flight", "must be at least 1; 2 lets reading and receiving overlap");

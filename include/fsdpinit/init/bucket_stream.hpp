@@ -5,13 +5,13 @@
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/init/bucket_fill.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <span>
 #include <utility>
@@ -31,11 +31,13 @@ struct token_of<Data> {
   using type = typename Data::token;
 };
 
-/// Moves every bucket of a plan from the source rank to the slabs of all ranks; the same order on each.
+/// Moves every bucket of a plan from the ranks that read to the slabs of all ranks; the same order on each.
 ///
-/// The source fills bucket k + 1 while bucket k is being received. If this rank fails, an interruptible communicator is
-/// interrupted and the failure thrown at once; on others the rank goes through the remaining motions without reading or
-/// placing, so that no peer is left waiting, until the next agreement. Collective; no allocation per bucket.
+/// A bucket moves in one operation, or in two: a scatter within the source's replica, then a broadcast of each part to the
+/// other replicas. Bucket k + 1 is being filled and sent while bucket k is passed on and received. If this rank fails, an
+/// interruptible communicator is interrupted and the failure thrown at once; on others the rank goes through the remaining
+/// motions without reading or placing, so that no peer is left waiting, until the next agreement. Collective; no allocation
+/// per bucket.
 template <class Data, class Control, class Source, MemorySpace Space, Observer Watch>
 class bucket_stream {
  public:
@@ -44,34 +46,42 @@ class bucket_stream {
                 workspace<Space>& work, std::span<const mutable_bytes> slots, transfer_counters& counters,
                 progress_meter<Watch>& progress, double deadline_seconds)
       : plan_(made),
+        mine_(made, data.rank()),
         data_(data),
         control_(control),
-        reader_(reader),
         placer_(made, data.rank(), work),
-        work_(work),
+        filler_(made, mine_, reader, placer_, work, progress),
         counters_(counters),
-        progress_(progress),
         rank_(data.rank()),
         deadline_seconds_(deadline_seconds),
-        flights_(made.options.buckets_in_flight),
-        cursors_(made.options.ranks.shards) {
+        flights_(made.options.buckets_in_flight) {
     for (std::size_t i = 0; i < flights_.size(); ++i) {
-      flights_[i].windows.resize(made.options.ranks.shards);
+      flights_[i].windows.resize(made.options.ranks.size());
       if (i < slots.size()) {
         flights_[i].staging = slots[i];
       }
     }
   }
+  bucket_stream(const bucket_stream&) = delete;
+  bucket_stream& operator=(const bucket_stream&) = delete;
 
   /// \throws this rank's own failure, or error{interrupted, peer_lost}. Afterwards no operation is in flight.
   void run() {
     try {
       const std::vector<bucket>& buckets = plan_.schedule.buckets;
+      flight* previous = nullptr;
       for (std::size_t k = 0; k < buckets.size(); ++k) {
         flight& next = flights_[k % flights_.size()];
+        if (previous == &next) {
+          relay(next);
+        }
         finish(next);
         prepare(next, buckets[k]);
         start(next);
+        if (previous != nullptr && previous != &next) {
+          relay(*previous);
+        }
+        previous = &next;
         if constexpr (!InterruptibleCommunicator<Data>) {
           if ((k + 1) % buckets_per_agreement == 0) {
             finish_all(k + 1);
@@ -103,12 +113,11 @@ class bucket_stream {
     const bucket* which = nullptr;                       // nullptr: free
     std::optional<typename token_of<Data>::type> token;  // of an operation that was started and not waited for
     mutable_bytes staging;
-    mutable_bytes own;      // what this rank sends (broadcast) or receives
-    bool to_place = false;  // this rank's part is still in the staging memory
+    mutable_bytes own;      // this rank's part: what it receives, or has to pass on
+    bool to_place = false;  // its part is still in the staging memory
+    bool to_relay = false;  // the second operation has not been started
     std::vector<bytes_view> windows;
   };
-
-  [[nodiscard]] bool is_source() const noexcept { return rank_ == plan_.options.source_rank; }
 
   /// Work that only this rank does. Without interruption its failure is kept until the next agreement.
   template <class Fn>
@@ -121,42 +130,96 @@ class bucket_stream {
   }
 
   void prepare(flight& each, const bucket& which) {
-    if (which.scatter && is_source()) {
-      each.own = {};
-      each.to_place = !plan_.options.access.host;
-      cut_windows(each, which);
-      locally([&] { fill_windows(which); });
-    } else {
-      const std::optional<slab_range> range = in_place_range(plan_, which, rank_);
-      each.to_place = !range.has_value();
-      each.own = range ? mutable_bytes(placer_.address(*range), range->bytes)
-                       : each.staging.first(staging_of(plan_, which, rank_));
-      if (is_source()) {
-        locally([&] { fill_payload(each, which); });
-      }
-    }
     each.which = &which;
+    each.to_relay = which.way == route::scatter && mine_.relays(which);
+    if (which.way == route::scatter && mine_.is_source()) {
+      each.own = filler_.cut_windows(which, each.staging, each.windows);
+      each.to_place = !mine_.reads_own_window_in_place();
+      locally([&] { filler_.fill_windows(which); });
+      return;
+    }
+    if (mine_.reads_directly(which)) {
+      each.own = {};
+      each.to_place = false;
+    } else {
+      const std::optional<slab_range> range = mine_.in_place_range(which);
+      each.to_place = !range.has_value();
+      each.own =
+          range ? mutable_bytes(placer_.address(*range), range->bytes) : each.staging.first(mine_.staging_of(which));
+    }
+    if (mine_.reads(which)) {
+      locally([&] {
+        if (which.way == route::own_read) {
+          filler_.fill_own_window(which, each.own);
+        } else {
+          filler_.fill_payload(which, each.own);
+        }
+      });
+    }
   }
 
   void start(flight& each) {
-    const std::size_t root = plan_.options.source_rank;
-    if (each.which->scatter) {
-      if constexpr (NonBlockingScatterCommunicator<Data>) {
-        each.token = data_.start_scatter(each.windows, each.own, root);
-      } else if constexpr (ScatterCommunicator<Data>) {
-        data_.scatter(each.windows, each.own, root);
+    const bucket& which = *each.which;
+    const std::size_t root = mine_.root_of(which);
+    switch (which.way) {
+      case route::scatter:
+        start_scatter(each, root);
+        break;
+      case route::own_read:
+        if (mine_.relays(which)) {
+          start_broadcast(each, root, mine_.groups().replicas);
+        }
+        break;
+      default:
+        start_broadcast(each, root, mine_.broadcast_group(which));
+    }
+  }
+
+  void start_scatter(flight& each, std::size_t root) {
+    const mutable_bytes received = root == rank_ ? mutable_bytes{} : each.own;
+    if constexpr (GroupCommunicator<Data>) {
+      const std::vector<std::size_t>& group = mine_.groups().scatter;
+      if (!group.empty()) {
+        const bool outside = group.size() == 1;  // nothing yet: its part is passed on to it
+        each.token =
+            data_.start_scatter(each.windows, outside ? mutable_bytes{} : received, outside ? rank_ : root, group);
+        return;
       }
-    } else if constexpr (NonBlockingCommunicator<Data>) {
+    }
+    if constexpr (NonBlockingScatterCommunicator<Data>) {
+      each.token = data_.start_scatter(each.windows, received, root);
+    } else if constexpr (ScatterCommunicator<Data>) {
+      data_.scatter(each.windows, received, root);
+    }
+  }
+
+  /// Among all ranks where `group` is empty.
+  void start_broadcast(flight& each, std::size_t root, std::span<const std::size_t> group) {
+    if constexpr (GroupCommunicator<Data>) {
+      if (!group.empty()) {
+        each.token = data_.start_broadcast(each.own, root, group);
+        return;
+      }
+    }
+    if constexpr (NonBlockingCommunicator<Data>) {
       each.token = data_.start_broadcast(each.own, root);
     } else {
       data_.broadcast(each.own, root);
     }
   }
 
-  void wait(flight& each) {
-    if (std::exchange(each.which, nullptr) == nullptr) {
+  /// Starts the second operation of a bucket that has one.
+  void relay(flight& each) {
+    if (each.which == nullptr || !std::exchange(each.to_relay, false)) {
       return;
     }
+    wait(each);
+    const mesh& ranks = plan_.options.ranks;
+    start_broadcast(each, ranks.rank_of(ranks.replica_of(mine_.groups().source), mine_.shard()),
+                    mine_.groups().replicas);
+  }
+
+  void wait(flight& each) {
     if constexpr (NonBlockingCommunicator<Data>) {
       if (each.token) {
         auto operation = std::move(*each.token);
@@ -167,24 +230,35 @@ class bucket_stream {
   }
 
   void finish(flight& each) {
+    relay(each);
     const bucket* const which = each.which;
     if (which == nullptr) {
       return;
     }
     wait(each);
-    const std::size_t peers = plan_.options.ranks.shards - 1;
-    if (!is_source()) {
-      counters_.received += each.own.size();
-    } else if (!which->scatter) {
-      counters_.sent += each.own.size() * peers;
-    } else {
-      for (std::size_t r = 0; r <= peers; ++r) {
-        counters_.sent += r == rank_ ? 0 : each.windows[r].size();
-      }
-    }
+    each.which = nullptr;
+    count(each, *which);
     if (each.to_place) {
       locally([&] { place(each, *which); });
     }
+  }
+
+  void count(const flight& each, const bucket& which) noexcept {
+    const mesh& ranks = plan_.options.ranks;
+    const bool relays = mine_.relays(which);
+    if (!mine_.reads(which)) {
+      counters_.received += each.own.size();
+    } else if (which.way == route::broadcast) {
+      counters_.sent +=
+          each.own.size() * (mine_.broadcast_size(which.captured || plan_.options.sources.is_single()) - 1);
+    } else if (which.way == route::scatter) {
+      mine_.for_each_scattered_to(
+          [&](std::size_t other) { counters_.sent += other == rank_ ? 0 : each.windows[other].size(); });
+    }
+    const bool passes_on =
+        relays && (which.way == route::own_read ? mine_.reads(which)
+                                                : ranks.replica_of(rank_) == ranks.replica_of(mine_.groups().source));
+    counters_.sent += passes_on ? each.own.size() * (ranks.replicas - 1) : 0;
   }
 
   /// In the order in which they were started. \param started buckets so far.
@@ -195,13 +269,14 @@ class bucket_stream {
   }
 
   void place(flight& each, const bucket& which) {
-    bytes_view rest = which.scatter && is_source() ? each.windows[rank_] : bytes_view(each.own);
+    bytes_view rest = each.own;
     for (std::size_t i = which.first; i < which.last; ++i) {
       const segment& part = plan_.schedule.segments[i];
-      const segment cut = which.scatter ? clipped(part, plan_.tensors[part.tensor].partition, rank_) : part;
+      const segment cut =
+          which.has_windows() ? clipped(part, plan_.tensors[part.tensor].partition, mine_.shard()) : part;
       const bytes_view piece = rest.first(cut.end - cut.begin);
       rest = rest.subspan(piece.size());
-      if (which.scatter) {
+      if (which.has_windows()) {
         placer_.place_local(part.tensor, cut.begin, piece);
       } else {
         placer_.place_global(part.tensor, cut.begin, piece);
@@ -210,115 +285,16 @@ class bucket_stream {
     placer_.wait();
   }
 
-  /// Source, broadcast: the payload, contiguous; in the slab itself where that is possible.
-  void fill_payload(flight& each, const bucket& which) {
-    mutable_bytes rest = each.own;
-    for (std::size_t i = which.first; i < which.last; ++i) {
-      const segment& part = plan_.schedule.segments[i];
-      const mutable_bytes piece = rest.first(part.end - part.begin);
-      rest = rest.subspan(piece.size());
-      reader_.read(part.tensor, part.begin, piece);
-      progress_.add(piece.size());
-    }
-  }
-
-  /// Source, scatter: a window of the staging memory for each rank, of exactly its size. Its own part is read straight
-  /// into the slab where host code may write there; then it has none.
-  void cut_windows(flight& each, const bucket& which) {
-    std::byte* begin = each.staging.data();
-    for (std::size_t r = 0; r < cursors_.size(); ++r) {
-      if (r == rank_ && plan_.options.access.host) {
-        cursors_[r] = nullptr;
-        each.windows[r] = {};
-        continue;
-      }
-      std::uint64_t size = 0;
-      for (std::size_t i = which.first; i < which.last; ++i) {
-        const segment& part = plan_.schedule.segments[i];
-        const segment cut = clipped(part, plan_.tensors[part.tensor].partition, r);
-        size += cut.end - cut.begin;
-      }
-      cursors_[r] = begin;
-      each.windows[r] = {begin, size};
-      begin += which.bytes;
-    }
-  }
-
-  void fill_windows(const bucket& which) {
-    for (std::size_t i = which.first; i < which.last; ++i) {
-      fill_segment(plan_.schedule.segments[i]);
-    }
-  }
-
-  void fill_segment(const segment& part) {
-    const partition& how = plan_.tensors[part.tensor].partition;
-    const std::uint64_t row = how.region(0).run;
-    const std::uint64_t first_row = ceil_div(part.begin, row) * row;
-    const std::uint64_t last_row = align_down(part.end, row);
-    const bool by_rows = !how.is_contiguous() && how.period_bytes() <= work_.scratch.size() &&
-                         plan_.tensors[part.tensor].extra_copies == 0 && first_row < last_row;
-    if (!by_rows) {
-      read_runs(part);
-      return;
-    }
-    read_runs({.tensor = part.tensor, .begin = part.begin, .end = first_row});
-    read_rows({.tensor = part.tensor, .begin = first_row, .end = last_row});
-    read_runs({.tensor = part.tensor, .begin = last_row, .end = part.end});
-  }
-
-  /// Moves the cursor of rank r past `bytes` bytes that begin at its local byte `local`, and says where they go.
-  std::byte* claim(std::size_t r, std::size_t tensor, std::uint64_t local, std::uint64_t bytes) noexcept {
-    return cursors_[r] == nullptr ? placer_.address(tensor, local) : std::exchange(cursors_[r], cursors_[r] + bytes);
-  }
-
-  /// Each rank's window by itself: one read per contiguous run.
-  void read_runs(const segment& part) {
-    const partition& how = plan_.tensors[part.tensor].partition;
-    for (std::size_t r = 0; r < cursors_.size(); ++r) {
-      const segment cut = clipped(part, how, r);
-      for_each_run(how.region(r), cut.begin, cut.end,
-                   [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
-                     reader_.read(part.tensor, global, {claim(r, part.tensor, local, length), length});
-                   });
-      progress_.add(cut.end - cut.begin);
-    }
-  }
-
-  /// Sharded on an inner dim: whole rows of all ranks are one contiguous read into the scratch memory, then taken
-  /// apart; reading each rank's short runs by themselves would cost a system call each.
-  void read_rows(const segment& part) {
-    const partition& how = plan_.tensors[part.tensor].partition;
-    const std::uint64_t run = how.region(0).run;  // equal on all ranks: such dims divide evenly
-    const std::uint64_t period = how.period_bytes();
-    const std::uint64_t rows_at_once = work_.scratch.size() / period;
-    for (std::uint64_t row = part.begin / run; row < part.end / run;) {
-      const std::uint64_t rows = smaller(rows_at_once, part.end / run - row);
-      const mutable_bytes block = work_.scratch.bytes().first(rows * period);
-      reader_.read(part.tensor, row * period, block);
-      for (std::size_t r = 0; r < cursors_.size(); ++r) {
-        const std::uint64_t column = how.region(r).offset;
-        std::byte* const to = claim(r, part.tensor, row * run, rows * run);
-        for (std::uint64_t i = 0; i < rows; ++i) {
-          std::memcpy(to + i * run, block.data() + i * period + column, run);
-        }
-      }
-      progress_.add(block.size());
-      row += rows;
-    }
-  }
-
   const plan& plan_;
+  rank_plan mine_;
   Data& data_;
   Control& control_;
-  tensor_reader<Source, Space>& reader_;
   tensor_placer<Space> placer_;
-  workspace<Space>& work_;
+  bucket_filler<Source, Space, Watch> filler_;
   transfer_counters& counters_;
-  progress_meter<Watch>& progress_;
   std::size_t rank_;
   double deadline_seconds_;
   std::vector<flight> flights_;
-  std::vector<std::byte*> cursors_;
   std::optional<error> failure_;
 };
 

@@ -15,7 +15,7 @@ void read_everything(const plan& made, tensor_reader<Source, Space>& reader, wor
                      progress_meter<Watch>& progress) {
   mutable_bytes rest = work.full_copy.bytes();
   for (std::size_t i = 0; i < made.tensors.size(); ++i) {
-    if (made.tensors[i].captured) {
+    if (made.tensors[i].way != route::full_copy) {
       continue;
     }
     const mutable_bytes whole = rest.first(made.tensors[i].partition.bytes());
@@ -33,7 +33,7 @@ void keep_own_part(const plan& made, std::size_t rank, workspace<Space>& work) {
   tensor_placer<Space> placer(made, rank, work);
   bytes_view rest = work.full_copy.bytes();
   for (std::size_t i = 0; i < made.tensors.size(); ++i) {
-    if (made.tensors[i].captured) {
+    if (made.tensors[i].way != route::full_copy) {
       continue;
     }
     const bytes_view whole = rest.first(made.tensors[i].partition.bytes());

@@ -2,6 +2,7 @@
 
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/control/agreement.hpp>
@@ -11,9 +12,14 @@
 #include <fsdpinit/init/full_load.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/missing_tensor.hpp>
+#include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/init/preflight.hpp>
+#include <fsdpinit/init/source_ranks.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
@@ -37,54 +43,65 @@
 namespace fsdpinit::detail {
 
 /// One initialisation on one rank, step by step. Each step ends in an agreement.
-template <class Policy, ShardableModule Module, class Source, class Data, class Control, MemorySpace Space,
-          Observer Watch>
+template <ShardableModule Module, class Source, class Data, class Control, MemorySpace Space, Observer Watch,
+          ShardableOptimizer Optimizer, class Initialiser>
 class initialization {
  public:
-  using opened = typename opened_source<Source>::type;
+  using opened = typename opened_source<Source, Space>::type;
   using slot_space = typename slot_space_of<Data, staging_space<Space>>::type;
-  static constexpr transport_kind transport =
-      Policy::transport == transport_kind::scatter && !CanScatter<Data> ? transport_kind::broadcast : Policy::transport;
+  static constexpr bool from_module = is_module_state<Source>;
+  static constexpr bool initialises_missing = MissingInitialiser<Initialiser>;
+  static_assert(!initialises_missing || Space::host_accessible,
+                "fsdpinit: `missing` writes into the shards: `memory` must be host_accessible");
 
-  initialization(Module& module, Source& source, channels<Data, Control> links, const options& how, Space& memory,
-                 Watch& watch)
-      : module_(module),
+  initialization(const policy_facts& policy, Module& module, Source& source, channels<Data, Control> links,
+                 const options& how, Space& memory, Watch& watch, Optimizer& optimizer, Initialiser& initialiser)
+      : policy_(policy),
+        transport_(transport_of(policy)),
+        module_(module),
         given_(source),
         data_(links.data),
         control_(links.control),
         options_(how),
         watch_(watch),
+        optimizer_(optimizer),
+        initialiser_(initialiser),
         rank_(links.control.rank()),
-        shards_(links.control.size()),
+        ranks_(links.control.size()),
         work_{.memory = memory, .host = staging_for(memory)} {
     already_accounted_ = work_.memory.accounted();
     work_.memory.restart_peak();
   }
 
   rank_report run() {
-    agreed([&] { open(); });
     preflight();
     agreed([&] { make(); });
     agreed([&] { allocate(); });
-    for (const slot_record& slot : view_.slots) {  // from here on the module is on meta until the commit
-      if (slot.role != slot_role::non_persistent_buffer) {
-        slot.handle.drop();
+    drop_to_meta();
+    try {
+      if constexpr (initialises_missing) {
+        agreed([&] { fill_missing(); });
       }
-    }
-    if constexpr (Policy::every_rank_reads) {
-      agreed([&] { load_everything(); });
-    }
-    agreed([&] {
-      try {
-        stream_->run();
-      } catch (...) {
-        retain_lost_buffers();
-        throw;
+      if (transport_ == transport_kind::none) {
+        agreed([&] { load_everything(); });
       }
-      enter("commit");
-      report_ = describe();
-    });
-    find_slowest();
+      agreed([&] {
+        try {
+          stream_->run();
+        } catch (...) {
+          retain_lost_buffers();
+          throw;
+        }
+        enter("commit");
+        report_ = describe();
+      });
+      find_slowest();
+    } catch (const error& cause) {
+      if constexpr (from_module) {
+        give_up_state(cause);
+      }
+      throw;
+    }
     release_staging();
     commit();
     clock_.leave();
@@ -102,81 +119,101 @@ class initialization {
     clock_.enter(phase);
     watch_.phase(phase);
   }
-  [[nodiscard]] bool reads() const noexcept { return Policy::every_rank_reads || rank_ == options_.source_rank; }
-
-  void open() {
-    enter("open");
-    require_valid(options_, shards_);
-    view_ = view_of(module_);
-    if (!reads()) {
-      return;
+  /// A module's own state is where it is: on the source rank alone, or, where every rank loads, on each; then a rank takes
+  /// its part of it without another full copy.
+  [[nodiscard]] static constexpr transport_kind transport_of(const policy_facts& policy) noexcept {
+    if (from_module && policy.every_rank_reads) {
+      return transport_kind::own_read;
     }
-    if constexpr (SourceOpener<Source>) {
+    return policy.transport == transport_kind::scatter && !CanScatter<Data> ? transport_kind::broadcast
+                                                                            : policy.transport;
+  }
+  [[nodiscard]] bool is_source() const noexcept { return sources_.serving(rank_) == rank_; }
+  [[nodiscard]] bool every_rank_reads() const noexcept {
+    return policy_.every_rank_reads || transport_ == transport_kind::own_read;
+  }
+
+  /// What all ranks must have in common.
+  [[nodiscard]] std::string describe_call() {
+    enter("open");
+    require_valid(options_, ranks_);
+    mesh_ = {.shards = ranks_ / options_.replicas, .replicas = options_.replicas};
+    sources_ = sources_of(data_, options_, ranks_);
+    // Where every rank loads from its own module replicas have nothing to share.
+    sources_.grouped = sources_.grouped && !(from_module && policy_.every_rank_reads);
+    view_ = view_of(module_, options_.unit_prefixes, options_.ignored_prefixes);
+    const std::vector<optimizer_entry> entries = check_optimizer(view_, optimizer_);
+    binding_ = bind_optimizer(module_, view_, entries, optimizer_);
+    return concat(manifest_of(view_, options_, policy_.name, name(transport_), ranks_), manifest_of(view_, entries));
+  }
+
+  void preflight() {
+    const double limit = options_.deadline_seconds;
+    require_equal_calls(control_, limit, [&] { return describe_call(); });
+    descriptors_ = descriptors_of_source(control_, options_.source_rank, every_rank_reads() || is_source(), limit,
+                                         [&] { return open_source(); });
+    if (transport_ == transport_kind::automatic) {
+      std::optional<error> unreadable;
+      if (!is_source()) {
+        unreadable = attempt([&] { require_equal_sources(descriptors_, open_source(), options_.source_rank); });
+      }
+      reason_ = why_not_all_read(control_, limit, unreadable);
+      if (!reason_.empty()) {
+        chosen_ = CanScatter<Data> ? transport_kind::scatter : transport_kind::broadcast;
+        source_ = is_source() ? source_ : nullptr;  // another checkpoint, perhaps
+      }
+    }
+  }
+
+  std::span<const tensor_descriptor> open_source() {
+    if constexpr (from_module) {
+      storage_.emplace(view_, work_.memory, options_.release_source);
+      source_ = &*storage_;
+    } else if constexpr (SourceOpener<Source>) {
       storage_.emplace(given_());
       source_ = &*storage_;
     } else {
       source_ = &given_;
     }
-    const std::span<const tensor_descriptor> tensors = source_->tensors();
-    descriptors_.assign(tensors.begin(), tensors.end());
-  }
-
-  /// No rank goes on unless all were called alike; then all learn what the source has.
-  void preflight() {
-    const auto limit = [&] { return deadline::after(options_.deadline_seconds); };
-    std::vector<std::byte> reference;
-    std::string mine;
-    agreed([&] {
-      enter("preflight");
-      mine = manifest_of(view_, options_, Policy::name, name(transport), shards_);
-      if (rank_ == 0) {
-        const auto bytes = std::as_bytes(std::span(mine));
-        reference.assign(bytes.begin(), bytes.end());
-      }
-    });
-    reference = broadcast_bytes(control_, std::move(reference), 0, limit());
-    agreed([&] {
-      require_equal_manifests({reinterpret_cast<const char*>(reference.data()), reference.size()}, mine);
-      reference.clear();
-      if (rank_ == options_.source_rank) {
-        reference = encode(descriptors_);
-      }
-    });
-    reference = broadcast_bytes(control_, std::move(reference), options_.source_rank, limit());
-    agreed([&] {
-      std::vector<tensor_descriptor> theirs = decode_descriptors(reference);
-      if (reads()) {
-        require_equal_sources(theirs);
-      }
-      descriptors_ = std::move(theirs);
-    });
-  }
-
-  void require_equal_sources(const std::vector<tensor_descriptor>& theirs) const {
-    for (std::size_t i = 0; i < theirs.size() || i < descriptors_.size(); ++i) {
-      const bool missing = i >= descriptors_.size();
-      if (missing || i >= theirs.size() || theirs[i] != descriptors_[i]) {
-        throw error(errc::disagreement, missing ? theirs[i].name : descriptors_[i].name,
-                    concat("this rank's checkpoint differs from that of rank ", options_.source_rank,
-                           " here; give every rank the same checkpoint"));
+    if constexpr (requires { source_->readable(); }) {
+      if (transport_ == transport_kind::automatic && !source_->readable()) {
+        throw error(errc::invalid_argument, "source", "it is on the source rank only");
       }
     }
+    return source_->tensors();
   }
 
   void make() {
-    items_ = match(view_, descriptors_);
+    enter("preflight");
+    items_ = match(view_, descriptors_, options_.strict ? nullptr : &unmatched_);
+    if constexpr (initialises_missing) {
+      add_missing(view_, items_);
+    }
     for (const load_item& item : items_) {
       const slot_record& slot = view_.first_slot(view_.tensors[item.tensor]);
+      if (item.missing) {
+        require_initialisable({.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape});
+      }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
-    plan_ = make_plan(requests_of(view_, items_),
-                      {.ranks = {.shards = shards_},
-                       .source_rank = options_.source_rank,
-                       .transport = transport,
-                       .bucket_bytes = options_.bucket_bytes,
-                       .buckets_in_flight = options_.buckets_in_flight,
-                       .access = {.host = Space::host_accessible, .communicator = CanAccess<Data, Space>}});
+    std::vector<tensor_request> requests = requests_of(view_, items_);
+    if constexpr (PositionedSource<opened>) {
+      for (std::size_t i = 0; source_ != nullptr && i < requests.size(); ++i) {
+        if (!requests[i].captured && !requests[i].generated) {
+          requests[i].position = source_->position_of(items_[i].source);
+        }
+      }
+    }
+    plan_ = make_plan(requests, {.ranks = mesh_,
+                                 .sources = sources_,
+                                 .transport = chosen_,
+                                 .bucket_bytes = options_.bucket_bytes,
+                                 .buckets_in_flight = options_.buckets_in_flight,
+                                 .access = {.host = Space::host_accessible, .communicator = CanAccess<Data, Space>}});
     predicted_ = predict(plan_, rank_);
+    if (transport_ == transport_kind::automatic && reason_.empty()) {
+      reason_ = routes_of(plan_);
+    }
   }
 
   [[nodiscard]] static const std::byte* captured_values(const slot_record& slot) {
@@ -204,43 +241,78 @@ class initialization {
       const stored_tensor& tensor = view_.tensors[items_[planned.request].tensor];
       for (const std::size_t slot : tensor.slots) {
         const slot_record& record = view_.slots[slot];
-        shard_view part = view_of_shard(record.fqn, record.shape, record.placement, shards_, rank_);
+        shard_view part =
+            view_of_shard(record.fqn, record.shape, record.placement, mesh_.shards, mesh_.shard_of(rank_));
         std::byte* const begin = work_.slabs[planned.slab]->data() + planned.offset;
         pending_.push_back({.handle = record.handle,
                             .part = {.shape = std::move(part.shape),
                                      .offset = part.offset,
-                                     .bytes = planned.partition.local_bytes(rank_),
+                                     .bytes = planned.partition.local_bytes(mesh_.shard_of(rank_)),
                                      .data = {work_.slabs[planned.slab], begin}}});
       }
     }
     prepare_stream();
   }
 
+  /// From here on the module is on meta until the commit, but for what it still has to give.
+  void drop_to_meta() noexcept {
+    drop_references(binding_);
+    if (from_module && source_ != nullptr) {
+      return;
+    }
+    for (const slot_record& slot : view_.slots) {
+      if (slot.role != slot_role::non_persistent_buffer) {
+        slot.handle.drop();
+      }
+    }
+  }
+
+  /// After a failure that all have agreed on. \throws error{source_consumed} in its place if a part of the module's state is gone.
+  void give_up_state(const error& cause) {
+    if (options_.release_source && source_ != nullptr) {
+      storage_->drop_all();
+    }
+    if (!options_.release_source || cause.code() == errc::peer_lost) {
+      return;
+    }
+    const std::uint64_t mine = source_ != nullptr && storage_->consumed() ? 1 : 0;
+    if (all_reduce_max(control_, mine, deadline::after(options_.deadline_seconds)) != 0) {
+      throw error(errc::source_consumed, cause.subject(),
+                  concat(cause.text(),
+                         "; a part of the module's own state, the source, was released before: load it again, or "
+                         "set release_source = false"),
+                  {.rank = cause.rank(), .native_code = cause.native_code()});
+    }
+  }
+
   /// What can fail before the stream fails here: a rank that left its peers alone within the stream could not reach
   /// them.
   void prepare_stream() {
-    std::uint64_t total = 0;
-    for (const planned_tensor& tensor : plan_.tensors) {
-      total += tensor.partition.bytes();
-    }
     reader_.emplace(plan_, items_, captured_, source_, work_, counters_);
-    progress_.emplace(watch_, total, options_.progress_interval_seconds);
+    progress_.emplace(watch_, rank_ == options_.source_rank, bytes_to_read(plan_, rank_),
+                      options_.progress_interval_seconds);
     std::vector<mutable_bytes> slots;
     for (const block<slot_space>& slot : slots_) {
       slots.push_back(slot.bytes());
     }
     stream_.emplace(plan_, data_, control_, *reader_, work_, slots, counters_, *progress_, options_.deadline_seconds);
-    enter(Policy::every_rank_reads ? "read" : "stream");
+    enter(transport_ == transport_kind::none ? "read" : "stream");
+  }
+
+  void fill_missing() {
+    const std::size_t shard = mesh_.shard_of(rank_);
+    for (const planned_tensor& planned : plan_.tensors) {
+      if (planned.generated) {
+        const slot_record& slot = view_.first_slot(view_.tensors[items_[planned.request].tensor]);
+        std::byte* const begin = work_.slabs[planned.slab]->data() + planned.offset;
+        initialise_missing(initialiser_, {.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape}, planned.partition,
+                           shard, {begin, planned.partition.local_bytes(shard)});
+      }
+    }
   }
 
   void load_everything() {
-    if (rank_ == options_.source_rank) {
-      read_everything(plan_, *reader_, work_, *progress_);
-    } else {
-      null_observer nobody;
-      progress_meter<null_observer> unseen(nobody, 0, options_.progress_interval_seconds);
-      read_everything(plan_, *reader_, work_, unseen);
-    }
+    read_everything(plan_, *reader_, work_, *progress_);
     enter("shard");
     keep_own_part(plan_, rank_, work_);
     enter("stream");
@@ -287,9 +359,15 @@ class initialization {
   }
 
   void commit() noexcept {
+    if constexpr (from_module) {
+      if (source_ != nullptr) {
+        storage_->drop_all();
+      }
+    }
     for (pending_shard& each : pending_) {
       each.handle.adopt(std::move(each.part));
     }
+    rebind(binding_);
   }
 
   /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
@@ -299,9 +377,11 @@ class initialization {
       peak += work_.host.accounted_peak();
     }
     return {.rank = rank_,
-            .shards = shards_,
-            .policy = Policy::name,
-            .transport = name(transport),
+            .shards = mesh_.shards,
+            .replicas = mesh_.replicas,
+            .policy = policy_.name,
+            .transport = name(transport_),
+            .transport_reason = reason_,
             .predicted = predicted_,
             .accounted_peak_bytes = peak - already_accounted_,
             .bytes_read = counters_.read,
@@ -310,6 +390,8 @@ class initialization {
             .tensors = plan_.tensors.size(),
             .units = plan_.slabs.size(),
             .buckets = plan_.schedule.buckets.size(),
+            .missing = unmatched_.missing,
+            .unexpected = unmatched_.unexpected,
             .phases = clock_.phases()};
   }
 
@@ -318,14 +400,22 @@ class initialization {
     local_shard part;
   };
 
+  policy_facts policy_;
+  transport_kind transport_;
   Module& module_;
   Source& given_;
   Data& data_;
   Control& control_;
   const options& options_;
   Watch& watch_;
+  Optimizer& optimizer_;
+  Initialiser& initialiser_;
   std::size_t rank_;
-  std::size_t shards_;
+  std::size_t ranks_;
+  mesh mesh_;
+  source_layout sources_;
+  transport_kind chosen_ = transport_;  // of tensors; what `automatic` falls back to
+  std::string reason_;                  // of an automatic choice
   workspace<Space> work_;
   std::vector<block<slot_space>> slots_;
   std::uint64_t already_accounted_ = 0;
@@ -334,8 +424,10 @@ class initialization {
   std::optional<opened> storage_;
   opened* source_ = nullptr;
   module_view view_;
+  optimizer_binding<Optimizer> binding_;
   std::vector<tensor_descriptor> descriptors_;
   std::vector<load_item> items_;
+  unmatched_names unmatched_;
   std::vector<const std::byte*> captured_;  // per request
   plan plan_;
   prediction predicted_;

@@ -2,16 +2,18 @@
 
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/initialization.hpp>
+#include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
-#include <fsdpinit/plan/bucket_schedule.hpp>
+#include <fsdpinit/plan/transport.hpp>
 
 #include <concepts>
 #include <string_view>
@@ -30,6 +32,10 @@ namespace fsdpinit {
 /// \param how      Options, equal on every rank.
 /// \param memory   Where shards live. Its account shows the predicted peak, to the byte; one initialisation at a time.
 /// \param watch    An Observer.
+/// \param optimizer  A ShardableOptimizer that was made for the module before: it lets go of the parameters before they are
+///                 dropped, and is bound to the shards, by name, at the commit.
+/// \param missing  With `strict = false`: what to put into tensors that the source does not have, on each rank into its part
+///                 (`normal_values`, `constant_values`, a MissingInitialiser of one's own). Without, they stay on meta.
 ///
 /// Cost: see `prediction`. Control traffic: O(log N) messages for each agreement, of which there are seven or eight, and a
 /// last reduction, and two broadcasts of metadata.
@@ -38,17 +44,20 @@ namespace fsdpinit {
 /// untouched; later it is on meta on every rank, what was allocated is released, and with a file as source the same call
 /// may be made again. Non-persistent buffers keep their values until the commit.
 template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = host_memory,
-          class Watch = null_observer>
+          class Watch = null_observer, class Optimizer = no_optimizer, class Initialiser = no_initialiser>
 rank_report initialize(Module& module, Source&& source, Channels&& links, const options& how = {}, Space memory = {},
-                       Watch&& watch = {}) {
+                       Watch&& watch = {}, Optimizer&& optimizer = {}, Initialiser&& missing = {}) {
   using given = std::remove_reference_t<Source>;
   using observer = std::remove_reference_t<Watch>;
+  using optimizer_type = std::remove_reference_t<Optimizer>;
+  using initialiser = std::remove_cvref_t<Initialiser>;
+  constexpr bool is_initialiser = MissingInitialiser<initialiser> || std::is_same_v<initialiser, no_initialiser>;
   constexpr bool is_policy = requires {
     { Policy::name } -> std::convertible_to<std::string_view>;
     { Policy::transport } -> std::convertible_to<transport_kind>;
     { Policy::every_rank_reads } -> std::convertible_to<bool>;
   };
-  constexpr bool is_source = StateDictSource<given> || SourceOpener<given>;
+  constexpr bool is_source = StateDictSource<given> || SourceOpener<given> || detail::is_module_state<given>;
   // Assertions rather than constraints: they name the argument and what it lacks.
   static_assert(is_policy,
                 "fsdpinit: `Policy` must be native_sharding<...>, every_rank_loads, or have their constants");
@@ -58,7 +67,14 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
   static_assert(
       is_source,
       "fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); "
-      "or SourceOpener: a call that returns one");
+      "or SourceOpener: a call that returns one; or be module_state");
+  if constexpr (is_policy && detail::is_module_state<given>) {
+    static_assert(
+        Policy::every_rank_reads || Policy::transport == transport_kind::scatter ||
+            Policy::transport == transport_kind::broadcast,
+        "fsdpinit: `source` is module_state, which is on the source rank only: no rank can read its own part of it; "
+        "use transport::scatter or transport::broadcast");
+  }
   static_assert(
       detail::AreLinks<Channels>,
       "fsdpinit: `links` must model Communicator: rank() const, size() const, void broadcast(bytes, root); or "
@@ -68,14 +84,22 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
                 "copy_out, wait, accounted, accounted_peak, restart_peak");
   static_assert(Observer<observer>,
                 "fsdpinit: `watch` must model Observer: void phase(name), void progress(done, total)");
-  if constexpr (is_policy && ShardableModule<Module> && is_source && detail::AreLinks<Channels> && MemorySpace<Space> &&
-                Observer<observer>) {
+  static_assert(
+      ShardableOptimizer<optimizer_type>,
+      "fsdpinit: `optimizer` must model ShardableOptimizer: parameter_groups() const, has_state() const, void "
+      "drop_references() noexcept");
+  static_assert(is_initialiser,
+                "fsdpinit: `missing` must model MissingInitialiser: a call with missing_tensor_info that returns the "
+                "generator of that tensor's elements");
+  if constexpr (ShardableOptimizer<optimizer_type> && is_initialiser && is_policy && ShardableModule<Module> &&
+                is_source && detail::AreLinks<Channels> && MemorySpace<Space> && Observer<observer>) {
     auto both = detail::channels_of(links);
     using data = std::remove_reference_t<decltype(both.data)>;
     using control = std::remove_reference_t<decltype(both.control)>;
     try {
-      return detail::initialization<Policy, Module, given, data, control, Space, observer>(module, source, both, how,
-                                                                                           memory, watch)
+      return detail::initialization<Module, given, data, control, Space, observer, optimizer_type,
+                                    std::remove_reference_t<Initialiser>>(detail::facts_of<Policy>, module, source,
+                                                                          both, how, memory, watch, optimizer, missing)
           .run();
     } catch (...) {
       if constexpr (InterruptibleCommunicator<data>) {

@@ -28,7 +28,10 @@ namespace fsdpinit {
     }
     out += '\n';
   }
-  out += '\n';  // an empty line: a rank with fewer slots has "nothing more" where another has one
+  out += "no more parameters or buffers\n";  // a name for the end, should another rank have more
+  for (const std::string& fqn : view.ignored) {
+    out += concat("ignored ", printable(fqn, whole), "\n");
+  }
   for (const stored_tensor& tensor : view.tensors) {
     out += concat(printable(view.first_slot(tensor).fqn, whole), " in ",
                   tensor.unit == 0 ? "the root" : concat("unit ", printable(view.units[tensor.unit], whole)), "\n");
@@ -38,10 +41,11 @@ namespace fsdpinit {
 
 /// The same, and before it policy, options and mesh.
 [[nodiscard]] inline std::string manifest_of(const module_view& view, const options& how, std::string_view policy,
-                                             std::string_view transport, std::size_t shards) {
-  return concat("policy ", policy, "\ntransport ", transport, "\nshards ", shards, "\nbucket_bytes ", how.bucket_bytes,
-                "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ", how.source_rank, "\n",
-                manifest_of(view));
+                                             std::string_view transport, std::size_t ranks) {
+  return concat("policy ", policy, "\ntransport ", transport, "\nranks ", ranks, "\nreplicas ", how.replicas,
+                "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ",
+                how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node", "\nstrict ",
+                how.strict ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\n", manifest_of(view));
 }
 
 /// \throws error{disagreement} naming the first line in which the manifests differ.

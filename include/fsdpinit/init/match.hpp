@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,8 +19,15 @@ namespace fsdpinit {
 struct load_item {
   std::size_t tensor = 0;             ///< index into module_view::tensors
   bool captured = false;              ///< a non-persistent buffer: from the source rank's module
+  bool missing = false;               ///< not in the source: to be initialised
   std::size_t source = 0;             ///< index into the source's tensors, if not captured
   std::vector<std::size_t> copies{};  ///< further names of it in the source, to be compared
+};
+
+/// Names that did not fit and were let pass; each list in the order of the module or the source.
+struct unmatched_names {
+  std::vector<std::string> missing{};     ///< the module wants them, the source does not have them: they stay on meta
+  std::vector<std::string> unexpected{};  ///< the source has them, the module does not want them
 };
 
 namespace detail {
@@ -67,9 +75,11 @@ class mismatch_list {
 /// names.
 ///
 /// Pure, and equal on every rank: items in source order, so that reading is sequential, then the captured buffers.
+/// \param tolerated  If given, missing and unexpected names are no errors, and are put there.
 /// \throws error{missing_tensor, unexpected_tensor, shape_mismatch, dtype_mismatch} listing up to 20 problems and their
 /// number; its subject is the first one's FQN.
-[[nodiscard]] inline std::vector<load_item> match(const module_view& view, std::span<const tensor_descriptor> source) {
+[[nodiscard]] inline std::vector<load_item> match(const module_view& view, std::span<const tensor_descriptor> source,
+                                                  unmatched_names* tolerated = nullptr) {
   constexpr auto none = static_cast<std::size_t>(-1);
   const detail::fqn_index by_name = detail::index_of(view.slots);
   const auto slot_for = [&](const tensor_descriptor& tensor) -> const slot_record* {
@@ -77,6 +87,7 @@ class mismatch_list {
     const bool wanted = at != by_name.end() && view.slots[at->second].role != slot_role::non_persistent_buffer;
     return wanted ? &view.slots[at->second] : nullptr;
   };
+  const std::set<std::string_view> ignored(view.ignored.begin(), view.ignored.end());
   std::vector<std::size_t> item_of(view.tensors.size(), none);
   std::vector<load_item> items;
   for (std::size_t i = 0; i < source.size(); ++i) {
@@ -98,6 +109,8 @@ class mismatch_list {
     const slot_record& slot = view.first_slot(view.tensors[t]);
     if (slot.role == slot_role::non_persistent_buffer) {
       items.push_back({.tensor = t, .captured = true});
+    } else if (item_of[t] == none && tolerated != nullptr) {
+      tolerated->missing.push_back(slot.fqn);
     } else if (item_of[t] == none) {
       problems.add(errc::missing_tensor, slot.fqn,
                    "missing: the module wants it, the checkpoint does not have it; check that this is the model's "
@@ -105,7 +118,12 @@ class mismatch_list {
     }
   }
   for (const tensor_descriptor& tensor : source) {
-    if (slot_for(tensor) == nullptr) {
+    if (ignored.contains(tensor.name)) {
+      continue;
+    }
+    if (slot_for(tensor) == nullptr && tolerated != nullptr) {
+      tolerated->unexpected.push_back(tensor.name);
+    } else if (slot_for(tensor) == nullptr) {
       problems.add(errc::unexpected_tensor, tensor.name,
                    "unexpected: the checkpoint has it, the module does not want it; check that this is the model's "
                    "checkpoint, and its prefix");
@@ -131,6 +149,19 @@ class mismatch_list {
   return items;
 }
 
+/// One more item for each stored tensor that has none: what is missing, where that is to be initialised.
+inline void add_missing(const module_view& view, std::vector<load_item>& items) {
+  std::vector<bool> found(view.tensors.size(), false);
+  for (const load_item& item : items) {
+    found[item.tensor] = true;
+  }
+  for (std::size_t t = 0; t < found.size(); ++t) {
+    if (!found[t]) {
+      items.push_back({.tensor = t, .missing = true});
+    }
+  }
+}
+
 /// What the planner is told of them, in the same order. The names are views into `view`.
 [[nodiscard]] inline std::vector<tensor_request> requests_of(const module_view& view,
                                                              const std::vector<load_item>& items) {
@@ -145,6 +176,7 @@ class mismatch_list {
                         .placement = slot.placement,
                         .unit = tensor.unit,
                         .captured = item.captured,
+                        .generated = item.missing,
                         .extra_copies = item.copies.size()});
   }
   return requests;

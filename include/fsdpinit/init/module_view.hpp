@@ -7,6 +7,7 @@
 #include <fsdpinit/plan/units.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <span>
 #include <string>
@@ -16,10 +17,14 @@
 
 namespace fsdpinit {
 
+/// What `slot_handle::stored_bytes` says of slots that do not tell.
+inline constexpr std::uint64_t unknown_bytes = static_cast<std::uint64_t>(-1);
+
 /// A slot of any type, for the cold path. Bytes never pass through here.
 struct slot_handle {
   struct operations {
     const std::byte* (*data)(const void*);
+    std::uint64_t (*stored_bytes)(const void*);
     void (*drop)(void*) noexcept;
     void (*adopt)(void*, local_shard&&) noexcept;
     local_shard (*local)(const void*);  // nullptr for a slot that does not lend
@@ -28,6 +33,8 @@ struct slot_handle {
   const operations* table = nullptr;
 
   [[nodiscard]] const std::byte* data() const { return table->data(slot); }
+  /// Bytes that the slot holds now, if its traits tell: `static std::uint64_t stored_bytes(const T&)`.
+  [[nodiscard]] std::uint64_t stored_bytes() const { return table->stored_bytes(slot); }
   void drop() const noexcept { table->drop(slot); }
   void adopt(local_shard&& part) const noexcept { table->adopt(slot, std::move(part)); }
   /// \pre the slot models LendingSlot.
@@ -51,6 +58,13 @@ template <ParameterSlot T>
 [[nodiscard]] slot_handle handle_of(T& slot) noexcept {
   static constexpr slot_handle::operations table{
       .data = [](const void* at) -> const std::byte* { return slot_traits<T>::data(*static_cast<const T*>(at)); },
+      .stored_bytes = []([[maybe_unused]] const void* at) -> std::uint64_t {
+        if constexpr (requires(const T& constant) { slot_traits<T>::stored_bytes(constant); }) {
+          return slot_traits<T>::stored_bytes(*static_cast<const T*>(at));
+        } else {
+          return unknown_bytes;
+        }
+      },
       .drop = [](void* at) noexcept { slot_traits<T>::drop(*static_cast<T*>(at)); },
       .adopt = [](void* at,
                   local_shard&& part) noexcept { slot_traits<T>::adopt(*static_cast<T*>(at), std::move(part)); },
@@ -82,6 +96,7 @@ struct module_view {
   std::vector<slot_record> slots;
   std::vector<stored_tensor> tensors;
   std::vector<std::string> units;
+  std::vector<std::string> ignored{};  ///< names that are left alone, in the module's order
 
   [[nodiscard]] const slot_record& first_slot(const stored_tensor& tensor) const { return slots[tensor.slots.front()]; }
 };
@@ -142,6 +157,35 @@ using fqn_index = std::map<std::string_view, std::size_t>;
   return leader;
 }
 
+[[nodiscard]] inline bool lies_under_any(std::string_view fqn, std::span<const std::string> prefixes) noexcept {
+  for (const std::string_view prefix : prefixes) {
+    if (encloses(prefix, fqn)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// Without the groups that are ignored. \throws error{invalid_tie} for one that is in part.
+[[nodiscard]] inline std::vector<std::vector<std::string>> ties_kept(std::vector<std::vector<std::string>> ties,
+                                                                     std::span<const std::string> ignored_prefixes) {
+  std::vector<std::vector<std::string>> kept;
+  for (std::vector<std::string>& group : ties) {
+    std::size_t ignored = 0;
+    for (const std::string& fqn : group) {
+      ignored += lies_under_any(fqn, ignored_prefixes) ? 1U : 0U;
+    }
+    if (ignored != 0 && ignored != group.size()) {
+      throw error(errc::invalid_tie, group.front(),
+                  "some of the names it is tied under are to be ignored, others not; ignore all of them or none");
+    }
+    if (ignored == 0) {
+      kept.push_back(std::move(group));
+    }
+  }
+  return kept;
+}
+
 /// The units asked for by prefix; else those the module names; else the default.
 template <ShardableModule Module>
 [[nodiscard]] unit_assignment units_of(const Module& module, const std::vector<slot_record>& slots,
@@ -165,15 +209,21 @@ template <ShardableModule Module>
 
 /// Visits the module once. A tie that spans units belongs to the innermost unit that encloses all its names.
 /// \param unit_prefixes `options::unit_prefixes`.
+/// \param ignored_prefixes `options::ignored_prefixes`: what lies under them is no slot of the view.
 /// \throws error{invalid_argument} for a name visited twice, or a prefix that no name lies under; error{invalid_tie} for
 /// ties that do not fit; and what the module throws.
 template <ShardableModule Module>
-[[nodiscard]] module_view view_of(Module& module, std::span<const std::string> unit_prefixes = {}) {
+[[nodiscard]] module_view view_of(Module& module, std::span<const std::string> unit_prefixes = {},
+                                  std::span<const std::string> ignored_prefixes = {}) {
   module_view view;
   module_traits<Module>::visit_slots(module, [&]<class Slot>(std::string_view fqn, Slot& slot) {
     static_assert(
         ParameterSlot<Slot>,
         "fsdpinit: the module visits a type that does not model ParameterSlot; specialise fsdpinit::slot_traits");
+    if (detail::lies_under_any(fqn, ignored_prefixes)) {
+      view.ignored.emplace_back(fqn);
+      return;
+    }
     using traits = slot_traits<Slot>;
     const slot_role role = traits::role(slot);
     view.slots.push_back({.fqn = std::string(fqn),
@@ -184,7 +234,8 @@ template <ShardableModule Module>
                           .requires_grad = requires_grad(slot),
                           .handle = handle_of(slot)});
   });
-  const std::vector<std::size_t> leader = detail::leaders_of(view.slots, tie_groups(module));
+  const std::vector<std::size_t> leader =
+      detail::leaders_of(view.slots, detail::ties_kept(tie_groups(module), ignored_prefixes));
   unit_assignment units = detail::units_of(module, view.slots, unit_prefixes);
   for (std::size_t i = 0; i < view.slots.size(); ++i) {
     if (leader[i] == i) {

@@ -141,8 +141,13 @@ template <ShardableModule Module, ShardableOptimizer Optimizer>
   }
   std::vector<decltype(bound::rebind)> rebinders;
   rebinders.reserve(view.slots.size());
+  std::size_t ignored = 0;  // the view has none of those
   module_traits<Module>::visit_slots(module, [&]<class Slot>(std::string_view fqn, Slot& slot) {
     const std::size_t index = rebinders.size();
+    if (ignored < view.ignored.size() && view.ignored[ignored] == fqn) {
+      ++ignored;
+      return;
+    }
     if (index >= view.slots.size() || view.slots[index].handle.slot != static_cast<void*>(&slot)) {
       throw error(errc::invalid_argument, fqn,
                   "the module visits other slots than before; it must not change meanwhile");

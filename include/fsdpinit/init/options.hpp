@@ -9,6 +9,13 @@
 
 namespace fsdpinit {
 
+/// Which ranks read the checkpoint for others.
+enum class source_ranks : std::uint8_t {
+  one,  ///< `options::source_rank`
+  per_node,  ///< the lowest rank of each node (of its own node: `source_rank`) for the ranks of that node; the communicator must
+             ///< know nodes, and the checkpoint must be on each
+};
+
 /// How to initialise. Must be equal on every rank; a difference is an error that names it.
 struct options {
   /// Staging per bucket in flight. Small enough to stay in cache, large enough that latency does not show.
@@ -17,6 +24,18 @@ struct options {
   std::size_t buckets_in_flight = 2;
   /// The rank that reads the checkpoint, and whose non-persistent buffers all ranks get.
   std::size_t source_rank = 0;
+  /// With `per_node` every node has a rank that reads for it, and weights never cross nodes.
+  source_ranks sources = source_ranks::one;
+  /// Copies of the model (HSDP): ranks are a mesh of replicas x shards, rank = replica * shards + shard. Divides their number.
+  std::size_t replicas = 1;
+  /// Of `module_state`: each tensor is released on the source rank when its last byte has left. Without, all of them are kept
+  /// until the end, and a retry after a failure is possible, for as much memory again.
+  bool release_source = true;
+  /// Missing and unexpected names are errors. Without, missing tensors stay on meta, and the report lists both.
+  bool strict = true;
+  /// FQN prefixes of what is left alone: neither dropped, sharded nor moved, and not missed; their names in the checkpoint are
+  /// not unexpected.
+  std::vector<std::string> ignored_prefixes{};
   /// How long a rank waits for its peers, at each agreement and for each bucket.
   double deadline_seconds = 600;
   /// Least time between two calls of the observer's `progress`.

@@ -6,11 +6,13 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/stored_copies.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/plan/read_coalescing.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -55,14 +57,14 @@ struct workspace {
   block<staging_space<Space>> full_copy{host, 0};
 };
 
-/// Calls the observer seldom.
+/// Calls the observer seldom, and only on the rank that speaks.
 template <Observer Watch>
 class progress_meter {
  public:
-  progress_meter(Watch& watch, std::uint64_t total, double interval) noexcept
-      : watch_(watch), total_(total), interval_(interval) {}
+  progress_meter(Watch& watch, bool speaks, std::uint64_t total, double interval) noexcept
+      : watch_(watch), speaks_(speaks), total_(total), interval_(interval) {}
   void add(std::uint64_t bytes) {
-    if (bytes == 0) {
+    if (bytes == 0 || !speaks_) {
       return;
     }
     done_ += bytes;
@@ -75,6 +77,7 @@ class progress_meter {
 
  private:
   Watch& watch_;
+  bool speaks_;
   std::uint64_t done_ = 0;
   std::uint64_t total_;
   double interval_;
@@ -104,26 +107,45 @@ class tensor_reader {
     source_->read(item.source, offset, destination);
     counters_.read += destination.size();
     for (const std::size_t copy : item.copies) {
-      compare(item.source, copy, offset, destination);
+      require_equal_copy(*source_, item.source, copy, offset, destination, work_.scratch.bytes());
+      counters_.read += destination.size();
+    }
+  }
+
+  /// Runs of one file by one read, each to its place; within the scratch memory if they are several. The runs' tensors are
+  /// neither captured nor stored twice.
+  void read_joined(std::span<const wanted_run> runs) {
+    if (runs.size() == 1) {
+      read_at(runs.front().at, {runs.front().to, runs.front().bytes});
+      return;
+    }
+    const mutable_bytes joined = work_.scratch.bytes().first(covering_bytes(runs));
+    const file_position& begin = runs.front().at;
+    read_at(begin, joined);
+    for (const wanted_run& run : runs) {
+      std::memcpy(run.to, joined.data() + (run.at.offset - begin.offset), run.bytes);
+    }
+  }
+
+  /// The last byte of a tensor has left: a source that holds it in memory may let go of it.
+  void release(std::size_t tensor) noexcept {
+    if constexpr (ReleasingSource<Source>) {
+      const planned_tensor& planned = plan_.tensors[tensor];
+      if (!planned.captured) {
+        source_->release(items_[planned.request].source);
+      }
     }
   }
 
  private:
-  void compare(std::size_t first, std::size_t copy, std::uint64_t offset, bytes_view expected) {
-    while (!expected.empty()) {
-      const mutable_bytes piece = work_.scratch.bytes().first(smaller(expected.size(), work_.scratch.size()));
-      source_->read(copy, offset, piece);
-      counters_.read += piece.size();
-      if (std::memcmp(piece.data(), expected.data(), piece.size()) != 0) {
-        const std::span<const tensor_descriptor> tensors = source_->tensors();
-        throw error(errc::invalid_tie, tensors[copy].name,
-                    concat("tied to ", printable(tensors[first].name),
-                           ", but the checkpoint stores different values under "
-                           "the two names; untie them in the module, or repair the checkpoint"));
-      }
-      offset += piece.size();
-      expected = expected.subspan(piece.size());
+  /// A position as the plan has it: in a file, or in a tensor where the source does not know files.
+  void read_at(const file_position& at, mutable_bytes destination) {
+    if constexpr (PositionedSource<Source>) {
+      source_->read_file(at.file, at.offset, destination);
+    } else {
+      source_->read(items_[plan_.tensors[at.file].request].source, at.offset, destination);
     }
+    counters_.read += destination.size();
   }
 
   const plan& plan_;
@@ -140,9 +162,9 @@ template <MemorySpace Space>
 class tensor_placer {
  public:
   tensor_placer(const plan& made, std::size_t rank, workspace<Space>& work) noexcept
-      : plan_(made), rank_(rank), work_(work) {}
+      : plan_(made), shard_(made.options.ranks.shard_of(rank)), work_(work) {}
 
-  /// The address of this rank's local byte `local` of a planned tensor.
+  /// The address of this shard's local byte `local` of a planned tensor.
   [[nodiscard]] std::byte* address(std::size_t tensor, std::uint64_t local) const noexcept {
     const planned_tensor& planned = plan_.tensors[tensor];
     return work_.slabs[planned.slab]->data() + planned.offset + local;
@@ -153,7 +175,7 @@ class tensor_placer {
 
   /// `bytes` are the tensor's global bytes from `begin` on; this rank's part of them is kept.
   void place_global(std::size_t tensor, std::uint64_t begin, bytes_view bytes) {
-    const byte_region region = plan_.tensors[tensor].partition.region(rank_);
+    const byte_region region = plan_.tensors[tensor].partition.region(shard_);
     for_each_overlap(region, begin, begin + bytes.size(),
                      [&](std::uint64_t global, std::uint64_t local, std::uint64_t run, std::uint64_t count) {
                        work_.memory.copy_in(address(tensor, local), bytes.data() + (global - begin), region.stride, run,
@@ -171,7 +193,7 @@ class tensor_placer {
 
  private:
   const plan& plan_;
-  std::size_t rank_;
+  std::size_t shard_;
   workspace<Space>& work_;
   [[no_unique_address]] typename Space::queue queue_{};
 };

@@ -98,6 +98,7 @@ struct slot_traits<parameter> {
   static const fsdpinit::shape& shape(const parameter& slot) noexcept { return slot.shape(); }
   static fsdpinit::placement placement(const parameter& slot) noexcept { return slot.placement(); }
   static const std::byte* data(const parameter& slot) noexcept { return slot.data(); }
+  static std::uint64_t stored_bytes(const parameter& slot) noexcept { return slot.is_meta() ? 0 : slot.local().bytes; }
   static void drop(parameter& slot) noexcept { slot.drop(); }
   static void adopt(parameter& slot, local_shard&& part) noexcept { slot.adopt(std::move(part)); }
   static bool requires_grad(const parameter& slot) noexcept { return slot.requires_grad(); }
@@ -113,6 +114,7 @@ struct slot_traits<buffer> {
   static const fsdpinit::shape& shape(const buffer& slot) noexcept { return slot.shape(); }
   static fsdpinit::placement placement(const buffer& /*slot*/) noexcept { return replicate{}; }
   static const std::byte* data(const buffer& slot) noexcept { return slot.data(); }
+  static std::uint64_t stored_bytes(const buffer& slot) noexcept { return slot.is_meta() ? 0 : slot.local().bytes; }
   static void drop(buffer& slot) noexcept { slot.drop(); }
   static void adopt(buffer& slot, local_shard&& whole) noexcept { slot.adopt(std::move(whole)); }
   static local_shard local(const buffer& slot) { return slot.is_meta() ? local_shard{} : slot.local(); }

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -19,8 +20,10 @@ struct phase_seconds {
 struct rank_report {
   std::size_t rank = 0;
   std::size_t shards = 1;
+  std::size_t replicas = 1;
   std::string_view policy{};
-  std::string_view transport{};  ///< the one used: scatter falls back to broadcast on a communicator that cannot
+  std::string_view transport{};    ///< the one used: scatter falls back to broadcast on a communicator that cannot
+  std::string transport_reason{};  ///< why `automatic` picked it; empty for others
   prediction predicted{};
   std::uint64_t accounted_peak_bytes = 0;
   std::uint64_t bytes_read = 0;
@@ -29,7 +32,9 @@ struct rank_report {
   std::size_t tensors = 0;  ///< stored once; tied names count as one
   std::size_t units = 0;
   std::size_t buckets = 0;
-  double seconds = 0;  ///< from the call to the commit
+  std::vector<std::string> missing{};     ///< names that stay on meta, where that was allowed
+  std::vector<std::string> unexpected{};  ///< names of the checkpoint that nobody wanted, where that was allowed
+  double seconds = 0;                     ///< from the call to the commit
   std::vector<phase_seconds> phases{};
   std::size_t slowest_rank = 0;  ///< the one that took longest from the call to the end of its stream
   double slowest_seconds = 0;

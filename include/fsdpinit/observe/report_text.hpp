@@ -110,13 +110,19 @@ template <class Value>
     seconds.add(std::move(cells));
   }
   const rank_report& first = reports.front();
+  const std::size_t ranks = first.shards * first.replicas;
+  const std::string replicas =
+      first.replicas == 1 ? std::string() : fmt::format(" ({} replicas of {} shards)", first.replicas, first.shards);
+  const std::string reason =
+      first.transport_reason.empty() ? std::string() : fmt::format("{}\n", first.transport_reason);
   const bool has_transport = first.transport != name(transport_kind::none);
   return fmt::format(
-      "{}{}{}, {} rank{}: {} tensors in {} unit{}, {} bucket{}\n\n{}\n{}\nslowest: rank {}, {:.3f} s to the end of its "
+      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}\n{}\n{}\n{}\nslowest: rank {}, {:.3f} s to the end of "
+      "its "
       "stream\n",
-      first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", first.shards,
-      first.shards == 1 ? "" : "s", first.tensors, first.units, first.units == 1 ? "" : "s", first.buckets,
-      first.buckets == 1 ? "" : "s", bytes.text(), seconds.text(), first.slowest_rank, first.slowest_seconds);
+      first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", ranks, ranks == 1 ? "" : "s",
+      replicas, first.tensors, first.units, first.units == 1 ? "" : "s", first.buckets, first.buckets == 1 ? "" : "s",
+      reason, bytes.text(), seconds.text(), first.slowest_rank, first.slowest_seconds);
 }
 
 }  // namespace fsdpinit

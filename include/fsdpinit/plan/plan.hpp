@@ -1,12 +1,19 @@
 #pragma once
 
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/plan/bucket_schedule.hpp>
 #include <fsdpinit/plan/mesh.hpp>
+#include <fsdpinit/plan/rank_groups.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
+#include <fsdpinit/plan/transport.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace fsdpinit {
@@ -19,7 +26,7 @@ struct slab_access {
 
 struct plan_options {
   mesh ranks{};
-  std::size_t source_rank = 0;
+  source_layout sources{};
   transport_kind transport = transport_kind::scatter;
   std::uint64_t bucket_bytes = 4 * mib;
   std::size_t buckets_in_flight = 2;
@@ -38,11 +45,53 @@ struct plan {
 /// \throws error{invalid_placement, invalid_argument} naming the FQN.
 [[nodiscard]] inline plan make_plan(const std::vector<tensor_request>& requests, const plan_options& options) {
   slabs_layout layout = lay_out_slabs(requests, options.ranks);
-  bucket_schedule schedule = schedule_buckets(layout.tensors, options.ranks, options.transport, options.bucket_bytes);
+  for (planned_tensor& tensor : layout.tensors) {
+    tensor.way = route_of({.chunk_bytes = tensor.partition.slot_bytes(),
+                           .whole = tensor.partition.is_whole(),
+                           .captured = tensor.captured,
+                           .generated = tensor.generated},
+                          options.transport, options.ranks.shards);
+  }
+  const bool relayed = own_read_is_relayed(options.ranks, options.sources);
+  bucket_schedule schedule =
+      schedule_buckets(layout.tensors, options.ranks,
+                       {.bucket_bytes = options.bucket_bytes,
+                        .own_read_bytes = relayed || !options.access.host ? options.bucket_bytes : direct_read_bytes,
+                        .readers = relayed ? options.ranks.replicas : 1,
+                        .several_sources = !options.sources.is_single()});
   return {.options = options,
           .tensors = std::move(layout.tensors),
           .slabs = std::move(layout.slabs),
           .schedule = std::move(schedule)};
+}
+
+/// How many tensors, and of how many bytes, travel by each route, in words. For reports.
+[[nodiscard]] inline std::string routes_of(const plan& made) {
+  struct tally {
+    std::string_view words;
+    route way;
+  };
+  constexpr std::array tallies{
+      tally{.words = "read by each rank (chunks of 1 MiB or more)", .way = route::own_read},
+      tally{.words = "scattered (smaller chunks)", .way = route::scatter},
+      tally{.words = "broadcast (whole)", .way = route::broadcast},
+      tally{.words = "copied in full", .way = route::full_copy},
+      tally{.words = "made by each rank", .way = route::generated},
+  };
+  std::string out;
+  for (const tally& each : tallies) {
+    std::size_t tensors = 0;
+    std::uint64_t bytes = 0;
+    for (const planned_tensor& tensor : made.tensors) {
+      tensors += tensor.way == each.way ? 1U : 0U;
+      bytes += tensor.way == each.way ? tensor.partition.bytes() : 0;
+    }
+    if (tensors != 0) {
+      out += concat(out.empty() ? "" : "; ", tensors, tensors == 1 ? " tensor, " : " tensors, ", bytes,
+                    " bytes: ", each.words);
+    }
+  }
+  return out;
 }
 
 }  // namespace fsdpinit

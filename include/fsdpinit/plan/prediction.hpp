@@ -2,13 +2,19 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/rank_groups.hpp>
+#include <fsdpinit/plan/read_coalescing.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
 
 namespace fsdpinit {
 
-/// The host memory in which the source takes strided shards apart and compares tied copies.
+/// The host memory in which strided shards are taken apart, tied copies compared, and neighbouring runs read at once.
 inline constexpr std::uint64_t scratch_bound = 256 * kib;
 
 /// What one rank will allocate, read, send and receive; all in bytes, exact.
@@ -19,7 +25,7 @@ struct prediction {
   std::size_t slots = 0;              ///< staging slots: min(buckets in flight, buckets), 0 where all is in place
   std::uint64_t scratch_bytes = 0;    ///< in host memory
   std::uint64_t full_copy_bytes = 0;  ///< the whole model in host memory, where every rank reads everything
-  std::uint64_t bytes_read = 0;       ///< from the source
+  std::uint64_t bytes_read = 0;       ///< from the source, and read along with it
   std::uint64_t bytes_sent = 0;       ///< payload x destinations; a rank's copy to itself is not counted
   std::uint64_t bytes_received = 0;
 
@@ -30,78 +36,252 @@ struct prediction {
   [[nodiscard]] std::uint64_t peak_bytes() const noexcept { return slab_bytes + staging_bytes(); }
 };
 
-/// Where `rank` puts or takes its own part of a bucket, if that needs no staging.
-[[nodiscard]] inline std::optional<slab_range> in_place_range(const plan& made, const bucket& which, std::size_t rank) {
-  const bool is_source = rank == made.options.source_rank;
-  const slab_access& access = made.options.access;
-  const bool possible = is_source ? access.host && (which.scatter || access.communicator) : access.communicator;
-  return possible ? contiguous_destination(made.tensors, made.schedule, which, rank) : std::nullopt;
-}
+/// One rank's view of a plan: whom it serves, and what it does about each bucket. Pure; made as `groups_of` is.
+class rank_plan {
+ public:
+  /// `made` must outlive it. \pre rank < ranks.
+  rank_plan(const plan& made, std::size_t rank) : plan_(made), rank_(rank) {
+    const plan_options& options = made.options;
+    groups_ = groups_of(options.ranks, options.sources, rank);
+    shards_served_ = options.ranks.shards;
+    if (!options.sources.is_single()) {
+      serves_.resize(options.ranks.shards, false);
+      shards_served_ = 0;
+      for (const std::size_t other : groups_.served) {
+        const std::size_t shard = options.ranks.shard_of(other);
+        shards_served_ += serves_[shard] ? 0U : 1U;
+        serves_[shard] = true;
+      }
+    }
+  }
 
-/// Staging bytes that `rank` needs for one bucket: nothing where it works in place, else its own part of a scatter or
-/// the payload of a broadcast. The source of a scatter holds every other rank's window, and its own where host code may
-/// not write slabs (where it may, even a scattered part is read straight to its places).
-[[nodiscard]] inline std::uint64_t staging_of(const plan& made, const bucket& which, std::size_t rank) {
-  if (which.scatter && rank == made.options.source_rank) {
-    return which.bytes * (made.options.ranks.shards - (made.options.access.host ? 1U : 0U));
-  }
-  if (in_place_range(made, which, rank)) {
-    return 0;
-  }
-  if (!which.scatter) {
-    return which.bytes;
-  }
-  std::uint64_t own = 0;
-  for (std::size_t i = which.first; i < which.last; ++i) {
-    const segment& part = made.schedule.segments[i];
-    const segment cut = clipped(part, made.tensors[part.tensor].partition, rank);
-    own += cut.end - cut.begin;
-  }
-  return own;
-}
+  [[nodiscard]] std::size_t rank() const noexcept { return rank_; }
+  [[nodiscard]] std::size_t shard() const noexcept { return plan_.options.ranks.shard_of(rank_); }
+  [[nodiscard]] const rank_groups& groups() const noexcept { return groups_; }
+  [[nodiscard]] bool is_source() const noexcept { return rank_ == groups_.source; }
 
-/// Pure; O(tensors + segments). \pre rank < shards.
+  /// Calls `fn(rank)` for those that get their windows of a scatter from this rank's source, the source with them.
+  template <class Fn>
+  void for_each_scattered_to(Fn&& fn) const {
+    const bool all = groups_.scatter.empty();
+    for (std::size_t i = 0; i < (all ? plan_.options.ranks.size() : groups_.scatter.size()); ++i) {
+      fn(all ? i : groups_.scatter[i]);
+    }
+  }
+
+  /// Is a window of this shard among those that this rank, a source, sends?
+  [[nodiscard]] bool serves(std::size_t shard) const noexcept { return serves_.empty() || serves_[shard]; }
+  [[nodiscard]] bool serves_every_shard() const noexcept { return shards_served_ == plan_.options.ranks.shards; }
+  /// A source reads its own part of a scatter straight into the slab, unless it has to pass it on, or may not write there.
+  [[nodiscard]] bool reads_own_window_in_place() const noexcept {
+    return plan_.options.access.host && plan_.options.ranks.replicas == 1;
+  }
+
+  [[nodiscard]] bool relays(const bucket& which) const noexcept {
+    const plan_options& options = plan_.options;
+    return which.way == route::scatter    ? scatter_is_relayed(options.ranks, options.sources)
+           : which.way == route::own_read ? own_read_is_relayed(options.ranks, options.sources)
+                                          : false;
+  }
+  /// The rank that has the bytes of this bucket, or of this rank's window of it, when they begin to move.
+  [[nodiscard]] std::size_t root_of(const bucket& which) const noexcept {
+    const mesh& ranks = plan_.options.ranks;
+    switch (which.way) {
+      case route::scatter:
+        return groups_.source;
+      case route::own_read:
+        return relays(which) ? ranks.rank_of(which.reader, shard()) : rank_;
+      default:
+        return which.captured ? plan_.options.sources.source_rank : groups_.source;
+    }
+  }
+  [[nodiscard]] bool reads(const bucket& which) const noexcept { return root_of(which) == rank_; }
+  /// Those that receive a broadcast bucket, the root with them.
+  [[nodiscard]] std::size_t broadcast_size(bool captured) const noexcept {
+    return captured || groups_.served.empty() ? plan_.options.ranks.size() : groups_.served.size();
+  }
+  /// The same as a list; empty where it is all ranks.
+  [[nodiscard]] std::span<const std::size_t> broadcast_group(const bucket& which) const noexcept {
+    return which.captured ? std::span<const std::size_t>{} : std::span<const std::size_t>(groups_.served);
+  }
+
+  /// Where this rank puts or takes its own part of a bucket, if that needs no staging.
+  [[nodiscard]] std::optional<slab_range> in_place_range(const bucket& which) const {
+    const slab_access& access = plan_.options.access;
+    const bool travels = which.way != route::own_read || relays(which);
+    const bool possible = (!travels || access.communicator) && (!reads(which) || access.host);
+    return possible ? contiguous_destination(plan_.tensors, plan_.schedule, which, shard()) : std::nullopt;
+  }
+
+  /// The bytes of this rank's window of a bucket. O(its segments).
+  [[nodiscard]] std::uint64_t window_bytes(const bucket& which, std::size_t shard) const noexcept {
+    std::uint64_t bytes = 0;
+    for (std::size_t i = which.first; i < which.last; ++i) {
+      const segment& part = plan_.schedule.segments[i];
+      const segment cut = clipped(part, plan_.tensors[part.tensor].partition, shard);
+      bytes += cut.end - cut.begin;
+    }
+    return bytes;
+  }
+
+  /// Is an own read made piece by piece into the slabs?
+  [[nodiscard]] bool reads_directly(const bucket& which) const noexcept {
+    return which.way == route::own_read && !relays(which) && plan_.options.access.host;
+  }
+
+  /// Staging bytes that this rank needs for one bucket: nothing where it works in place, else its own part of a window or the
+  /// payload of a broadcast. The source of a scatter holds every window it sends, and its own where that is not read in place.
+  [[nodiscard]] std::uint64_t staging_of(const bucket& which) const {
+    if (which.way == route::scatter && is_source()) {
+      return which.bytes * (shards_served_ - (reads_own_window_in_place() ? 1U : 0U));
+    }
+    if (reads_directly(which) || in_place_range(which)) {
+      return 0;
+    }
+    return which.has_windows() ? window_bytes(which, shard()) : which.bytes;
+  }
+
+  /// Calls `add(run, tensor, global offset)` for what this rank reads by itself of an own-read bucket. `to(tensor, local, bytes)`
+  /// says where it goes.
+  template <class Place, class Add>
+  void for_each_own_run(const bucket& which, Place&& to, Add&& add) const {
+    for (std::size_t i = which.first; i < which.last; ++i) {
+      const segment& part = plan_.schedule.segments[i];
+      const planned_tensor& tensor = plan_.tensors[part.tensor];
+      const segment cut = clipped(part, tensor.partition, shard());
+      // Without a position each tensor counts as a file of its own: only its own runs are joined.
+      const file_position begin = tensor.position.value_or(file_position{.file = part.tensor});
+      for_each_run(tensor.partition.region(shard()), cut.begin, cut.end,
+                   [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
+                     add(wanted_run{.at = {.file = begin.file, .offset = begin.offset + global},
+                                    .bytes = length,
+                                    .to = to(part.tensor, local, length)},
+                         part.tensor, global);
+                   });
+    }
+  }
+
+ private:
+  const plan& plan_;
+  std::size_t rank_;
+  rank_groups groups_;
+  std::vector<bool> serves_;  // per shard: has its source ranks of that; empty: of all
+  std::size_t shards_served_ = 0;
+};
+
+/// Pure; O(segments), and with several sources O(tensors x ranks). \pre rank < ranks.
 [[nodiscard]] inline prediction predict(const plan& made, std::size_t rank) {
   const plan_options& options = made.options;
-  const bool is_source = rank == options.source_rank;
-  const bool every_rank_reads = options.transport == transport_kind::none;
+  const mesh& ranks = options.ranks;
+  const rank_plan mine(made, rank);
   prediction out;
   bool needs_scratch = false;
   for (const slab_layout& slab : made.slabs) {
     out.slab_bytes += slab.bytes;
   }
+  const bool relayed = scatter_is_relayed(ranks, options.sources);
+  const bool beside_source = ranks.replica_of(rank) == ranks.replica_of(mine.groups().source);
   for (const planned_tensor& tensor : made.tensors) {
-    const std::uint64_t whole = tensor.partition.bytes();
-    const std::uint64_t own = tensor.partition.local_bytes(rank);
+    const partition& part = tensor.partition;
+    const std::uint64_t whole = part.bytes();
+    const std::uint64_t own = part.local_bytes(mine.shard());
+    const std::uint64_t copies = 1 + tensor.extra_copies;
     out.shard_bytes += own;
-    if (!tensor.captured && (is_source || every_rank_reads)) {
-      out.bytes_read += whole * (1 + tensor.extra_copies);
-      needs_scratch = needs_scratch || tensor.extra_copies != 0;
-    }
-    if (every_rank_reads && !tensor.captured) {
+    if (tensor.way == route::full_copy) {
+      out.bytes_read += whole * copies;
       out.full_copy_bytes += whole;
-      continue;
-    }
-    const bool scattered = options.transport == transport_kind::scatter && !tensor.partition.is_whole();
-    if (is_source) {
-      out.bytes_sent += scattered ? whole - own : whole * (options.ranks.shards - 1);
-      needs_scratch = needs_scratch || (scattered && !tensor.partition.is_contiguous());
-    } else {
-      out.bytes_received += scattered ? own : whole;
+      needs_scratch = needs_scratch || copies != 1;
+    } else if (tensor.way == route::broadcast) {
+      const bool captured = tensor.captured && !options.sources.is_single();
+      if (rank == (captured ? options.sources.source_rank : mine.groups().source)) {
+        out.bytes_read += tensor.captured ? 0 : whole * copies;
+        out.bytes_sent += whole * (mine.broadcast_size(captured) - 1);
+        needs_scratch = needs_scratch || (copies != 1 && !tensor.captured);
+      } else {
+        out.bytes_received += whole;
+      }
+    } else if (tensor.way == route::scatter) {
+      out.bytes_sent += relayed && beside_source ? own * (ranks.replicas - 1) : 0;
+      if (!mine.is_source()) {
+        out.bytes_received += own;
+        continue;
+      }
+      if (mine.serves_every_shard()) {
+        out.bytes_read += whole * copies;
+      }
+      for (std::size_t shard = 0; !mine.serves_every_shard() && shard < ranks.shards; ++shard) {
+        out.bytes_read += mine.serves(shard) ? part.local_bytes(shard) * copies : 0;
+      }
+      if (options.sources.is_single()) {
+        out.bytes_sent += whole * (relayed ? 1 : ranks.replicas) - own;
+      } else {
+        for (const std::size_t other : mine.groups().served) {
+          out.bytes_sent += other == rank ? 0 : part.local_bytes(ranks.shard_of(other));
+        }
+      }
+      needs_scratch = needs_scratch || copies != 1 || !part.is_contiguous();
+    } else if (tensor.way == route::own_read) {
+      needs_scratch = true;
     }
   }
+  if (needs_scratch) {
+    out.scratch_bytes = options.bucket_bytes < scratch_bound ? options.bucket_bytes : scratch_bound;
+  }
   for (const bucket& which : made.schedule.buckets) {
-    const std::uint64_t needed = staging_of(made, which, rank);
+    const std::uint64_t needed = mine.staging_of(which);
     out.slot_bytes = needed > out.slot_bytes ? needed : out.slot_bytes;
+    if (which.way != route::own_read) {
+      continue;
+    }
+    if (mine.relays(which)) {
+      const std::uint64_t window = mine.window_bytes(which, mine.shard());
+      (mine.reads(which) ? out.bytes_sent : out.bytes_received) +=
+          mine.reads(which) ? window * (ranks.replicas - 1) : window;
+    }
+    if (mine.reads(which)) {
+      read_coalescer reads(out.scratch_bytes);
+      const auto count = [&](std::span<const wanted_run> runs) { out.bytes_read += covering_bytes(runs); };
+      mine.for_each_own_run(
+          which, [](auto&&...) { return nullptr; },
+          [&](const wanted_run& run, std::size_t tensor, std::uint64_t) {
+            if (const std::uint64_t copies = made.tensors[tensor].extra_copies; copies != 0) {
+              out.bytes_read += run.bytes * (1 + copies);
+            } else {
+              reads.add(run, count);
+            }
+          });
+      reads.flush(count);
+    }
   }
   if (out.slot_bytes != 0) {
     const std::size_t buckets = made.schedule.buckets.size();
     out.slots = buckets < options.buckets_in_flight ? buckets : options.buckets_in_flight;
   }
-  if (needs_scratch) {
-    out.scratch_bytes = options.bucket_bytes < scratch_bound ? options.bucket_bytes : scratch_bound;
-  }
   return out;
+}
+
+/// Payload that `rank` reads, or takes from its module: what its progress is out of. O(ranks + tensors + segments x shards).
+[[nodiscard]] inline std::uint64_t bytes_to_read(const plan& made, std::size_t rank) {
+  const rank_plan mine(made, rank);
+  std::uint64_t total = 0;
+  for (const planned_tensor& tensor : made.tensors) {
+    total += tensor.way == route::full_copy ? tensor.partition.bytes() : 0;
+  }
+  for (const bucket& which : made.schedule.buckets) {
+    if (!mine.reads(which)) {
+      continue;
+    }
+    if (which.way == route::broadcast) {
+      total += which.bytes;
+    } else if (which.way == route::own_read) {
+      total += mine.window_bytes(which, mine.shard());
+    } else {
+      for (std::size_t shard = 0; shard < made.options.ranks.shards; ++shard) {
+        total += mine.serves(shard) ? mine.window_bytes(which, shard) : 0;
+      }
+    }
+  }
+  return total;
 }
 
 }  // namespace fsdpinit

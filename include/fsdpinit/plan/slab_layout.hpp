@@ -3,12 +3,15 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/shape.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/plan/mesh.hpp>
 #include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/plan/placement.hpp>
+#include <fsdpinit/plan/transport.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -26,8 +29,11 @@ struct tensor_request {
   std::size_t unit = 0;
   /// A non-persistent buffer: its bytes come from the source rank's module, not from the source.
   bool captured = false;
+  bool generated = false;  ///< not in the source: each rank makes its part
   /// Further copies of it in the source, under tied names, which are read too and compared.
   std::size_t extra_copies = 0;
+  /// Where its bytes are in the files of the source, for ranks that read their own parts; makes neighbours one read.
+  std::optional<file_position> position{};
 };
 
 /// A request with its place. The order of planned tensors is the order in which they lie and travel.
@@ -37,7 +43,10 @@ struct planned_tensor {
   std::size_t slab = 0;
   std::uint64_t offset = 0;  ///< first byte within the slab, the same on every rank
   bool captured = false;
+  bool generated = false;  ///< not in the source: each rank makes its part
   std::size_t extra_copies = 0;
+  route way = route::scatter;
+  std::optional<file_position> position{};
 };
 
 /// One allocation per unit, the same size and layout on every rank.
@@ -84,7 +93,9 @@ struct slabs_layout {
          .request = i,
          .slab = slab,
          .captured = request.captured,
-         .extra_copies = request.extra_copies});
+         .generated = request.generated,
+         .extra_copies = request.extra_copies,
+         .position = request.position});
     ++count_of(in_request_order.back());
   }
   std::size_t position = 0;

@@ -34,6 +34,8 @@ class remote_source {
     }
     local_->read(tensor, offset, destination);
   }
+  /// Can this rank read it?
+  [[nodiscard]] bool readable() const noexcept { return local_.has_value(); }
   /// The state dict itself; nothing on ranks other than the source.
   [[nodiscard]] const std::optional<S>& local() const noexcept { return local_; }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
@@ -88,12 +89,23 @@ class safetensors_source {
     Expects(tensor < places_.size());
     const safetensors_place& place = places_[tensor];
     Expects(offset <= place.bytes && destination.size() <= place.bytes - offset);
-    if (destination.empty()) {
-      return;
-    }
-    const input_file& file = open_[place.file];
-    file.read_exact_at(place.begin + offset, destination);
-    file.check_unchanged();
+    read_checked(place.file, place.begin + offset, destination);
+  }
+
+  /// A PositionedSource: files are numbered as in `files()`, offsets count from the beginning of the file.
+  [[nodiscard]] std::size_t file_count() const noexcept { return files_.size(); }
+  /// \pre `tensor` is an index into `tensors()`.
+  [[nodiscard]] file_position position_of(std::size_t tensor) const {
+    const safetensors_place& place = place_of(tensor);
+    return {.file = place.file, .offset = place.begin};
+  }
+  /// Any bytes of a file's data, behind its header; cost and errors are those of `read`. \pre they lie in there.
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination) const {
+    Expects(file < files_.size());
+    const safetensors_file_info& info = files_[file];
+    Expects(offset >= safetensors_prefix_bytes + info.header_bytes && offset <= info.bytes);
+    Expects(destination.size() <= info.bytes - offset);
+    read_checked(file, offset, destination);
   }
 
   [[nodiscard]] std::span<const safetensors_file_info> files() const noexcept { return files_; }
@@ -105,6 +117,14 @@ class safetensors_source {
   }
 
  private:
+  void read_checked(std::size_t file, std::uint64_t offset, mutable_bytes destination) const {
+    if (destination.empty()) {
+      return;
+    }
+    open_[file].read_exact_at(offset, destination);
+    open_[file].check_unchanged();
+  }
+
   std::vector<safetensors_entry> add_file(std::string path) {
     input_file file(std::move(path));
     std::array<std::byte, safetensors_prefix_bytes> prefix{};

@@ -8,6 +8,7 @@
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
@@ -202,7 +203,7 @@ class faulty_communicator<C> : public faulty_communicator_base<C> {
 template <class C>
 faulty_communicator(C&, call_counter) -> faulty_communicator<C>;
 
-/// A state dict of which one read throws error{io} that names the tensor.
+/// A state dict of which one read throws error{io} that names the tensor, or for `read_file` nothing.
 template <StateDictSource S>
 class faulty_source {
  public:
@@ -210,13 +211,50 @@ class faulty_source {
 
   [[nodiscard]] std::span<const tensor_descriptor> tensors() const { return inner_.tensors(); }
   void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
-    if (counter_.fails_now()) {
-      throw error(errc::io, tensors()[tensor].name, "injected into read", {.native_code = 5});
-    }
+    check("read", tensors()[tensor].name);
     inner_.read(tensor, offset, destination);
   }
 
+  [[nodiscard]] std::string_view stored_name(std::size_t tensor) const
+    requires RenamingSource<S>
+  {
+    return inner_.stored_name(tensor);
+  }
+  [[nodiscard]] fsdpinit::dtype stored_dtype(std::size_t tensor) const
+    requires CastingSource<S>
+  {
+    return inner_.stored_dtype(tensor);
+  }
+  void read_stored(std::size_t tensor, std::uint64_t offset, mutable_bytes destination)
+    requires CastingSource<S>
+  {
+    check("read_stored", tensors()[tensor].name);
+    inner_.read_stored(tensor, offset, destination);
+  }
+  [[nodiscard]] std::size_t file_count() const
+    requires PositionedSource<S>
+  {
+    return inner_.file_count();
+  }
+  [[nodiscard]] file_position position_of(std::size_t tensor) const
+    requires PositionedSource<S>
+  {
+    return inner_.position_of(tensor);
+  }
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination)
+    requires PositionedSource<S>
+  {
+    check("read_file", "");
+    inner_.read_file(file, offset, destination);
+  }
+
  private:
+  void check(std::string_view what, std::string_view subject) const {
+    if (counter_.fails_now()) {
+      throw error(errc::io, subject, concat("injected into ", what), {.native_code = 5});
+    }
+  }
+
   S inner_;
   call_counter counter_;
 };

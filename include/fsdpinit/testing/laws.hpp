@@ -4,20 +4,18 @@
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/slot.hpp>
-#include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/testing/communicator_laws.hpp>
 #include <fsdpinit/testing/law_list.hpp>
+#include <fsdpinit/testing/source_laws.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <set>
-#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -29,46 +27,6 @@
 /// framework. Each returns the laws that were violated, in words; empty: none.
 
 namespace fsdpinit::testing {
-
-/// The laws of `StateDictSource`. Reads every tensor six times into memory: for small state dicts.
-template <StateDictSource S>
-[[nodiscard]] violations check_source(S& source) {
-  detail::law_list laws;
-  const std::span<const tensor_descriptor> tensors = std::as_const(source).tensors();
-  std::set<std::string_view> names;
-  for (const tensor_descriptor& tensor : tensors) {
-    laws.expect(names.insert(tensor.name).second, concat("names are unique: ", printable(tensor.name)));
-  }
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    laws.run(concat("reading ", printable(tensors[i].name)), [&] {
-      const std::uint64_t size = byte_size(tensors[i]);
-      std::vector<std::byte> whole(size, std::byte{1});
-      std::vector<std::byte> again(size, std::byte{2});
-      source.read(i, 0, whole);
-      source.read(i, 0, again);
-      laws.expect(whole == again, concat(printable(tensors[i].name), ": a second read gives the same bytes"));
-      for (const std::uint64_t piece : {std::uint64_t{1}, std::uint64_t{7}, size / 2 + 1}) {
-        if (size / piece > 4096) {
-          continue;
-        }
-        std::vector<std::byte> forward(size, std::byte{3});
-        std::vector<std::byte> backward(size, std::byte{4});
-        for (std::uint64_t at = 0; at < size; at += piece) {
-          const std::uint64_t length = size - at < piece ? size - at : piece;
-          source.read(i, at, mutable_bytes(forward).subspan(at, length));
-          source.read(i, size - at - length, mutable_bytes(backward).subspan(size - at - length, length));
-        }
-        laws.expect(forward == whole,
-                    concat(printable(tensors[i].name), ": pieces of ", piece, " bytes are the whole"));
-        laws.expect(backward == whole, concat(printable(tensors[i].name), ": order of reading does not matter"));
-      }
-      source.read(i, 0, {});
-      source.read(i, size, {});
-    });
-  }
-  laws.expect(std::as_const(source).tensors().data() == tensors.data(), "tensors() stays where it is");
-  return laws.take();
-}
 
 /// The laws of `MemorySpace`. \pre nobody else allocates from it meanwhile.
 template <MemorySpace S>

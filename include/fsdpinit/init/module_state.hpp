@@ -1,0 +1,102 @@
+#pragma once
+
+#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/init/module_view.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit {
+
+/// Passed in the place of a source: the values that the module itself holds on the source rank (loaded, and perhaps edited,
+/// before), whole tensors in the module's memory space. What other ranks hold is dropped.
+///
+/// Each tensor is released as soon as its last byte has left, so that the source rank's memory falls while its shards fill
+/// (`options::release_source`).
+struct module_state {};
+
+namespace detail {
+
+/// The parameters and persistent buffers of a module as a state dict, in the order in which it visits them; tied names are
+/// one. A ReleasingSource.
+template <MemorySpace Space>
+class module_state_source {
+ public:
+  /// \throws error{missing_tensor} for a slot on meta, error{invalid_argument} for one that holds a part only, where that can
+  /// be known. `view` must outlive it.
+  module_state_source(const module_view& view, Space memory, bool releases)
+      : view_(view), memory_(std::move(memory)), releases_(releases) {
+    for (std::size_t t = 0; t < view.tensors.size(); ++t) {
+      const slot_record& slot = view.first_slot(view.tensors[t]);
+      if (slot.role == slot_role::non_persistent_buffer) {
+        continue;
+      }
+      require_whole(slot);
+      descriptors_.push_back({.name = slot.fqn, .dtype = slot.dtype, .shape = slot.shape});
+      stored_.push_back(t);
+    }
+  }
+
+  [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept { return descriptors_; }
+
+  void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    if (!destination.empty()) {
+      const std::byte* const values = view_.first_slot(view_.tensors[stored_[tensor]]).handle.data();
+      memory_.copy_out(destination.data(), values + offset, destination.size(), queue_);
+      memory_.wait(queue_);
+    }
+  }
+
+  void release(std::size_t tensor) noexcept {
+    if (releases_) {
+      drop(stored_[tensor]);
+      consumed_ = true;
+    }
+  }
+  /// Is anything gone that a second attempt would need?
+  [[nodiscard]] bool consumed() const noexcept { return consumed_; }
+  void drop_all() noexcept {
+    for (const std::size_t t : stored_) {
+      drop(t);
+    }
+  }
+
+ private:
+  static void require_whole(const slot_record& slot) {
+    const std::uint64_t whole = byte_size(slot.fqn, slot.dtype, slot.shape);
+    if (whole != 0 && slot.handle.data() == nullptr) {
+      throw error(
+          errc::missing_tensor, slot.fqn,
+          "the module has no values of it on the source rank; load it there first, or give a checkpoint as the source");
+    }
+    const std::uint64_t held = slot.handle.stored_bytes();
+    if (held != unknown_bytes && held != whole) {
+      throw error(errc::invalid_argument, slot.fqn,
+                  concat("the module holds ", held, " bytes of ", to_string(slot.shape), " ", name(slot.dtype),
+                         ", which takes ", whole, "; a module that is sharded already cannot be the source"));
+    }
+  }
+  void drop(std::size_t t) noexcept {
+    for (const std::size_t slot : view_.tensors[t].slots) {
+      view_.slots[slot].handle.drop();
+    }
+  }
+
+  const module_view& view_;
+  Space memory_;
+  bool releases_;
+  bool consumed_ = false;
+  [[no_unique_address]] typename Space::queue queue_{};
+  std::vector<tensor_descriptor> descriptors_;
+  std::vector<std::size_t> stored_;  // per descriptor: index into view.tensors
+};
+
+}  // namespace detail
+
+}  // namespace fsdpinit

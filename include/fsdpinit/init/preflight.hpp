@@ -1,0 +1,112 @@
+#pragma once
+
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/control/wire.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/init/manifest.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+/// \file
+/// What ranks settle before anything changes: that all were called alike, and what the state dict holds.
+
+namespace fsdpinit::detail {
+
+/// No rank goes on unless all were called alike: `describe()` is this rank's manifest. Collective: two agreements and a
+/// broadcast. \throws error{disagreement} naming the lowest rank that differs from rank 0, and what `describe` throws.
+template <Communicator Control, class Describe>
+void require_equal_calls(Control& control, double deadline_seconds, Describe&& describe) {
+  std::string mine;
+  std::vector<std::byte> reference;
+  agreed(control, deadline_seconds, [&] {
+    mine = describe();
+    if (control.rank() == 0) {
+      const auto bytes = std::as_bytes(std::span(mine));
+      reference.assign(bytes.begin(), bytes.end());
+    }
+  });
+  reference = broadcast_bytes(control, std::move(reference), 0, deadline::after(deadline_seconds));
+  agreed(control, deadline_seconds, [&] {
+    require_equal_manifests({reinterpret_cast<const char*>(reference.data()), reference.size()}, mine);
+  });
+}
+
+/// \throws error{disagreement} naming the first tensor in which two ranks' state dicts differ.
+inline void require_equal_sources(std::span<const tensor_descriptor> reference, std::span<const tensor_descriptor> mine,
+                                  std::size_t source_rank) {
+  for (std::size_t i = 0; i < reference.size() || i < mine.size(); ++i) {
+    const bool missing = i >= mine.size();
+    if (missing || i >= reference.size() || reference[i] != mine[i]) {
+      throw error(errc::disagreement, missing ? reference[i].name : mine[i].name,
+                  concat("this rank's checkpoint differs from that of rank ", source_rank,
+                         " here; give every rank the same checkpoint"));
+    }
+  }
+}
+
+/// What the source rank's state dict holds, on every rank. `open()` returns the descriptors; it is called on the source
+/// rank and on others that read (`reads`), which must find the same ones. Collective: two agreements and a broadcast.
+template <Communicator Control, class Open>
+[[nodiscard]] std::vector<tensor_descriptor> descriptors_of_source(Control& control, std::size_t source_rank,
+                                                                   bool reads, double deadline_seconds, Open&& open) {
+  std::span<const tensor_descriptor> mine;
+  std::vector<std::byte> wire;
+  agreed(control, deadline_seconds, [&] {
+    if (reads) {
+      mine = open();
+    }
+    if (control.rank() == source_rank) {
+      wire = encode(mine);
+    }
+  });
+  wire = broadcast_bytes(control, std::move(wire), source_rank, deadline::after(deadline_seconds));
+  std::vector<tensor_descriptor> theirs;
+  agreed(control, deadline_seconds, [&] {
+    theirs = decode_descriptors(wire);
+    if (reads) {
+      require_equal_sources(theirs, mine, source_rank);
+    }
+  });
+  return theirs;
+}
+
+/// For a choice that depends on every rank being able to read the source: empty where all can; else which rank, the lowest,
+/// cannot and why. Collective: a reduction, and where one cannot, two agreements and a broadcast.
+template <Communicator Control>
+[[nodiscard]] std::string why_not_all_read(Control& control, double deadline_seconds,
+                                           const std::optional<error>& unreadable) {
+  const std::uint64_t mine = unreadable ? control.size() - control.rank() : 0;
+  const std::uint64_t worst = all_reduce_max(control, mine, deadline::after(deadline_seconds));
+  if (worst == 0) {
+    return {};
+  }
+  const std::size_t unable = control.size() - static_cast<std::size_t>(worst);
+  std::vector<std::byte> why;
+  agreed(control, deadline_seconds, [&] {
+    if (control.rank() == unable) {
+      const std::string text = unreadable->what();
+      const auto bytes = std::as_bytes(std::span(text));
+      why.assign(bytes.begin(), bytes.end());
+    }
+  });
+  why = broadcast_bytes(control, std::move(why), unable, deadline::after(deadline_seconds));
+  std::string text;
+  agreed(control, deadline_seconds, [&] {
+    text = concat("rank ", unable, " cannot read the checkpoint: ",
+                  std::string_view(reinterpret_cast<const char*>(why.data()), why.size()));
+  });
+  return text;
+}
+
+}  // namespace fsdpinit::detail

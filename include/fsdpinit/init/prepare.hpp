@@ -1,0 +1,49 @@
+#pragma once
+
+#include <fsdpinit/init/initialize.hpp>
+#include <fsdpinit/init/module_state.hpp>
+#include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/observe/observer.hpp>
+#include <fsdpinit/observe/report.hpp>
+
+#include <utility>
+
+namespace fsdpinit {
+
+/// The second half of CPU-RAM-efficient loading: shards the module that `load_pretrained` has filled on the source rank, with
+/// whatever was edited there since, over all ranks; each tensor is released on the source rank when its last byte has left
+/// (`options::release_source`). Where every rank has loaded (an inactive context), the source rank's values are the ones that
+/// count. Collective.
+///
+/// Parameters, cost and errors are those of `initialize` with `module_state` as the source, and
+/// error{source_consumed} where a failure came too late for a second attempt.
+template <class Transport = transport::scatter, class Module, class Channels, class Space = host_memory,
+          class Watch = null_observer, class Optimizer = no_optimizer>
+rank_report prepare(Module& module, Channels&& links, const options& how = {}, Space memory = {}, Watch&& watch = {},
+                    Optimizer&& optimizer = {}) {
+  return initialize<cpu_ram_efficient_loading<Transport>>(module, module_state{}, std::forward<Channels>(links), how,
+                                                          std::move(memory), std::forward<Watch>(watch),
+                                                          std::forward<Optimizer>(optimizer));
+}
+
+/// The run-time switch that training frameworks call by this name.
+struct memory_efficient_init {
+  bool enabled = true;
+};
+
+/// `initialize<Policy>` where the switch is on, and the baseline, `every_rank_loads`, where it is off: for programs that offer
+/// the choice to their users. The same shards either way.
+template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = host_memory,
+          class Watch = null_observer, class Optimizer = no_optimizer>
+rank_report initialize(memory_efficient_init efficient, Module& module, Source&& source, Channels&& links,
+                       const options& how = {}, Space memory = {}, Watch&& watch = {}, Optimizer&& optimizer = {}) {
+  const auto with = [&]<class Chosen>(Chosen /*policy*/) {
+    return initialize<Chosen>(module, std::forward<Source>(source), std::forward<Channels>(links), how,
+                              std::move(memory), std::forward<Watch>(watch), std::forward<Optimizer>(optimizer));
+  };
+  return efficient.enabled ? with(Policy{}) : with(every_rank_loads{});
+}
+
+}  // namespace fsdpinit

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/init/arguments.hpp>
+#include <fsdpinit/init/pretrained_context.hpp>
+#include <fsdpinit/init/pretrained_load.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/observe/observer.hpp>
+
+#include <type_traits>
+
+namespace fsdpinit {
+
+/// The first half of CPU-RAM-efficient loading: pretrained weights, whole, into the module of the source rank alone;
+/// between the halves they may be edited there (an embedding resized, an adapter merged). Collective over the control
+/// channel.
+///
+/// Active (see `context`): afterwards the source rank's parameters and persistent buffers hold whole tensors
+/// (`local_shard` of the global shape, offset 0), each in an allocation of its own, which goes back when its slots let go
+/// of it (large ones to the operating system); tied names share theirs. On other ranks these slots are on meta, and the
+/// source is neither opened nor read. Inactive: every rank does what the source rank does. Non-persistent buffers are
+/// left alone.
+///
+/// \param module   This rank's module, of the same names, shapes, dtypes and ties on every rank.
+/// \param source   A StateDictSource, or a SourceOpener, called on the ranks that load.
+/// \param links    A Communicator, or `channels{data, control}`; no weights travel.
+/// \param context  Who loads; equal on every rank.
+/// \param how      Options, equal on every rank.
+/// \param memory   Where the weights live: a memory space that host code may touch.
+/// \param watch    An Observer; progress is reported on the source rank.
+///
+/// Cost: W bytes of `memory` on ranks that load, and at most 256 KiB more while a tie that is stored twice is compared;
+/// nothing elsewhere. Weights that the module held before stay until these are allocated. Control traffic: six agreements
+/// and one for each `bytes_between_agreements`, and two broadcasts of metadata.
+///
+/// \throws fsdpinit::error, the same on every rank, as `initialize` does: disagreement, missing_tensor,
+/// unexpected_tensor, shape_mismatch, dtype_mismatch (all of them listed), invalid_tie where copies of a tied tensor
+/// differ, out_of_memory, and what the source throws. Before the first byte is read every module is untouched; later it
+/// is on meta on every rank, what was allocated is released, and the same call may be made again.
+template <class Module, class Source, class Channels, class Space = host_memory, class Watch = null_observer>
+pretrained_report load_pretrained(Module& module, Source&& source, Channels&& links,
+                                  const pretrained_load_context& context = {}, const pretrained_load_options& how = {},
+                                  Space memory = {}, Watch&& watch = {}) {
+  using given = std::remove_reference_t<Source>;
+  using observer = std::remove_reference_t<Watch>;
+  constexpr bool is_source = StateDictSource<given> || SourceOpener<given>;
+  constexpr bool on_host = [] {
+    if constexpr (MemorySpace<Space>) {
+      return static_cast<bool>(Space::host_accessible);
+    } else {
+      return false;
+    }
+  }();
+  static_assert(ShardableModule<Module>,
+                "fsdpinit: `module` must model ShardableModule: a member visit_slots(visitor), a specialisation of "
+                "fsdpinit::module_traits, or a struct adapted with BOOST_HANA_ADAPT_STRUCT");
+  static_assert(
+      is_source,
+      "fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); "
+      "or SourceOpener: a call that returns one");
+  static_assert(
+      detail::AreLinks<Channels>,
+      "fsdpinit: `links` must model Communicator: rank() const, size() const, void broadcast(bytes, root); or "
+      "be channels{data, control}");
+  static_assert(on_host,
+                "fsdpinit: `memory` must model MemorySpace and be host_accessible: whole weights are loaded into host "
+                "memory, and reach a device as shards");
+  static_assert(Observer<observer>,
+                "fsdpinit: `watch` must model Observer: void phase(name), void progress(done, total)");
+  if constexpr (ShardableModule<Module> && is_source && detail::AreLinks<Channels> && on_host && Observer<observer>) {
+    auto both = detail::channels_of(links);
+    using data = std::remove_reference_t<decltype(both.data)>;
+    using control = std::remove_reference_t<decltype(both.control)>;
+    try {
+      return detail::pretrained_load<Module, given, control, Space, observer>(module, source, both.control, context,
+                                                                              how, memory, watch)
+          .run();
+    } catch (...) {
+      if constexpr (InterruptibleCommunicator<data>) {
+        both.data.rearm();  // a control channel that failed has interrupted what is of one piece with it
+      }
+      throw;
+    }
+  }
+}
+
+}  // namespace fsdpinit

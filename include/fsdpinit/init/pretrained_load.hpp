@@ -1,0 +1,251 @@
+#pragma once
+
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/init/arguments.hpp>
+#include <fsdpinit/init/manifest.hpp>
+#include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/preflight.hpp>
+#include <fsdpinit/init/pretrained_context.hpp>
+#include <fsdpinit/init/stored_copies.hpp>
+#include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/observe/observer.hpp>
+#include <fsdpinit/observe/report.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit::detail {
+
+/// One `load_pretrained` on one rank, step by step. Each step ends in an agreement.
+template <class Module, class Source, class Control, MemorySpace Space, Observer Watch>
+class pretrained_load {
+ public:
+  using opened = typename opened_source<Source, Space>::type;
+
+  pretrained_load(Module& module, Source& source, Control& control, const pretrained_load_context& context,
+                  const pretrained_load_options& how, Space& memory, Watch& watch)
+      : module_(module),
+        given_(source),
+        control_(control),
+        context_(context),
+        options_(how),
+        memory_(memory),
+        watch_(watch),
+        is_source_(control.rank() == context.source_rank),
+        already_accounted_(memory.accounted()),
+        scratch_(memory, 0) {
+    memory_.restart_peak();
+  }
+
+  pretrained_report run() {
+    require_equal_calls(control_, options_.deadline_seconds, [&] { return describe_call(); });
+    descriptors_ = descriptors_of_source(control_, context_.source_rank, reads(), options_.deadline_seconds,
+                                         [&] { return open(); });
+    agreed([&] { allocate(); });
+    for (const slot_record& slot : view_.slots) {  // from here on the module is on meta until the commit
+      if (slot.role != slot_role::non_persistent_buffer) {
+        slot.handle.drop();
+      }
+    }
+    // As many agreements on every rank: all know how much is read.
+    for (std::uint64_t begin = 0; begin < total_; begin += options_.bytes_between_agreements) {
+      agreed([&] {
+        if (reads()) {
+          read(smaller(options_.bytes_between_agreements, total_ - begin));
+        }
+      });
+    }
+    pretrained_report report;
+    agreed([&] {
+      enter("commit");
+      report = describe();
+    });
+    commit();
+    clock_.leave();
+    report.seconds = clock_.total();
+    report.phases.back().seconds = clock_.phases().back().seconds;
+    return report;
+  }
+
+ private:
+  template <class Fn>
+  void agreed(Fn&& fn) {
+    fsdpinit::agreed(control_, options_.deadline_seconds, std::forward<Fn>(fn));
+  }
+  void enter(const char* phase) {
+    clock_.enter(phase);
+    watch_.phase(phase);
+  }
+  [[nodiscard]] bool reads() const noexcept { return is_source_ || !context_.active; }
+
+  std::string describe_call() {
+    enter("preflight");
+    require_valid();
+    view_ = view_of(module_);
+    const std::string_view policy = context_.active ? "pretrained-load, active" : "pretrained-load, inactive";
+    std::string out = manifest_of(view_, {.source_rank = context_.source_rank}, policy, "none", control_.size());
+    out += concat("bytes_between_agreements ", options_.bytes_between_agreements, "\n");
+    return out;
+  }
+
+  void require_valid() const {
+    const auto reject = [](std::string_view option, std::string_view text) {
+      throw error(errc::invalid_argument, option, text);
+    };
+    const std::size_t ranks = control_.size();
+    if (context_.source_rank >= ranks) {
+      reject("source_rank", concat(context_.source_rank, " is not a rank of a world of ", ranks));
+    }
+    if (options_.bytes_between_agreements == 0) {
+      reject("bytes_between_agreements", "must be at least 1; 1 GiB costs nothing that can be measured");
+    }
+    if (!(options_.deadline_seconds > 0)) {
+      reject("deadline_seconds", "must be above 0");
+    }
+  }
+
+  std::span<const tensor_descriptor> open() {
+    enter("open");
+    if constexpr (SourceOpener<Source>) {
+      storage_.emplace(given_());
+      source_ = &*storage_;
+    } else {
+      source_ = &given_;
+    }
+    return source_->tensors();
+  }
+
+  /// Everything this rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
+  void allocate() {
+    enter("allocate");
+    items_ = match(view_, descriptors_);
+    bool compares = false;
+    for (const load_item& item : items_) {
+      if (item.captured) {
+        continue;
+      }
+      const slot_record& slot = view_.first_slot(view_.tensors[item.tensor]);
+      const std::uint64_t bytes = byte_size(slot.fqn, slot.dtype, slot.shape);
+      total_ += bytes;
+      weights_.push_back({.item = &item, .bytes = bytes});
+      if (reads()) {
+        compares = compares || !item.copies.empty();
+        hold(weights_.back());
+      }
+    }
+    scratch_ = block<Space>(memory_, compares ? copy_scratch_bytes : 0);
+    progress_.emplace(watch_, is_source_, total_, options_.progress_interval_seconds);
+    enter("read");
+  }
+
+  struct weight {
+    const load_item* item;
+    std::uint64_t bytes;  // of the whole tensor
+    std::shared_ptr<block<Space>> storage{};
+  };
+
+  /// Storage of its own, so that each tensor can be released by itself, shared by the tied slots.
+  void hold(weight& each) {
+    each.storage = std::make_shared<block<Space>>(memory_, each.bytes);
+    for (const std::size_t slot : view_.tensors[each.item->tensor].slots) {
+      const slot_record& record = view_.slots[slot];
+      pending_.push_back(
+          {.handle = record.handle,
+           .whole = {
+               .shape = record.shape, .offset = 0, .bytes = each.bytes, .data = {each.storage, each.storage->data()}}});
+    }
+  }
+
+  /// The next `bytes` of the weights, taken one after the other in the source's order.
+  void read(std::uint64_t bytes) {
+    while (bytes != 0) {
+      const weight& each = weights_[next_];
+      const std::uint64_t left = each.bytes - offset_;
+      if (left == 0) {
+        ++next_;
+        offset_ = 0;
+        continue;
+      }
+      const mutable_bytes piece = each.storage->bytes().subspan(offset_, smaller(smaller(bytes, left), read_at_once));
+      source_->read(each.item->source, offset_, piece);
+      for (const std::size_t copy : each.item->copies) {
+        require_equal_copy(*source_, each.item->source, copy, offset_, piece, scratch_.bytes());
+      }
+      bytes_read_ += piece.size() * (1 + each.item->copies.size());
+      progress_->add(piece.size());
+      offset_ += piece.size();
+      bytes -= piece.size();
+    }
+  }
+
+  void commit() noexcept {
+    for (pending_weight& each : pending_) {
+      each.handle.adopt(std::move(each.whole));
+    }
+  }
+
+  /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
+  [[nodiscard]] pretrained_report describe() const {
+    const std::uint64_t held = reads() ? total_ : 0;
+    return {.rank = control_.rank(),
+            .holds_weights = reads(),
+            .tensors = weights_.size(),
+            .weight_bytes = held,
+            .bytes_read = bytes_read_,
+            .predicted_peak_bytes = held + scratch_.size(),
+            .accounted_peak_bytes = memory_.accounted_peak() - already_accounted_,
+            .phases = clock_.phases()};
+  }
+
+  /// Large enough that the calls do not show, small enough for progress to be seen within a large tensor.
+  static constexpr std::uint64_t read_at_once = 4 * mib;
+
+  struct pending_weight {
+    slot_handle handle;
+    local_shard whole;
+  };
+
+  Module& module_;
+  Source& given_;
+  Control& control_;
+  const pretrained_load_context& context_;
+  const pretrained_load_options& options_;
+  Space memory_;
+  Watch& watch_;
+  bool is_source_;
+  std::uint64_t already_accounted_;
+  phase_clock clock_;
+
+  std::optional<opened> storage_;
+  opened* source_ = nullptr;
+  module_view view_;
+  std::vector<tensor_descriptor> descriptors_;
+  std::vector<load_item> items_;
+  std::vector<weight> weights_;  // in the order in which they are read
+  std::vector<pending_weight> pending_;
+  block<Space> scratch_;
+  std::optional<progress_meter<Watch>> progress_;
+  std::uint64_t total_ = 0;
+  std::size_t next_ = 0;      // index into weights_
+  std::uint64_t offset_ = 0;  // within that
+  std::uint64_t bytes_read_ = 0;
+};
+
+}  // namespace fsdpinit::detail

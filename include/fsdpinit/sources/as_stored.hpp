@@ -1,0 +1,47 @@
+#pragma once
+
+#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+/// \file
+/// What the refinements of StateDictSource say, of any source: one that neither casts nor renames shows what is stored.
+
+namespace fsdpinit::detail {
+
+/// The tensor's name in the checkpoint.
+template <StateDictSource S>
+[[nodiscard]] std::string_view stored_name(const S& source, std::size_t tensor) {
+  if constexpr (RenamingSource<S>) {
+    return source.stored_name(tensor);
+  } else {
+    return std::span<const tensor_descriptor>(source.tensors())[tensor].name;
+  }
+}
+
+/// The tensor's dtype before any cast.
+template <StateDictSource S>
+[[nodiscard]] dtype stored_dtype(const S& source, std::size_t tensor) {
+  if constexpr (CastingSource<S>) {
+    return source.stored_dtype(tensor);
+  } else {
+    return std::span<const tensor_descriptor>(source.tensors())[tensor].dtype;
+  }
+}
+
+template <StateDictSource S>
+void read_stored(S& source, std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+  if constexpr (CastingSource<S>) {
+    source.read_stored(tensor, offset, destination);
+  } else {
+    source.read(tensor, offset, destination);
+  }
+}
+
+}  // namespace fsdpinit::detail

@@ -1,0 +1,180 @@
+#pragma once
+
+#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/float_conversion.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/sources/as_stored.hpp>
+#include <fsdpinit/sources/filtered.hpp>
+#include <fsdpinit/sources/pipe.hpp>
+
+#include <gsl/assert>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit {
+
+/// A source of which tensors are seen with another dtype: what `cast` makes. A CastingSource.
+///
+/// A read converts in place within its destination, a piece that fits a cache at a time, and allocates nothing: the
+/// source is read in pieces of up to 256 KiB. Narrowing, the last few KiB of a destination are read in pieces that
+/// halve, since the source needs twice the room. Elements that a range cuts through are read whole, aside.
+///
+/// Positions in files are not forwarded: the bytes there are not those of `read`. Names are.
+///
+/// \tparam S the source: owned, or with `S&` referred to.
+template <class S>
+class cast_source {
+  using inner = std::remove_reference_t<S>;
+
+ public:
+  /// \throws error{invalid_argument} naming the tensor where its size would overflow.
+  template <class Predicate>
+  cast_source(S&& source, dtype target, const Predicate& chosen) : source_(std::forward<S>(source)) {
+    const std::span<const tensor_descriptor> theirs = std::as_const(source_.get()).tensors();
+    descriptors_.assign(theirs.begin(), theirs.end());
+    casts_.resize(theirs.size());
+    for (std::size_t i = 0; i < theirs.size(); ++i) {
+      tensor_descriptor& tensor = descriptors_[i];
+      const dtype from = tensor.dtype;
+      if (from != target && is_convertible_float(from) && chosen(std::string_view(tensor.name))) {
+        tensor.dtype = target;
+        casts_[i] = {.from = from, .is_cast = true, .bytes = byte_size(tensor)};
+      }
+    }
+  }
+
+  [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept { return descriptors_; }
+
+  /// As StateDictSource says. \pre `tensor` is an index into `tensors()` and the range lies inside it.
+  void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    Expects(tensor < casts_.size());
+    const conversion& cast = casts_[tensor];
+    if (!cast.is_cast) {
+      source_.get().read(tensor, offset, destination);
+      return;
+    }
+    Expects(offset <= cast.bytes && destination.size() <= cast.bytes - offset);
+    const std::uint64_t width = bits(descriptors_[tensor].dtype) / 8;
+    std::uint64_t element = offset / width;
+    if (const std::uint64_t skipped = offset % width; skipped != 0) {
+      const std::uint64_t count = smaller(width - skipped, destination.size());
+      read_cut(tensor, element, skipped, destination.first(count));
+      destination = destination.subspan(count);
+      ++element;
+    }
+    const std::uint64_t whole = destination.size() / width;
+    read_whole(tensor, element, destination.first(whole * width));
+    read_cut(tensor, element + whole, 0, destination.subspan(whole * width));
+  }
+
+  [[nodiscard]] fsdpinit::dtype stored_dtype(std::size_t tensor) const {
+    Expects(tensor < casts_.size());
+    // What is cast twice has no one conversion: what is stored is then what the cast below makes of it.
+    return casts_[tensor].is_cast ? casts_[tensor].from : detail::stored_dtype<inner>(source_.get(), tensor);
+  }
+  void read_stored(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    Expects(tensor < casts_.size());
+    if (casts_[tensor].is_cast) {
+      source_.get().read(tensor, offset, destination);
+    } else {
+      detail::read_stored(source_.get(), tensor, offset, destination);
+    }
+  }
+
+  [[nodiscard]] std::string_view stored_name(std::size_t tensor) const
+    requires RenamingSource<inner>
+  {
+    return source_.get().stored_name(tensor);
+  }
+
+ private:
+  struct conversion {
+    dtype from = dtype::f32;
+    bool is_cast = false;
+    std::uint64_t bytes = 0;  ///< of the tensor as it is seen
+  };
+
+  static constexpr std::uint64_t piece_bytes = 256 * kib;
+  static constexpr std::uint64_t aside_bytes = 4 * kib;
+
+  /// Some bytes of one element, from its byte `skipped` on.
+  void read_cut(std::size_t tensor, std::uint64_t element, std::uint64_t skipped, mutable_bytes destination) {
+    if (destination.empty()) {
+      return;
+    }
+    const dtype from = casts_[tensor].from;
+    const std::uint64_t from_width = bits(from) / 8;
+    std::array<std::byte, 4> stored{};
+    std::array<std::byte, 4> seen{};
+    source_.get().read(tensor, element * from_width, mutable_bytes(stored).first(from_width));
+    convert_floats(from, stored.data(), descriptors_[tensor].dtype, seen.data(), 1);
+    for (std::size_t i = 0; i < destination.size(); ++i) {
+      destination[i] = seen[skipped + i];
+    }
+  }
+
+  void read_whole(std::size_t tensor, std::uint64_t element, mutable_bytes destination) {
+    const dtype from = casts_[tensor].from;
+    const dtype to = descriptors_[tensor].dtype;
+    const std::uint64_t from_width = bits(from) / 8;
+    const std::uint64_t to_width = bits(to) / 8;
+    while (!destination.empty()) {
+      const std::uint64_t room = smaller(destination.size(), piece_bytes);
+      std::uint64_t count = 0;
+      if (from_width > to_width && room < aside_bytes) {
+        std::array<std::byte, aside_bytes> aside;  // NOLINT(*-member-init): read into before it is looked at
+        count = smaller(destination.size() / to_width, aside_bytes / from_width);
+        source_.get().read(tensor, element * from_width, mutable_bytes(aside).first(count * from_width));
+        convert_floats(from, aside.data(), to, destination.data(), count);
+      } else {
+        count = room / (from_width > to_width ? from_width : to_width);
+        // At the end of the piece where it grows; see convert_floats.
+        const std::uint64_t begin = from_width < to_width ? count * (to_width - from_width) : 0;
+        const mutable_bytes stored = destination.subspan(begin, count * from_width);
+        source_.get().read(tensor, element * from_width, stored);
+        convert_floats(from, stored.data(), to, destination.data(), count);
+      }
+      element += count;
+      destination = destination.subspan(count * to_width);
+    }
+  }
+
+  detail::held_source<S> source_;
+  std::vector<tensor_descriptor> descriptors_;
+  std::vector<conversion> casts_;
+};
+
+/// `source | cast(dtype::bf16, predicate)`: tensors of f32, f16 and bf16 whose name satisfies the predicate are seen
+/// with dtype `target`, converted as `convert_floats` does; all others as they are.
+///
+/// \throws error{invalid_argument} for a target other than f32, f16 and bf16.
+template <class Predicate>
+[[nodiscard]] auto cast(dtype target, Predicate chosen) {
+  static_assert(NamePredicate<Predicate>,
+                "fsdpinit: `chosen` must be callable on a name, const: bool(std::string_view)");
+  if (!is_convertible_float(target)) {
+    throw error(errc::invalid_argument, "cast",
+                concat("cannot cast to ", name(target), "; give F32, F16 or BF16, or convert the checkpoint"));
+  }
+  // The predicate first: one without state, behind other members, is uninitialised to g++ 12's warnings.
+  return source_adaptor{[chosen = std::move(chosen), target]<class S>(S&& source) {
+    return cast_source<S>(std::forward<S>(source), target, chosen);
+  }};
+}
+
+/// `source | cast(dtype::bf16)`: every tensor of f32, f16 and bf16. \throws as the other does.
+[[nodiscard]] inline auto cast(dtype target) {
+  return cast(target, [](std::string_view) { return true; });
+}
+
+}  // namespace fsdpinit

@@ -1,0 +1,132 @@
+#pragma once
+
+#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/core/text.hpp>
+#include <fsdpinit/sources/as_stored.hpp>
+#include <fsdpinit/sources/pipe.hpp>
+
+#include <gsl/assert>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit {
+
+/// Some tensors of a source, under names of their own: what `renamed` and `filtered` make. Reading costs what it costs
+/// in the source; the tables take memory for the descriptors.
+///
+/// Casts and positions in files are the source's, where it has them. An error of the source about a tensor with another
+/// name gives both names.
+///
+/// \tparam S the source: owned, or with `S&` referred to.
+template <class S>
+class source_view {
+  using inner = std::remove_reference_t<S>;
+
+ public:
+  /// Shows the tensors `indices[i]` of `source`, as `descriptors[i]`, of which dtype and shape are the source's.
+  source_view(S&& source, std::vector<tensor_descriptor> descriptors, std::vector<std::size_t> indices)
+      : source_(std::forward<S>(source)), descriptors_(std::move(descriptors)), indices_(std::move(indices)) {
+    Expects(descriptors_.size() == indices_.size());
+  }
+
+  [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept { return descriptors_; }
+
+  /// As StateDictSource says. \pre `tensor` is an index into `tensors()`, and what the source expects.
+  void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    naming_both(tensor, [&](std::size_t index) { source_.get().read(index, offset, destination); });
+  }
+
+  [[nodiscard]] std::string_view stored_name(std::size_t tensor) const {
+    return detail::stored_name<inner>(source_.get(), index_of(tensor));
+  }
+
+  [[nodiscard]] fsdpinit::dtype stored_dtype(std::size_t tensor) const
+    requires CastingSource<inner>
+  {
+    return source_.get().stored_dtype(index_of(tensor));
+  }
+  void read_stored(std::size_t tensor, std::uint64_t offset, mutable_bytes destination)
+    requires CastingSource<inner>
+  {
+    naming_both(tensor, [&](std::size_t index) { source_.get().read_stored(index, offset, destination); });
+  }
+
+  [[nodiscard]] std::size_t file_count() const
+    requires PositionedSource<inner>
+  {
+    return source_.get().file_count();
+  }
+  [[nodiscard]] file_position position_of(std::size_t tensor) const
+    requires PositionedSource<inner>
+  {
+    return source_.get().position_of(index_of(tensor));
+  }
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination)
+    requires PositionedSource<inner>
+  {
+    source_.get().read_file(file, offset, destination);
+  }
+
+ private:
+  [[nodiscard]] std::size_t index_of(std::size_t tensor) const {
+    Expects(tensor < indices_.size());
+    return indices_[tensor];
+  }
+
+  template <class Read>
+  void naming_both(std::size_t tensor, Read read) {
+    const std::size_t index = index_of(tensor);
+    try {
+      read(index);
+    } catch (const error& thrown) {
+      if (name_below(tensor) == descriptors_[tensor].name) {
+        throw;
+      }
+      throw with_both_names(thrown, tensor);
+    }
+  }
+
+  [[nodiscard]] error with_both_names(const error& thrown, std::size_t tensor) const {
+    const std::string_view stored = stored_name(tensor);
+    const std::string_view below = name_below(tensor);
+    const std::string_view shown = descriptors_[tensor].name;
+    const bool is_subject = thrown.subject() == below;
+    const auto prefix = [&](std::string_view name) {
+      const std::string origin = concat("(in the checkpoint: ", printable(stored), ")");
+      return name == stored ? std::string()
+             : is_subject   ? concat(origin, " ")
+                            : concat(printable(name), " ", origin, ": ");
+    };
+    std::string_view text = thrown.text();
+    // What a renaming below has said already, with a name that nobody outside knows.
+    if (const std::string said = prefix(below); text.starts_with(said)) {
+      text.remove_prefix(said.size());
+    }
+    return {thrown.code(),
+            is_subject ? shown : std::string_view(thrown.subject()),
+            concat(prefix(shown), text),
+            {.rank = thrown.rank(), .native_code = thrown.native_code()}};
+  }
+
+  /// What the source calls it, which may itself be a renaming.
+  [[nodiscard]] std::string_view name_below(std::size_t tensor) const {
+    return std::span<const tensor_descriptor>(std::as_const(source_.get()).tensors())[indices_[tensor]].name;
+  }
+
+  detail::held_source<S> source_;
+  std::vector<tensor_descriptor> descriptors_;
+  std::vector<std::size_t> indices_;
+};
+
+}  // namespace fsdpinit
