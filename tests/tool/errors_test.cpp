@@ -69,7 +69,7 @@ TEST_F(tool_errors, usage) {
                "--transport", "own-read is not for cpu-ram-efficient-loading");
   expect_usage({"plan", model, "--shards", "99999999"}, "--shards", "from 1 to 65536");
   expect_usage({"load", model, "--shards", "2", "--frob"}, "The following argument", "--frob");
-  expect_usage({"load", model, "--shards", "2", "--policy", "x"}, "--policy", "native-sharding, every-rank-loads");
+  expect_usage({"load", model, "--shards", "2", "--policy", "x"}, "--policy", "native-sharding, cpu-ram-efficient-loading, every-rank-loads");
   expect_usage({"load", model, "--shards", "2", "--transport", "x"}, "--transport", "scatter, broadcast");
   for (const char* size : {"0", "4Q", "-1", "1.5M", "", "99999999999G", "0x10"}) {
     expect_usage({"load", model, "--shards", "2", "--bucket-bytes", size}, "--bucket-bytes", "no size");
