@@ -366,6 +366,29 @@ TEST(Units, ThatDifferFromRankToRankAreADisagreement) {
   expect_on_every_rank(errors, errc::disagreement, "", "'parameter layers.0.up F32 [5, 4] shard{0}' where rank 0 has");
 }
 
+TEST(Units, OfATieWhoseNamesHoldDifferentStorageAreAnError) {
+  const reference_model model({{.fqn = "embed", .extents = {12, 4}, .tied = {"head"}}});
+  const auto errors = errors_of_ranks(2, [&](std::size_t, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = initialised(model, world, memory);
+    local_shard other = module.get_parameter("head").local();
+    other.data = std::make_shared<std::byte>();
+    module.get_parameter("head").adopt(std::move(other));
+    sharded_units units(module, world, {}, memory);
+  });
+  expect_on_every_rank(errors, errc::invalid_argument, "head", "it is tied to embed, but holds other storage");
+}
+
+TEST(Units, OfTwoParametersInOneStorageAreAnError) {
+  const auto errors = errors_with_two_layers(2, [&](std::size_t, auto& world, auto& module, auto& memory) {
+    const local_shard first = module.get_parameter("layers.0.up").local();
+    module.add_parameter("layers.0.zip", dtype::f32, {5, 4}).adopt(local_shard(first));
+    sharded_units units(module, world, {}, memory);
+  });
+  expect_on_every_rank(errors, errc::invalid_argument, "layers.0.zip",
+                       "another parameter has the same storage; declare them tied");
+}
+
 TEST(Units, OfReplicasThatCannotBeAreAnError) {
   const auto errors = errors_with_two_layers(3, [&](std::size_t, auto& world, auto& module, auto& memory) {
     sharded_units units(module, world, {.replicas = 2}, memory);
@@ -455,6 +478,19 @@ TEST(Unshard, OfTrainedParametersOfTwoDtypesIsAnErrorThatNamesThem) {
                        "layers.0.norm.weight",
                        "it is F32, but layers.0.up of the same unit 'layers.0' is BF16; trained parameters of one unit "
                        "have one dtype: convert one of them, freeze it");
+}
+
+TEST(Unshard, OfTwoDtypesWorksWhereOneIsReplicated) {
+  const reference_model model({{.fqn = "up", .type = dtype::bf16, .extents = {5, 4}},
+                               {.fqn = "scale", .type = dtype::f32, .extents = {4}, .how = replicate{}}});
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    initialize(module, model.source(), world, {}, memory);
+    sharded_units units(module, world, {}, memory);
+    units.unshard(0);
+    EXPECT_EQ(unit_faults_of(model, units, {true}, module, memory, 2, rank), "");
+  });
 }
 
 TEST(Unshard, OfTwoDtypesWorksWhereOneIsFrozenOrAUnitOfItsOwn) {
