@@ -52,22 +52,17 @@ TEST(MpiUnits, WorkInReplicas) {
   for_each_world([&](mpi_communicator& world) {
     const std::size_t replicas = world.size() % 2 == 0 ? 2 : 1;
     const std::size_t shards = world.size() / replicas;
-    MPI_Comm within = MPI_COMM_NULL;
-    MPI_Comm_split(MPI_COMM_WORLD, static_cast<int>(world.rank() / shards), 0, &within);
-    {
-      mpi_communicator replica(within);
-      dynamic_module module = trained_module(model, replica);
-      sharded_units units(module, world, groups_of(world.rank(), replicas, shards));
-      expect_gradients(model, units, world.rank(), shards, replicas, gradient_reduction::sum);
-      for (std::size_t unit = 0; unit < units.size(); ++unit) {
-        units.unshard(unit);
-      }
-      host_memory reader;
-      EXPECT_EQ(unit_faults_of(model, units, std::vector<bool>(units.size(), true), module, reader, shards,
-                               world.rank() % shards),
-                "");
+    const options how{.replicas = replicas};
+    dynamic_module module = trained_module(model, world, how);
+    sharded_units units(module, world, how);
+    expect_gradients(model, units, world.rank(), shards, replicas, gradient_reduction::sum);
+    for (std::size_t unit = 0; unit < units.size(); ++unit) {
+      units.unshard(unit);
     }
-    MPI_Comm_free(&within);
+    host_memory reader;
+    EXPECT_EQ(unit_faults_of(model, units, std::vector<bool>(units.size(), true), module, reader, shards,
+                             world.rank() % shards),
+              "");
   });
 }
 

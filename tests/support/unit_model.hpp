@@ -75,7 +75,7 @@ template <class Units, class Space>
 
 /// Initialised, and trained but for what is frozen.
 template <class World>
-[[nodiscard]] dynamic_module trained_module(const reference_model& model, World& world) {
+[[nodiscard]] dynamic_module trained_module(const reference_model& model, World& world, const options& how = {}) {
   host_memory memory;
   dynamic_module module = model.module(memory, world.rank() == 0);
   module.visit_slots([]<class Slot>(std::string_view fqn, Slot& slot) {
@@ -83,7 +83,7 @@ template <class World>
       slot.set_requires_grad(!is_frozen(fqn));
     }
   });
-  initialize(module, model.source(), world);
+  initialize(module, model.source(), world, how);
   return module;
 }
 
@@ -181,18 +181,6 @@ void expect_gradients(const reference_model& model, Units& units, std::size_t ra
   }
   EXPECT_EQ(got.size(), trained) << "frozen parameters and buffers have none";
   EXPECT_EQ(full.asked.size(), trained);
-}
-
-/// The groups of a rank where replicas of `shards` ranks follow one another.
-[[nodiscard]] inline unit_options groups_of(std::size_t rank, std::size_t replicas, std::size_t shards) {
-  unit_options how;
-  for (std::size_t s = 0; s < shards; ++s) {
-    how.shard_group.push_back(rank / shards * shards + s);
-  }
-  for (std::size_t r = 0; r < replicas; ++r) {
-    how.replica_group.push_back(r * shards + rank % shards);
-  }
-  return how;
 }
 
 }  // namespace fsdpinit::testing_support

@@ -43,20 +43,19 @@ TEST(Gradients, AreSummedInTheOrderOfRanksOnAnyNumberOfThem) {
 
 TEST(Gradients, AreSummedOverReplicasAfterShards) {
   const reference_model model = trained_model();
-  for (const auto& [replicas, shards] : {std::pair<std::size_t, std::size_t>{2, 1}, {2, 3}, {3, 2}}) {
-    SCOPED_TRACE(concat(replicas, " replicas of ", shards));
-    std::vector<threads_world> worlds;
-    for (std::size_t replica = 0; replica < replicas; ++replica) {
-      worlds.emplace_back(shards);
-    }
-    run_ranks(replicas * shards,
-              [&, replicas = replicas, shards = shards](std::size_t rank, threads_communicator& world) {
-                threads_communicator own = worlds[rank / shards].rank(rank % shards);
-                dynamic_module module = trained_module(model, own);
-                sharded_units units(module, world, groups_of(rank, replicas, shards));
-                expect_gradients(model, units, rank, shards, replicas, gradient_reduction::sum);
-                expect_gradients(model, units, rank, shards, replicas, gradient_reduction::mean);
-              });
+  for (const mesh ranks :
+       {mesh{.shards = 1, .replicas = 2}, mesh{.shards = 3, .replicas = 2}, mesh{.shards = 2, .replicas = 3}}) {
+    SCOPED_TRACE(concat(ranks.replicas, " replicas of ", ranks.shards));
+    run_ranks(ranks.size(), [&](std::size_t rank, threads_communicator& world) {
+      const options how{.replicas = ranks.replicas};
+      dynamic_module module = trained_module(model, world, how);
+      sharded_units units(module, world, how);
+      expect_gradients(model, units, rank, ranks.shards, ranks.replicas, gradient_reduction::sum);
+      expect_gradients(model, units, rank, ranks.shards, ranks.replicas, gradient_reduction::mean);
+      minimal_communicator minimal(world);
+      sharded_units over_minimal(module, minimal, how);
+      expect_gradients(model, over_minimal, rank, ranks.shards, ranks.replicas, gradient_reduction::sum);
+    });
   }
 }
 

@@ -36,10 +36,11 @@ void freeze(dynamic_module& module) {
 }
 
 template <class Space>
-dynamic_module initialised(const reference_model& model, threads_communicator& world, Space& memory) {
+dynamic_module initialised(const reference_model& model, threads_communicator& world, Space& memory,
+                           const options& how = {}) {
   dynamic_module module = model.module(memory, world.rank() == 0);
   freeze(module);
-  initialize(module, model.source(), world, {.bucket_bytes = 4096}, memory);
+  initialize(module, model.source(), world, how, memory);
   return module;
 }
 
@@ -203,24 +204,22 @@ TEST(Unshard, SeesWhatWasWrittenIntoShards) {
   });
 }
 
-/// Replicas that were initialised apart, on worlds of their own; units over one world of all ranks.
-TEST(Unshard, GathersWithinTheShardGroupOfEachReplica) {
-  constexpr std::size_t replicas = 2;
-  constexpr std::size_t shards = 3;
+TEST(Unshard, GathersWithinTheShardsOfEachReplica) {
   const reference_model model = varied_model();
-  const std::vector<threads_world> worlds{threads_world(shards), threads_world(shards)};
-  run_ranks(replicas * shards, [&](std::size_t rank, threads_communicator& world) {
-    const std::size_t replica = rank / shards;
-    const std::size_t index = rank % shards;
-    host_memory memory;
-    threads_communicator own = worlds[replica].rank(index);
-    dynamic_module module = initialised(model, own, memory);
-    sharded_units units(module, world, groups_of(rank, replicas, shards), memory);
-    for (std::size_t unit = 0; unit < units.size(); ++unit) {
-      units.unshard(unit);
-    }
-    EXPECT_EQ(unit_faults_of(model, units, std::vector<bool>(units.size(), true), module, memory, shards, index), "");
-  });
+  for (const mesh ranks : {mesh{.shards = 3, .replicas = 2}, mesh{.shards = 1, .replicas = 3}}) {
+    run_ranks(ranks.size(), [&](std::size_t rank, threads_communicator& world) {
+      const options how{.replicas = ranks.replicas};
+      host_memory memory;
+      dynamic_module module = initialised(model, world, memory, how);
+      sharded_units units(module, world, how, memory);
+      for (std::size_t unit = 0; unit < units.size(); ++unit) {
+        units.unshard(unit);
+      }
+      EXPECT_EQ(unit_faults_of(model, units, std::vector<bool>(units.size(), true), module, memory, ranks.shards,
+                               ranks.shard_of(rank)),
+                "");
+    });
+  }
 }
 
 // -- units that were asked for
@@ -258,6 +257,35 @@ TEST(Unshard, FollowsTheUnitsThatTheModuleNames) {
       unsharded[units.unit_of(fqn)] = true;
       EXPECT_EQ(unit_faults_of(model, units, unsharded, module, memory, 3, rank), "") << fqn;
     }
+  });
+}
+
+TEST(Unshard, FollowsTheUnitsOfTheOptions) {
+  const reference_model model = varied_model();
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    const options how{.unit_prefixes = {"layers.1", "embed", "layers"}};
+    host_memory memory;
+    dynamic_module module = initialised(model, world, memory, how);
+    sharded_units units(module, world, how, memory);
+    ASSERT_EQ(units.size(), 4U);
+    EXPECT_EQ(units.unit_of("layers.0.up"), units.unit_of("layers.2.up"));
+    std::vector<bool> unsharded(units.size(), false);
+    unsharded[units.unit_of("layers.0.up")] = true;
+    units.unshard(units.unit_of("layers.0.up"));
+    EXPECT_EQ(unit_faults_of(model, units, unsharded, module, memory, 3, rank), "");
+  });
+}
+
+TEST(Unshard, LeavesAloneWhatTheInitialisationLeftAlone) {
+  const reference_model model({{.fqn = "a", .extents = {4}}, {.fqn = "adapter.b", .extents = {4}}});
+  run_ranks(2, [&](std::size_t, threads_communicator& world) {
+    const options how{.ignored_prefixes = {"adapter"}};
+    host_memory memory;
+    dynamic_module module = initialised(model, world, memory, how);
+    sharded_units units(module, world, how, memory);
+    units.unshard(0);
+    EXPECT_EQ(module.get_parameter("a").local().shape, (shape{4}));
+    EXPECT_TRUE(module.get_parameter("adapter.b").is_meta());
   });
 }
 
@@ -338,11 +366,34 @@ TEST(Units, ThatDifferFromRankToRankAreADisagreement) {
   expect_on_every_rank(errors, errc::disagreement, "", "'parameter layers.0.up F32 [5, 4] shard{0}' where rank 0 has");
 }
 
-TEST(Units, OfAGroupThatARankIsNotInAreAnError) {
-  const auto errors = errors_with_two_layers(2, [&](std::size_t rank, auto& world, auto& module, auto& memory) {
-    sharded_units units(module, world, {.replica_group = {rank == 0 ? std::size_t{1} : rank}}, memory);
+TEST(Units, OfATieWhoseNamesHoldDifferentStorageAreAnError) {
+  const reference_model model({{.fqn = "embed", .extents = {12, 4}, .tied = {"head"}}});
+  const auto errors = errors_of_ranks(2, [&](std::size_t, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = initialised(model, world, memory);
+    local_shard other = module.get_parameter("head").local();
+    other.data = std::make_shared<std::byte>();
+    module.get_parameter("head").adopt(std::move(other));
+    sharded_units units(module, world, {}, memory);
   });
-  expect_on_every_rank(errors, errc::invalid_argument, "replica_group", "rank 0 gave a group that it is not in");
+  expect_on_every_rank(errors, errc::invalid_argument, "head", "it is tied to embed, but holds other storage");
+}
+
+TEST(Units, OfTwoParametersInOneStorageAreAnError) {
+  const auto errors = errors_with_two_layers(2, [&](std::size_t, auto& world, auto& module, auto& memory) {
+    const local_shard first = module.get_parameter("layers.0.up").local();
+    module.add_parameter("layers.0.zip", dtype::f32, {5, 4}).adopt(local_shard(first));
+    sharded_units units(module, world, {}, memory);
+  });
+  expect_on_every_rank(errors, errc::invalid_argument, "layers.0.zip",
+                       "another parameter has the same storage; declare them tied");
+}
+
+TEST(Units, OfReplicasThatCannotBeAreAnError) {
+  const auto errors = errors_with_two_layers(3, [&](std::size_t, auto& world, auto& module, auto& memory) {
+    sharded_units units(module, world, {.replicas = 2}, memory);
+  });
+  expect_on_every_rank(errors, errc::invalid_argument, "replicas", "2 replicas cannot be made of 3 ranks");
 }
 
 TEST(Unshard, OfDifferentUnitsAtATimeIsADisagreement) {
@@ -427,6 +478,19 @@ TEST(Unshard, OfTrainedParametersOfTwoDtypesIsAnErrorThatNamesThem) {
                        "layers.0.norm.weight",
                        "it is F32, but layers.0.up of the same unit 'layers.0' is BF16; trained parameters of one unit "
                        "have one dtype: convert one of them, freeze it");
+}
+
+TEST(Unshard, OfTwoDtypesWorksWhereOneIsReplicated) {
+  const reference_model model({{.fqn = "up", .type = dtype::bf16, .extents = {5, 4}},
+                               {.fqn = "scale", .type = dtype::f32, .extents = {4}, .how = replicate{}}});
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    initialize(module, model.source(), world, {}, memory);
+    sharded_units units(module, world, {}, memory);
+    units.unshard(0);
+    EXPECT_EQ(unit_faults_of(model, units, {true}, module, memory, 2, rank), "");
+  });
 }
 
 TEST(Unshard, OfTwoDtypesWorksWhereOneIsFrozenOrAUnitOfItsOwn) {

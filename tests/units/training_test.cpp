@@ -83,8 +83,14 @@ std::span<const float> floats_of(const parameter& slot) {
   return {reinterpret_cast<const float*>(slot.data()), slot.local().bytes / sizeof(float)};
 }
 
-/// In one piece: the gradients of all ranks added in their order.
-std::map<std::string, std::vector<float>> trained_whole(std::size_t ranks) {
+void add(std::vector<float>& sum, const std::vector<float>& next) {
+  for (std::size_t i = 0; i < next.size(); ++i) {
+    sum[i] += next[i];
+  }
+}
+
+/// In one piece: the gradients of the ranks added in their order, replica by replica.
+std::map<std::string, std::vector<float>> trained_whole(const mesh& ranks) {
   dynamic_module module = empty_module();
   for (const weight& each : weights()) {
     const auto owner = std::make_shared<std::vector<float>>(initial(each));
@@ -101,11 +107,16 @@ std::map<std::string, std::vector<float>> trained_whole(std::size_t ranks) {
     std::map<const parameter*, std::vector<float>> sums;
     for (const weight& each : weights()) {
       const parameter& slot = module.get_parameter(each.tied.empty() ? each.fqn : each.tied);
-      std::vector<float> sum = gradient(floats_of(slot), 0, step);
-      for (std::size_t rank = 1; rank < ranks; ++rank) {
-        const std::vector<float> next = gradient(floats_of(slot), rank, step);
-        for (std::size_t i = 0; i < sum.size(); ++i) {
-          sum[i] += next[i];
+      std::vector<float> sum;
+      for (std::size_t replica = 0; replica < ranks.replicas; ++replica) {
+        std::vector<float> of_replica = gradient(floats_of(slot), ranks.rank_of(replica, 0), step);
+        for (std::size_t shard = 1; shard < ranks.shards; ++shard) {
+          add(of_replica, gradient(floats_of(slot), ranks.rank_of(replica, shard), step));
+        }
+        if (replica == 0) {
+          sum = std::move(of_replica);
+        } else {
+          add(sum, of_replica);
         }
       }
       sums.emplace(&slot, std::move(sum));
@@ -120,8 +131,8 @@ std::map<std::string, std::vector<float>> trained_whole(std::size_t ranks) {
   return out;
 }
 
-void expect_same_training(std::size_t ranks) {
-  SCOPED_TRACE(concat(ranks, " ranks"));
+void expect_same_training(const mesh& ranks) {
+  SCOPED_TRACE(concat(ranks.replicas, " replicas of ", ranks.shards));
   const std::map<std::string, std::vector<float>> wanted = trained_whole(ranks);
   std::vector<std::vector<float>> values;
   std::vector<in_memory_tensor> stored;
@@ -130,17 +141,13 @@ void expect_same_training(std::size_t ranks) {
     stored.push_back({.descriptor = {.name = each.fqn, .dtype = dtype::f32, .shape = each.extents},
                       .bytes = std::as_bytes(std::span(values.back()))});
   }
-  run_ranks(ranks, [&](std::size_t rank, threads_communicator& world) {
+  run_ranks(ranks.size(), [&](std::size_t rank, threads_communicator& world) {
+    const options how{.replicas = ranks.replicas};
     host_memory memory;
     dynamic_module module = empty_module();
     adamw optimizer = make_optimizer();
-    const module_view view = view_of(module);
-    const auto binding = bind_optimizer(module, view, check_optimizer(view, optimizer), optimizer);
-    drop_references(binding);
-    initialize(module, in_memory_source(stored), world, {}, memory);
-    rebind(binding);
-
-    sharded_units units(module, world, {}, memory);
+    initialize(module, in_memory_source(stored), world, how, memory, null_observer{}, optimizer);
+    sharded_units units(module, world, how, memory);
     for (int step = 0; step < steps; ++step) {
       std::map<const parameter*, std::vector<float>> shards;
       for (std::size_t unit = units.size(); unit-- > 0;) {
@@ -172,9 +179,11 @@ void expect_same_training(std::size_t ranks) {
 }
 
 TEST(Training, OfShardsIsThatOfTheWholeModelBitForBit) {
-  for (const std::size_t ranks : {1U, 2U, 3U, 4U, 5U, 6U}) {
-    expect_same_training(ranks);
+  for (const std::size_t shards : {1U, 2U, 3U, 4U, 5U, 6U}) {
+    expect_same_training({.shards = shards});
   }
+  expect_same_training({.shards = 3, .replicas = 2});
+  expect_same_training({.shards = 1, .replicas = 3});
 }
 
 }  // namespace

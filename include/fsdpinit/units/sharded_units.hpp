@@ -12,9 +12,11 @@
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/plan/mesh.hpp>
 #include <fsdpinit/units/gradient_layout.hpp>
 #include <fsdpinit/units/lockstep.hpp>
 #include <fsdpinit/units/unit_gradients.hpp>
@@ -35,18 +37,6 @@
 #include <vector>
 
 namespace fsdpinit {
-
-/// How units are used. Equal on every rank but for the groups, of which each rank gives its own.
-struct unit_options {
-  /// As in the `options` that the module was initialised with.
-  std::vector<std::string> unit_prefixes{};
-  /// The ranks over which the model is sharded, ascending, the r-th holding shard r. Empty: all ranks.
-  std::vector<std::size_t> shard_group{};
-  /// The ranks that hold the same shard as this one, ascending, this one among them. Empty: this one alone.
-  std::vector<std::size_t> replica_group{};
-  /// How long a rank waits for its peers.
-  double deadline_seconds = 600;
-};
 
 /// What a rank allocates for an operation on a unit, in bytes, exact.
 struct unit_prediction {
@@ -75,16 +65,15 @@ class sharded_units {
   using staging = detail::staging_space<Space>;
   using gradients = unit_gradients<staging>;
 
-  /// Collective. Takes the slots of a module that was initialised over these ranks, in these units.
+  /// Collective. Takes the slots of a module that was initialised over these ranks.
   /// \param links  A Communicator, or `channels{data, control}`; what it refers to outlives this object.
+  /// \param how    The options of the initialisation: its mesh, its units, what it left alone; and a deadline.
   /// \throws error, the same on every rank: invalid_argument naming the FQN of a slot that is on meta, holds another part, or
-  /// lies elsewhere than its unit's slab has it, or a group that this rank is not in; disagreement where ranks differ in
-  /// slots, units or what is trained.
+  /// lies elsewhere than its unit's slab has it; disagreement where ranks differ in slots, units or what is trained.
   template <ShardableModule Module, class Channels>
     requires detail::AreLinks<Channels>
-  sharded_units(Module& module, Channels&& links, unit_options how = {}, Space memory = {})
+  sharded_units(Module& module, Channels&& links, const options& how = {}, Space memory = {})
       : ranks_(detail::channels_of(links), how.deadline_seconds),
-        options_(std::move(how)),
         memory_(std::move(memory)),
         host_(detail::staging_for(memory_)) {
     static_assert(std::is_lvalue_reference_v<Channels> || detail::is_channels<std::remove_cvref_t<Channels>>,
@@ -93,8 +82,8 @@ class sharded_units {
     std::vector<std::byte> reference;
     ranks_.all_or_nothing([&] {
       ranks_.agreed([&] {
-        take(module);
-        mine = concat("shards ", where_.shards, "\nreplicas ", replicas(), "\n", manifest_of(view_));
+        take(module, how);
+        mine = concat("replicas ", how.replicas, "\n", manifest_of(view_));
         const auto bytes = std::as_bytes(std::span(mine));
         reference.assign(bytes.begin(), bytes.end());
       });
@@ -174,7 +163,7 @@ class sharded_units {
         },
         [&] {
           if (mine.layout.shard_bytes != 0) {
-            all_gather(ranks_.data(), made.own(), made.all(), options_.shard_group, ranks_.limit());
+            all_gather(ranks_.data(), made.own(), made.all(), shard_group_, ranks_.limit());
             made.assemble(mine.layout, where_.shards, memory_);
           }
         },
@@ -230,12 +219,11 @@ class sharded_units {
             return;
           }
           const std::span<float> own = floats(out.shards());
-          reduce_scatter(ranks_.data(), std::span<const float>(floats(contribution)), own, options_.shard_group,
+          reduce_scatter(ranks_.data(), std::span<const float>(floats(contribution)), own, shard_group_,
                          ranks_.limit());
           if (replicas() > 1) {
-            reduce_scatter(ranks_.data(), std::span<const float>(own), floats(part), options_.replica_group,
-                           ranks_.limit());
-            all_gather(ranks_.data(), part.bytes(), out.shards().bytes(), options_.replica_group, ranks_.limit());
+            reduce_scatter(ranks_.data(), std::span<const float>(own), floats(part), replica_group_, ranks_.limit());
+            all_gather(ranks_.data(), part.bytes(), out.shards().bytes(), replica_group_, ranks_.limit());
           }
           if (how == gradient_reduction::mean) {
             const auto ranks = static_cast<float>(shards * replicas());
@@ -245,7 +233,7 @@ class sharded_units {
           }
           if (gathered.size() != 0) {
             all_gather(ranks_.data(), out.shards().bytes().subspan(layout.replicated_begin), gathered.bytes(),
-                       options_.shard_group, ranks_.limit());
+                       shard_group_, ranks_.limit());
             out.unpack(layout, shards, gathered.bytes());
           }
         },
@@ -274,7 +262,7 @@ class sharded_units {
     };
   }
 
-  [[nodiscard]] std::size_t replicas() const noexcept { return options_.replica_group.size(); }
+  [[nodiscard]] std::size_t replicas() const noexcept { return replica_group_.size(); }
   [[nodiscard]] std::uint64_t replica_bytes(const gradient_layout& layout) const noexcept {
     return replicas() == 1 ? 0 : layout.block_bytes / replicas();
   }
@@ -283,39 +271,28 @@ class sharded_units {
   }
 
   template <class Module>
-  void take(Module& module) {
+  void take(Module& module, const options& how) {
     module_traits<Module>::visit_slots(module, []<class Slot>(std::string_view /*fqn*/, Slot& /*slot*/) {
       static_assert(LendingSlot<Slot>,
                     "fsdpinit: units need slots that model LendingSlot: give slot_traits a function local(const slot&) "
                     "that returns the local_shard which was adopted");
     });
+    detail::require_valid(how, ranks_.data().size());
     const std::size_t rank = ranks_.data().rank();
-    if (options_.shard_group.empty()) {
-      for (std::size_t each = 0; each < ranks_.data().size(); ++each) {
-        options_.shard_group.push_back(each);
-      }
+    const mesh ranks{.shards = ranks_.data().size() / how.replicas, .replicas = how.replicas};
+    where_ = {.shards = ranks.shards, .index = ranks.shard_of(rank)};
+    for (std::size_t shard = 0; shard < ranks.shards; ++shard) {
+      shard_group_.push_back(ranks.rank_of(ranks.replica_of(rank), shard));
     }
-    if (options_.replica_group.empty()) {
-      options_.replica_group.push_back(rank);
+    for (std::size_t replica = 0; replica < ranks.replicas; ++replica) {
+      replica_group_.push_back(ranks.rank_of(replica, where_.index));
     }
-    where_ = {.shards = options_.shard_group.size(), .index = index_in(options_.shard_group, "shard_group", rank)};
-    static_cast<void>(index_in(options_.replica_group, "replica_group", rank));
-    view_ = view_of(module, options_.unit_prefixes);
+    view_ = view_of(module, how.unit_prefixes, how.ignored_prefixes);
     units_.reserve(view_.units.size());
     for (std::size_t unit = 0; unit < view_.units.size(); ++unit) {
       units_.push_back({.layout = lay_out_unit(view_, unit, where_),
                         .gradients = lay_out_gradients(view_, unit, where_.shards, replicas())});
     }
-  }
-
-  [[nodiscard]] static std::size_t index_in(const std::vector<std::size_t>& group, std::string_view name,
-                                            std::size_t rank) {
-    for (std::size_t i = 0; i < group.size(); ++i) {
-      if (group[i] == rank) {
-        return i;
-      }
-    }
-    throw error(errc::invalid_argument, name, concat("rank ", rank, " gave a group that it is not in"));
   }
 
   template <class Full>
@@ -335,16 +312,17 @@ class sharded_units {
   }
 
   detail::lockstep<Data, Control> ranks_;
-  unit_options options_;
   Space memory_;
   staging host_;
+  std::vector<std::size_t> shard_group_;    // this rank's replica, in the order of shards
+  std::vector<std::size_t> replica_group_;  // the ranks with the same shard, in the order of replicas
   shard_position where_;
   module_view view_;
   std::vector<state> units_;
 };
 
 template <class Module, class Channels, class Space = host_memory>
-sharded_units(Module&, Channels&&, unit_options = {}, Space = {})
+sharded_units(Module&, Channels&&, const options& = {}, Space = {})
     -> sharded_units<std::remove_reference_t<decltype(detail::channels_of(std::declval<Channels&>()).data)>,
                      std::remove_reference_t<decltype(detail::channels_of(std::declval<Channels&>()).control)>, Space>;
 
