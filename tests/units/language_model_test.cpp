@@ -245,17 +245,6 @@ struct sharded_parts {
   }
 };
 
-[[nodiscard]] unit_options groups_of(mesh grid, std::size_t rank) {
-  unit_options out;
-  for (std::size_t shard = 0; shard < grid.shards; ++shard) {
-    out.shard_group.push_back(grid.rank_of(grid.replica_of(rank), shard));
-  }
-  for (std::size_t replica = 0; replica < grid.replicas; ++replica) {
-    out.replica_group.push_back(grid.rank_of(replica, grid.shard_of(rank)));
-  }
-  return out;
-}
-
 [[nodiscard]] training trained_on_one_of(mesh grid, const language_model& model, const float_tensors& initial,
                                          threads_communicator& world, initialiser begin, const fault& wrong,
                                          std::size_t count) {
@@ -269,7 +258,7 @@ struct sharded_parts {
                    .how = {.bucket_bytes = 3000, .replicas = grid.replicas}};
   adamw optimizer = begin(stage);
   out.report = stage.report;
-  sharded_units units(module, world, groups_of(grid, rank), stage.memory);
+  sharded_units units(module, world, stage.how, stage.memory);
   for (std::size_t step = 0; step < count; ++step) {
     float_tensors full;
     sharded_parts parts{.units = units, .full = full, .wrong = wrong, .rank = rank};
