@@ -1,16 +1,13 @@
 #pragma once
 
 #include <fsdpinit/concepts/communicator.hpp>
-#include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/options.hpp>
 
 #include <cstddef>
 #include <string_view>
 #include <type_traits>
-#include <utility>
 
 /// \file
 /// What `initialize` may be given, and what follows from its types.
@@ -35,24 +32,6 @@ template <class Channels>
   }
 }
 
-template <class Source>
-inline constexpr bool is_module_state = std::is_same_v<std::remove_cv_t<Source>, module_state>;
-
-/// The state dict behind what was passed: itself, what the opener opens, or the module's own state.
-template <class Source, class Space>
-struct opened_source {
-  using type = Source;
-};
-template <SourceOpener Source, class Space>
-struct opened_source<Source, Space> {
-  using type = decltype(std::declval<Source&>()());
-};
-template <class Source, class Space>
-  requires is_module_state<Source>
-struct opened_source<Source, Space> {
-  using type = module_state_source<Space>;
-};
-
 /// Where buckets are staged: memory that the communicator's peers can copy from, if it has such.
 template <class Data, class Space>
 struct slot_space_of {
@@ -63,6 +42,16 @@ template <class Data, class Space>
 struct slot_space_of<Data, Space> {
   using type = typename Data::staging_memory;
 };
+
+template <class Data, class Space>
+[[nodiscard]] typename slot_space_of<Data, Space>::type slot_memory([[maybe_unused]] const Data& data,
+                                                                    const Space& host) {
+  if constexpr (StagingCommunicator<Data, Space>) {
+    return data.staging(host);
+  } else {
+    return host;
+  }
+}
 
 inline void require_valid(const options& how, std::size_t ranks) {
   const auto reject = [](std::string_view option, std::string_view text) {

@@ -63,4 +63,18 @@ template <Communicator Control>
   return all;
 }
 
+namespace detail {
+
+/// Puts into every rank's report which of them took longest, and how long. One reduction.
+template <Communicator Control>
+void agree_on_slowest(Control& control, rank_report& report, double seconds, double deadline_seconds) {
+  constexpr std::uint64_t rank_bits = 24;
+  const std::uint64_t mine = static_cast<std::uint64_t>(seconds * 1e6) << rank_bits | control.rank();
+  const std::uint64_t slowest = all_reduce_max(control, mine, deadline::after(deadline_seconds));
+  report.slowest_rank = slowest & ((std::uint64_t{1} << rank_bits) - 1);
+  report.slowest_seconds = static_cast<double>(slowest >> rank_bits) * 1e-6;
+}
+
+}  // namespace detail
+
 }  // namespace fsdpinit

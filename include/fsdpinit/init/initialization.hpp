@@ -4,12 +4,11 @@
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
-#include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/control/agreement.hpp>
-#include <fsdpinit/control/wire.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/bucket_stream.hpp>
 #include <fsdpinit/init/full_load.hpp>
+#include <fsdpinit/init/gathered_reports.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
@@ -17,8 +16,11 @@
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/pending_shards.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/init/preflight.hpp>
+#include <fsdpinit/init/retained_memory.hpp>
+#include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/init/source_ranks.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
@@ -27,16 +29,12 @@
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 
-#include <gsl/assert>
-
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -47,7 +45,7 @@ template <ShardableModule Module, class Source, class Data, class Control, Memor
           ShardableOptimizer Optimizer, class Initialiser>
 class initialization {
  public:
-  using opened = typename opened_source<Source, Space>::type;
+  using opened = typename source_in_use<Source, Space>::opened;
   using slot_space = typename slot_space_of<Data, staging_space<Space>>::type;
   static constexpr bool from_module = is_module_state<Source>;
   static constexpr bool initialises_missing = MissingInitialiser<Initialiser>;
@@ -59,7 +57,6 @@ class initialization {
       : policy_(policy),
         transport_(transport_of(policy)),
         module_(module),
-        given_(source),
         data_(links.data),
         control_(links.control),
         options_(how),
@@ -68,7 +65,8 @@ class initialization {
         initialiser_(initialiser),
         rank_(links.control.rank()),
         ranks_(links.control.size()),
-        work_{.memory = memory, .host = staging_for(memory)} {
+        work_{.memory = memory, .host = staging_for(memory)},
+        source_(source) {
     already_accounted_ = work_.memory.accounted();
     work_.memory.restart_peak();
   }
@@ -80,7 +78,10 @@ class initialization {
     drop_to_meta();
     try {
       if constexpr (initialises_missing) {
-        agreed([&] { fill_missing(); });
+        agreed([&] {
+          tensor_placer<Space> placer(plan_, rank_, work_);
+          fill_missing(initialiser_, plan_, view_, items_, placer, mesh_.shard_of(rank_));
+        });
       }
       if (transport_ == transport_kind::none) {
         agreed([&] { load_everything(); });
@@ -89,16 +90,17 @@ class initialization {
         try {
           stream_->run();
         } catch (...) {
-          retain_lost_buffers();
+          retain_if_lost(data_, work_.slabs, slots_);
           throw;
         }
         enter("commit");
         report_ = describe();
       });
-      find_slowest();
+      // The last moment at which a rank can fail: past it the commit happens everywhere.
+      agree_on_slowest(control_, report_, clock_.total(), options_.deadline_seconds);
     } catch (const error& cause) {
       if constexpr (from_module) {
-        give_up_state(cause);
+        give_up_state(control_, source_.get(), options_.release_source, cause, options_.deadline_seconds);
       }
       throw;
     }
@@ -144,7 +146,13 @@ class initialization {
     view_ = view_of(module_, options_.unit_prefixes, options_.ignored_prefixes);
     const std::vector<optimizer_entry> entries = check_optimizer(view_, optimizer_);
     binding_ = bind_optimizer(module_, view_, entries, optimizer_);
-    return concat(manifest_of(view_, options_, policy_.name, name(transport_), ranks_), manifest_of(view_, entries));
+    return concat(manifest_of(view_, options_,
+                              {.policy = policy_.name,
+                               .transport = name(transport_),
+                               .from_module = from_module,
+                               .initialises_missing = initialises_missing},
+                              ranks_),
+                  manifest_of(view_, entries));
   }
 
   void preflight() {
@@ -160,27 +168,26 @@ class initialization {
       reason_ = why_not_all_read(control_, limit, unreadable);
       if (!reason_.empty()) {
         chosen_ = CanScatter<Data> ? transport_kind::scatter : transport_kind::broadcast;
-        source_ = is_source() ? source_ : nullptr;  // another checkpoint, perhaps
+        if (!is_source()) {
+          source_.leave();  // another checkpoint, perhaps
+        }
       }
     }
   }
 
   std::span<const tensor_descriptor> open_source() {
+    std::span<const tensor_descriptor> tensors;
     if constexpr (from_module) {
-      storage_.emplace(view_, work_.memory, options_.release_source);
-      source_ = &*storage_;
-    } else if constexpr (SourceOpener<Source>) {
-      storage_.emplace(given_());
-      source_ = &*storage_;
+      tensors = source_.open(view_, work_.memory, options_.release_source);
     } else {
-      source_ = &given_;
+      tensors = source_.open();
     }
-    if constexpr (requires { source_->readable(); }) {
-      if (transport_ == transport_kind::automatic && !source_->readable()) {
+    if constexpr (requires { source_.get()->readable(); }) {
+      if (transport_ == transport_kind::automatic && !source_.get()->readable()) {
         throw error(errc::invalid_argument, "source", "it is on the source rank only");
       }
     }
-    return source_->tensors();
+    return tensors;
   }
 
   void make() {
@@ -192,15 +199,15 @@ class initialization {
     for (const load_item& item : items_) {
       const slot_record& slot = view_.first_slot(view_.tensors[item.tensor]);
       if (item.missing) {
-        require_initialisable({.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape});
+        require_initialisable(info_of(slot));
       }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
     std::vector<tensor_request> requests = requests_of(view_, items_);
     if constexpr (PositionedSource<opened>) {
-      for (std::size_t i = 0; source_ != nullptr && i < requests.size(); ++i) {
+      for (std::size_t i = 0; source_.get() != nullptr && i < requests.size(); ++i) {
         if (!requests[i].captured && !requests[i].generated) {
-          requests[i].position = source_->position_of(items_[i].source);
+          requests[i].position = source_.get()->position_of(items_[i].source);
         }
       }
     }
@@ -216,15 +223,6 @@ class initialization {
     }
   }
 
-  [[nodiscard]] static const std::byte* captured_values(const slot_record& slot) {
-    const std::byte* const values = slot.handle.data();
-    if (values == nullptr && byte_size(slot.fqn, slot.dtype, slot.shape) != 0) {
-      throw error(errc::missing_tensor, slot.fqn,
-                  "a non-persistent buffer without a value on the source rank; compute it there before initialising");
-    }
-    return values;
-  }
-
   /// Everything a rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
   void allocate() {
     enter("allocate");
@@ -233,31 +231,18 @@ class initialization {
       work_.slabs.push_back(std::make_shared<block<Space>>(work_.memory, slab.bytes));
     }
     for (std::size_t i = 0; i < predicted_.slots; ++i) {
-      slots_.emplace_back(slot_memory(), predicted_.slot_bytes);
+      slots_.emplace_back(slot_memory(data_, work_.host), predicted_.slot_bytes);
     }
     work_.scratch = block(work_.host, predicted_.scratch_bytes);
     work_.full_copy = block(work_.host, predicted_.full_copy_bytes);
-    for (const planned_tensor& planned : plan_.tensors) {
-      const stored_tensor& tensor = view_.tensors[items_[planned.request].tensor];
-      for (const std::size_t slot : tensor.slots) {
-        const slot_record& record = view_.slots[slot];
-        shard_view part =
-            view_of_shard(record.fqn, record.shape, record.placement, mesh_.shards, mesh_.shard_of(rank_));
-        std::byte* const begin = work_.slabs[planned.slab]->data() + planned.offset;
-        pending_.push_back({.handle = record.handle,
-                            .part = {.shape = std::move(part.shape),
-                                     .offset = part.offset,
-                                     .bytes = planned.partition.local_bytes(mesh_.shard_of(rank_)),
-                                     .data = {work_.slabs[planned.slab], begin}}});
-      }
-    }
+    pending_ = pending_shards(plan_, view_, items_, rank_, work_);
     prepare_stream();
   }
 
   /// From here on the module is on meta until the commit, but for what it still has to give.
   void drop_to_meta() noexcept {
     drop_references(binding_);
-    if (from_module && source_ != nullptr) {
+    if (from_module && source_.get() != nullptr) {
       return;
     }
     for (const slot_record& slot : view_.slots) {
@@ -267,28 +252,10 @@ class initialization {
     }
   }
 
-  /// After a failure that all have agreed on. \throws error{source_consumed} in its place if a part of the module's state is gone.
-  void give_up_state(const error& cause) {
-    if (options_.release_source && source_ != nullptr) {
-      storage_->drop_all();
-    }
-    if (!options_.release_source || cause.code() == errc::peer_lost) {
-      return;
-    }
-    const std::uint64_t mine = source_ != nullptr && storage_->consumed() ? 1 : 0;
-    if (all_reduce_max(control_, mine, deadline::after(options_.deadline_seconds)) != 0) {
-      throw error(errc::source_consumed, cause.subject(),
-                  concat(cause.text(),
-                         "; a part of the module's own state, the source, was released before: load it again, or "
-                         "set release_source = false"),
-                  {.rank = cause.rank(), .native_code = cause.native_code()});
-    }
-  }
-
   /// What can fail before the stream fails here: a rank that left its peers alone within the stream could not reach
   /// them.
   void prepare_stream() {
-    reader_.emplace(plan_, items_, captured_, source_, work_, counters_);
+    reader_.emplace(plan_, items_, captured_, source_.get(), work_, counters_);
     progress_.emplace(watch_, rank_ == options_.source_rank, bytes_to_read(plan_, rank_),
                       options_.progress_interval_seconds);
     std::vector<mutable_bytes> slots;
@@ -299,57 +266,11 @@ class initialization {
     enter(transport_ == transport_kind::none ? "read" : "stream");
   }
 
-  void fill_missing() {
-    const std::size_t shard = mesh_.shard_of(rank_);
-    for (const planned_tensor& planned : plan_.tensors) {
-      if (planned.generated) {
-        const slot_record& slot = view_.first_slot(view_.tensors[items_[planned.request].tensor]);
-        std::byte* const begin = work_.slabs[planned.slab]->data() + planned.offset;
-        initialise_missing(initialiser_, {.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape}, planned.partition,
-                           shard, {begin, planned.partition.local_bytes(shard)});
-      }
-    }
-  }
-
   void load_everything() {
     read_everything(plan_, *reader_, work_, *progress_);
     enter("shard");
     keep_own_part(plan_, rank_, work_);
     enter("stream");
-  }
-
-  /// Also the last moment at which a rank can fail: past it the commit happens everywhere.
-  void find_slowest() {
-    constexpr std::uint64_t rank_bits = 24;
-    const auto microseconds = static_cast<std::uint64_t>(clock_.total() * 1e6);
-    const std::uint64_t slowest =
-        all_reduce_max(control_, (microseconds << rank_bits) | rank_, deadline::after(options_.deadline_seconds));
-    report_.slowest_rank = slowest & ((std::uint64_t{1} << rank_bits) - 1);
-    report_.slowest_seconds = static_cast<double>(slowest >> rank_bits) * 1e-6;
-  }
-
-  [[nodiscard]] slot_space slot_memory() const {
-    if constexpr (StagingCommunicator<Data, staging_space<Space>>) {
-      return data_.staging(work_.host);
-    } else {
-      return work_.host;
-    }
-  }
-
-  /// Where a peer was lost in mid-operation the communicator may go on writing to what it was given: that memory is never
-  /// given back.
-  void retain_lost_buffers() noexcept {
-    if constexpr (PoisonableCommunicator<Data>) {
-      if (data_.poisoned()) {
-        try {
-          auto kept = std::make_unique<std::pair<decltype(work_.slabs), decltype(slots_)>>(std::move(work_.slabs),
-                                                                                           std::move(slots_));
-          static_cast<void>(kept.release());
-        } catch (...) {
-          std::abort();  // no memory to keep memory with: better than to let it be written to by chance
-        }
-      }
-    }
   }
 
   void release_staging() noexcept {
@@ -360,13 +281,11 @@ class initialization {
 
   void commit() noexcept {
     if constexpr (from_module) {
-      if (source_ != nullptr) {
-        storage_->drop_all();
+      if (source_.get() != nullptr) {
+        source_.get()->drop_all();
       }
     }
-    for (pending_shard& each : pending_) {
-      each.handle.adopt(std::move(each.part));
-    }
+    adopt(pending_);
     rebind(binding_);
   }
 
@@ -395,15 +314,9 @@ class initialization {
             .phases = clock_.phases()};
   }
 
-  struct pending_shard {
-    slot_handle handle;
-    local_shard part;
-  };
-
   policy_facts policy_;
   transport_kind transport_;
   Module& module_;
-  Source& given_;
   Data& data_;
   Control& control_;
   const options& options_;
@@ -421,8 +334,7 @@ class initialization {
   std::uint64_t already_accounted_ = 0;
   phase_clock clock_;
 
-  std::optional<opened> storage_;
-  opened* source_ = nullptr;
+  source_in_use<Source, Space> source_;
   module_view view_;
   optimizer_binding<Optimizer> binding_;
   std::vector<tensor_descriptor> descriptors_;

@@ -10,6 +10,7 @@
 #include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>

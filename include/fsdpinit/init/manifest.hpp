@@ -39,13 +39,24 @@ namespace fsdpinit {
   return out;
 }
 
-/// The same, and before it policy, options and mesh.
-[[nodiscard]] inline std::string manifest_of(const module_view& view, const options& how, std::string_view policy,
-                                             std::string_view transport, std::size_t ranks) {
-  return concat("policy ", policy, "\ntransport ", transport, "\nranks ", ranks, "\nreplicas ", how.replicas,
-                "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ",
-                how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node", "\nstrict ",
-                how.strict ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\n", manifest_of(view));
+/// What else a call is made of, by its types: they decide which agreements there are.
+struct call_kind {
+  std::string_view policy;
+  std::string_view transport;
+  bool from_module = false;          ///< the module's own state is the source
+  bool initialises_missing = false;  ///< what the source does not have is made
+};
+
+/// The same, and before it policy, source, options and mesh.
+[[nodiscard]] inline std::string manifest_of(const module_view& view, const options& how, const call_kind& kind,
+                                             std::size_t ranks) {
+  return concat("policy ", kind.policy, "\ntransport ", kind.transport, "\nsource ",
+                kind.from_module ? "the module's own state" : "a state dict", "\nmissing tensors ",
+                kind.initialises_missing ? "initialised" : "left on meta", "\nranks ", ranks, "\nreplicas ",
+                how.replicas, "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight,
+                "\nsource_rank ", how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node",
+                "\nstrict ", how.strict ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\n",
+                manifest_of(view));
 }
 
 /// \throws error{disagreement} naming the first line in which the manifests differ.

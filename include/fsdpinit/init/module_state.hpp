@@ -1,7 +1,10 @@
 #pragma once
 
+#include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/init/module_view.hpp>
@@ -96,6 +99,31 @@ class module_state_source {
   std::vector<tensor_descriptor> descriptors_;
   std::vector<std::size_t> stored_;  // per descriptor: index into view.tensors
 };
+
+/// After a failure that all ranks have agreed on: every rank of an initialisation from a module's own state comes here, with
+/// `state` nullptr where there is none. With `releases` what is left of it goes.
+/// \throws error{source_consumed}, on every rank, if a part is gone that a second attempt would need. Not after a lost peer, with
+/// whom nothing can be agreed.
+template <Communicator Control, class State>
+void give_up_state(Control& control, State* state, bool releases, const error& cause, double deadline_seconds) {
+  if (!releases) {
+    return;
+  }
+  if (state != nullptr) {
+    state->drop_all();
+  }
+  if (cause.code() == errc::peer_lost) {
+    return;
+  }
+  const std::uint64_t mine = state != nullptr && state->consumed() ? 1 : 0;
+  if (all_reduce_max(control, mine, deadline::after(deadline_seconds)) != 0) {
+    throw error(errc::source_consumed, cause.subject(),
+                concat(cause.text(),
+                       "; a part of the module's own state, the source, was released before: load it again, or set "
+                       "release_source = false"),
+                {.rank = cause.rank(), .native_code = cause.native_code()});
+  }
+}
 
 }  // namespace detail
 

@@ -15,6 +15,7 @@
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
+#include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/init/stored_copies.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/block.hpp>
@@ -37,12 +38,9 @@ namespace fsdpinit::detail {
 template <class Module, class Source, class Control, MemorySpace Space, Observer Watch>
 class pretrained_load {
  public:
-  using opened = typename opened_source<Source, Space>::type;
-
   pretrained_load(Module& module, Source& source, Control& control, const pretrained_load_context& context,
                   const pretrained_load_options& how, Space& memory, Watch& watch)
       : module_(module),
-        given_(source),
         control_(control),
         context_(context),
         options_(how),
@@ -50,6 +48,7 @@ class pretrained_load {
         watch_(watch),
         is_source_(control.rank() == context.source_rank),
         already_accounted_(memory.accounted()),
+        source_(source),
         scratch_(memory, 0) {
     memory_.restart_peak();
   }
@@ -100,7 +99,8 @@ class pretrained_load {
     require_valid();
     view_ = view_of(module_);
     const std::string_view policy = context_.active ? "pretrained-load, active" : "pretrained-load, inactive";
-    std::string out = manifest_of(view_, {.source_rank = context_.source_rank}, policy, "none", control_.size());
+    std::string out = manifest_of(view_, {.source_rank = context_.source_rank}, {.policy = policy, .transport = "none"},
+                                  control_.size());
     out += concat("bytes_between_agreements ", options_.bytes_between_agreements, "\n");
     return out;
   }
@@ -123,13 +123,7 @@ class pretrained_load {
 
   std::span<const tensor_descriptor> open() {
     enter("open");
-    if constexpr (SourceOpener<Source>) {
-      storage_.emplace(given_());
-      source_ = &*storage_;
-    } else {
-      source_ = &given_;
-    }
-    return source_->tensors();
+    return source_.open();
   }
 
   /// Everything this rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
@@ -184,9 +178,9 @@ class pretrained_load {
         continue;
       }
       const mutable_bytes piece = each.storage->bytes().subspan(offset_, smaller(smaller(bytes, left), read_at_once));
-      source_->read(each.item->source, offset_, piece);
+      source_.get()->read(each.item->source, offset_, piece);
       for (const std::size_t copy : each.item->copies) {
-        require_equal_copy(*source_, each.item->source, copy, offset_, piece, scratch_.bytes());
+        require_equal_copy(*source_.get(), each.item->source, copy, offset_, piece, scratch_.bytes());
       }
       bytes_read_ += piece.size() * (1 + each.item->copies.size());
       progress_->add(piece.size());
@@ -223,7 +217,6 @@ class pretrained_load {
   };
 
   Module& module_;
-  Source& given_;
   Control& control_;
   const pretrained_load_context& context_;
   const pretrained_load_options& options_;
@@ -233,8 +226,7 @@ class pretrained_load {
   std::uint64_t already_accounted_;
   phase_clock clock_;
 
-  std::optional<opened> storage_;
-  opened* source_ = nullptr;
+  source_in_use<Source, Space> source_;
   module_view view_;
   std::vector<tensor_descriptor> descriptors_;
   std::vector<load_item> items_;

@@ -41,6 +41,16 @@ template <MemorySpace Space>
   }
 }
 
+/// Where a non-persistent buffer's values are, on the rank that gives them to all. \throws error{missing_tensor} without any.
+[[nodiscard]] inline const std::byte* captured_values(const slot_record& slot) {
+  const std::byte* const values = slot.handle.data();
+  if (values == nullptr && byte_size(slot.fqn, slot.dtype, slot.shape) != 0) {
+    throw error(errc::missing_tensor, slot.fqn,
+                "a non-persistent buffer without a value on the source rank; compute it there before initialising");
+  }
+  return values;
+}
+
 struct transfer_counters {
   std::uint64_t read = 0;
   std::uint64_t sent = 0;

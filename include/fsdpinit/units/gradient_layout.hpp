@@ -2,7 +2,9 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/shape.hpp>
+#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/partition.hpp>
@@ -13,6 +15,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
+#include <string_view>
 #include <vector>
 
 /// \file
@@ -83,6 +87,25 @@ inline void pack_gradient(const gradient_layout& layout, const gradient_tensor& 
       std::memcpy(place + local, gradient + global, length);
     });
     std::memset(place + region.bytes(), 0, end - tensor.offset - region.bytes());
+  }
+}
+
+/// Packs the gradient of every tensor: `full(fqn)` is that of the whole tensor, called once for each.
+/// \throws error{shape_mismatch} naming one of another size; what `full` throws.
+template <class Full>
+void pack_gradients(const module_view& view, const gradient_layout& layout, std::size_t shards, Full& full,
+                    std::byte* contribution) {
+  for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
+    const gradient_tensor& tensor = layout.tensors[i];
+    const slot_record& slot = view.first_slot(view.tensors[tensor.tensor]);
+    const std::span<const float> gradient = full(std::string_view(slot.fqn));
+    if (gradient.size_bytes() != tensor.partition.bytes()) {
+      throw error(errc::shape_mismatch, slot.fqn,
+                  concat("its gradient has ", gradient.size(), " elements, but it is ", to_string(slot.shape),
+                         "; give the gradient of the whole tensor"));
+    }
+    const std::uint64_t end = i + 1 < layout.tensors.size() ? layout.tensors[i + 1].offset : layout.block_bytes;
+    pack_gradient(layout, tensor, end, std::as_bytes(gradient).data(), shards, contribution);
   }
 }
 

@@ -5,11 +5,10 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/retained_memory.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -67,7 +66,7 @@ class lockstep {
           if constexpr (InterruptibleCommunicator<Data>) {
             data_.interrupt();
           }
-          retain_if_lost(buffers...);
+          retain_if_lost(data_, buffers...);
           throw;
         }
       });
@@ -75,20 +74,6 @@ class lockstep {
   }
 
  private:
-  /// Where a peer was lost the communicator may go on using what it was given: that memory is never given back.
-  template <class... Buffers>
-  void retain_if_lost([[maybe_unused]] Buffers&... buffers) const noexcept {
-    if constexpr (PoisonableCommunicator<Data>) {
-      if (data_.poisoned()) {
-        try {
-          (static_cast<void>(std::make_unique<Buffers>(std::move(buffers)).release()), ...);
-        } catch (...) {
-          std::abort();  // no memory to keep memory with: better than to let it be written to by chance
-        }
-      }
-    }
-  }
-
   Data& data_;
   Control& control_;
   double seconds_;

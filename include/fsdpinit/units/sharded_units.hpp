@@ -5,7 +5,6 @@
 #include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
-#include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
@@ -13,6 +12,7 @@
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
@@ -78,18 +78,10 @@ class sharded_units {
         host_(detail::staging_for(memory_)) {
     static_assert(std::is_lvalue_reference_v<Channels> || detail::is_channels<std::remove_cvref_t<Channels>>,
                   "fsdpinit: `links` must outlive the units; give a communicator that has a name, not a temporary one");
-    std::string mine;
-    std::vector<std::byte> reference;
     ranks_.all_or_nothing([&] {
-      ranks_.agreed([&] {
+      detail::require_equal_calls(ranks_.control(), how.deadline_seconds, [&] {
         take(module, how);
-        mine = concat("replicas ", how.replicas, "\n", manifest_of(view_));
-        const auto bytes = std::as_bytes(std::span(mine));
-        reference.assign(bytes.begin(), bytes.end());
-      });
-      reference = broadcast_bytes(ranks_.control(), std::move(reference), 0, ranks_.limit());
-      ranks_.agreed([&] {
-        require_equal_manifests({reinterpret_cast<const char*>(reference.data()), reference.size()}, mine);
+        return concat("replicas ", how.replicas, "\n", manifest_of(view_));
       });
     });
   }
@@ -212,7 +204,7 @@ class sharded_units {
           contribution = block<staging>(host_, layout.block_bytes * shards);
           part = block<staging>(host_, replica_bytes(layout));
           gathered = block<staging>(host_, layout.gathered_bytes(shards));
-          pack(layout, full, contribution);
+          detail::pack_gradients(view_, layout, shards, full, contribution.data());
         },
         [&] {
           if (layout.block_bytes == 0) {
@@ -292,22 +284,6 @@ class sharded_units {
     for (std::size_t unit = 0; unit < view_.units.size(); ++unit) {
       units_.push_back({.layout = lay_out_unit(view_, unit, where_),
                         .gradients = lay_out_gradients(view_, unit, where_.shards, replicas())});
-    }
-  }
-
-  template <class Full>
-  void pack(const gradient_layout& layout, Full& full, block<staging>& contribution) const {
-    for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
-      const gradient_tensor& tensor = layout.tensors[i];
-      const slot_record& slot = view_.first_slot(view_.tensors[tensor.tensor]);
-      const std::span<const float> gradient = full(std::string_view(slot.fqn));
-      if (gradient.size_bytes() != tensor.partition.bytes()) {
-        throw error(errc::shape_mismatch, slot.fqn,
-                    concat("its gradient has ", gradient.size(), " elements, but it is ", to_string(slot.shape),
-                           "; give the gradient of the whole tensor"));
-      }
-      const std::uint64_t end = i + 1 < layout.tensors.size() ? layout.tensors[i + 1].offset : layout.block_bytes;
-      detail::pack_gradient(layout, tensor, end, std::as_bytes(gradient).data(), where_.shards, contribution.data());
     }
   }
 

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/missing_tensor.hpp>
+#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/plan/partition.hpp>
+#include <fsdpinit/plan/plan.hpp>
+
+#include <cstddef>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit::detail {
+
+/// What a slot will hold, in slabs that are being filled.
+struct pending_shard {
+  slot_handle handle;
+  local_shard part;
+};
+
+/// For every slot that the plan has a tensor for; tied ones share theirs. \pre the slabs are allocated.
+template <MemorySpace Space>
+[[nodiscard]] std::vector<pending_shard> pending_shards(const plan& made, const module_view& view,
+                                                        std::span<const load_item> items, std::size_t rank,
+                                                        const workspace<Space>& work) {
+  const std::size_t shards = made.options.ranks.shards;
+  const std::size_t shard = made.options.ranks.shard_of(rank);
+  std::vector<pending_shard> out;
+  for (const planned_tensor& planned : made.tensors) {
+    const auto& slab = work.slabs[planned.slab];
+    for (const std::size_t slot : view.tensors[items[planned.request].tensor].slots) {
+      const slot_record& record = view.slots[slot];
+      shard_view part = view_of_shard(record.fqn, record.shape, record.placement, shards, shard);
+      out.push_back({.handle = record.handle,
+                     .part = {.shape = std::move(part.shape),
+                              .offset = part.offset,
+                              .bytes = planned.partition.local_bytes(shard),
+                              .data = {slab, slab->data() + planned.offset}}});
+    }
+  }
+  return out;
+}
+
+/// The slots hold their shards from here on.
+inline void adopt(std::vector<pending_shard>& pending) noexcept {
+  for (pending_shard& each : pending) {
+    each.handle.adopt(std::move(each.part));
+  }
+}
+
+[[nodiscard]] inline missing_tensor_info info_of(const slot_record& slot) {
+  return {.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape};
+}
+
+/// Makes this rank's part of every tensor that the source does not have, in its slab.
+template <MissingInitialiser Initialiser, MemorySpace Space>
+void fill_missing(Initialiser& initialise, const plan& made, const module_view& view, std::span<const load_item> items,
+                  tensor_placer<Space>& placer, std::size_t shard) {
+  for (std::size_t i = 0; i < made.tensors.size(); ++i) {
+    const planned_tensor& planned = made.tensors[i];
+    if (planned.generated) {
+      const slot_record& slot = view.first_slot(view.tensors[items[planned.request].tensor]);
+      initialise_missing(initialise, info_of(slot), planned.partition, shard,
+                         {placer.address(i, 0), planned.partition.local_bytes(shard)});
+    }
+  }
+}
+
+}  // namespace fsdpinit::detail

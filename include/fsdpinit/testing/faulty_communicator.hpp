@@ -1,0 +1,160 @@
+#pragma once
+
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
+#include <fsdpinit/testing/call_counter.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <utility>
+
+namespace fsdpinit::testing {
+
+/// A communicator of which one call throws error{communication}. It models what `C` models, no more and no less.
+///
+/// `wait` fails after the operation is over, because a failed `wait` has given the buffers back; every other call fails
+/// before it has begun. `interrupt`, `rearm` and `fail`, which must not fail, are not counted.
+template <Communicator C>
+class faulty_communicator_base {
+ public:
+  faulty_communicator_base(C& inner, call_counter counter) : inner_(inner), counter_(std::move(counter)) {}
+
+  [[nodiscard]] std::size_t rank() const { return inner_.rank(); }
+  [[nodiscard]] std::size_t size() const { return inner_.size(); }
+
+  [[nodiscard]] std::size_t node_of(std::size_t rank) const
+    requires NodeAwareCommunicator<C>
+  {
+    return inner_.node_of(rank);
+  }
+
+  void broadcast(mutable_bytes buffer, std::size_t root) {
+    count("broadcast");
+    inner_.broadcast(buffer, root);
+  }
+  void broadcast(mutable_bytes buffer, std::size_t root, deadline limit)
+    requires requires(C& comm) { comm.broadcast(buffer, root, limit); }
+  {
+    count("broadcast");
+    inner_.broadcast(buffer, root, limit);
+  }
+  void scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root)
+    requires ScatterCommunicator<C>
+  {
+    count("scatter");
+    inner_.scatter(windows, own, root);
+  }
+  void all_gather(bytes_view own, mutable_bytes all, deadline limit)
+    requires AllGatherCommunicator<C>
+  {
+    count("all_gather");
+    inner_.all_gather(own, all, limit);
+  }
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit)
+    requires AllGatherCommunicator<C>
+  {
+    count("all_gather");
+    inner_.all_gather(own, all, group, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit)
+    requires ReduceScatterCommunicator<C>
+  {
+    count("reduce_scatter");
+    inner_.reduce_scatter(contribution, own, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit)
+    requires ReduceScatterCommunicator<C>
+  {
+    count("reduce_scatter");
+    inner_.reduce_scatter(contribution, own, group, limit);
+  }
+  [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value)
+    requires requires(C& comm) { comm.all_reduce_max(value); }
+  {
+    count("all_reduce_max");
+    return inner_.all_reduce_max(value);
+  }
+  [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value, deadline limit)
+    requires requires(C& comm) { comm.all_reduce_max(value, limit); }
+  {
+    count("all_reduce_max");
+    return inner_.all_reduce_max(value, limit);
+  }
+  [[nodiscard]] error fail(const error& cause)
+    requires FailableControl<C>
+  {
+    return inner_.fail(cause);
+  }
+  void interrupt() noexcept
+    requires InterruptibleCommunicator<C>
+  {
+    inner_.interrupt();
+  }
+  void rearm() noexcept
+    requires InterruptibleCommunicator<C>
+  {
+    inner_.rearm();
+  }
+
+ protected:
+  void count(std::string_view what) const {
+    if (counter_.fails_now()) {
+      throw error(errc::communication, "", concat("injected into ", what));
+    }
+  }
+
+  C& inner_;
+  call_counter counter_;
+};
+
+template <Communicator C>
+class faulty_communicator : public faulty_communicator_base<C> {
+ public:
+  using faulty_communicator_base<C>::faulty_communicator_base;
+};
+
+template <NonBlockingCommunicator C>
+class faulty_communicator<C> : public faulty_communicator_base<C> {
+ public:
+  using token = typename C::token;
+  using faulty_communicator_base<C>::faulty_communicator_base;
+
+  [[nodiscard]] token start_broadcast(mutable_bytes buffer, std::size_t root) {
+    this->count("start_broadcast");
+    return this->inner_.start_broadcast(buffer, root);
+  }
+  [[nodiscard]] token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root)
+    requires NonBlockingScatterCommunicator<C>
+  {
+    this->count("start_scatter");
+    return this->inner_.start_scatter(windows, own, root);
+  }
+  [[nodiscard]] token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group)
+    requires GroupCommunicator<C>
+  {
+    this->count("start_broadcast");
+    return this->inner_.start_broadcast(buffer, root, group);
+  }
+  [[nodiscard]] token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
+                                    std::span<const std::size_t> group)
+    requires GroupCommunicator<C>
+  {
+    this->count("start_scatter");
+    return this->inner_.start_scatter(windows, own, root, group);
+  }
+  void wait(token& operation, deadline limit) {
+    this->inner_.wait(operation, limit);
+    this->count("wait");
+  }
+};
+
+template <class C>
+faulty_communicator(C&, call_counter) -> faulty_communicator<C>;
+
+}  // namespace fsdpinit::testing
