@@ -1,3 +1,4 @@
+#include "support/expect_error.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
@@ -26,20 +27,6 @@ using namespace fsdpinit::testing_support;
 using fsdpinit::testing::errors_of_ranks;
 
 using outcomes = std::vector<std::optional<error>>;
-
-/// All ranks threw this one error.
-void expect_same_error(const outcomes& errors, errc code, std::string_view subject, std::int32_t rank,
-                       std::string_view piece) {
-  for (std::size_t r = 0; r < errors.size(); ++r) {
-    ASSERT_TRUE(errors[r].has_value()) << "rank " << r << " threw nothing";
-    const error& got = *errors[r];
-    EXPECT_EQ(name(got.code()), name(code)) << got.what();
-    EXPECT_EQ(got.subject(), subject) << got.what();
-    EXPECT_EQ(got.rank(), rank) << got.what();
-    EXPECT_NE(got.text().find(piece), std::string::npos) << "no '" << piece << "' in: " << got.what();
-    EXPECT_STREQ(got.what(), errors[0]->what()) << "rank " << r;
-  }
-}
 
 /// What a rank is called with.
 struct call {

@@ -1,4 +1,5 @@
 #include "support/fake_device_memory.hpp"
+#include "support/fault_sweep.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/faults.hpp>
@@ -21,7 +22,6 @@ namespace {
 
 using namespace fsdpinit;
 using namespace fsdpinit::testing_support;
-using fsdpinit::testing::call_counter;
 using fsdpinit::testing::errors_of_ranks;
 using fsdpinit::testing::faulty_communicator;
 using fsdpinit::testing::faulty_memory;
@@ -57,7 +57,7 @@ struct rank_objects {
     });
   }
 
-  std::array<call_counter, seams> counters;
+  seam_counters<seams> counters;
   Space memory;
   std::shared_ptr<std::byte> marker = std::make_shared<std::byte>();
   dynamic_module module;
@@ -92,25 +92,11 @@ class sweep {
 
   /// Returns the number of injections.
   std::uint64_t run() {
-    std::vector<std::array<std::uint64_t, seams>> calls;
     make_objects();
     expect_success("clean run");
-    for (const auto& rank : objects_) {
-      auto& here = calls.emplace_back();
-      for (std::size_t at = 0; at < seams; ++at) {
-        here[at] = rank->counters[at].calls();
-      }
-    }
-    std::uint64_t injections = 0;
-    for (std::size_t rank = 0; rank < ranks_; ++rank) {
-      for (std::size_t at = 0; at < seams; ++at) {
-        for (std::uint64_t call = 0; call < calls[rank][at] && !::testing::Test::HasFailure(); ++call) {
-          inject(rank, static_cast<seam>(at), call);
-          ++injections;
-        }
-      }
-    }
-    return injections;
+    return for_each_counted_call(objects_, [&](std::size_t rank, std::size_t at, std::uint64_t call) {
+      inject(rank, static_cast<seam>(at), call);
+    });
   }
 
  private:
@@ -169,22 +155,13 @@ class sweep {
     ASSERT_TRUE(objects_[failing]->counters[at].has_failed());
     const slots_state state = state_of(*objects_[0]);
     EXPECT_NE(state, slots_state::mixed);
+    expect_injected_error(errors, failing);
+    EXPECT_EQ(errors[failing]->native_code(), at == source_seam ? 5 : 0);
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
-      ASSERT_TRUE(errors[rank].has_value()) << "rank " << rank << " did not notice";
-      const error& got = *errors[rank];
-      EXPECT_EQ(got.rank(), static_cast<std::int32_t>(failing)) << got.what();
-      EXPECT_STREQ(got.what(), errors[failing]->what()) << "rank " << rank;
-      EXPECT_EQ(got.code(), errors[failing]->code());
-      EXPECT_EQ(got.native_code(), at == source_seam ? 5 : 0);
-      EXPECT_TRUE(got.code() == errc::out_of_memory || got.text().find("injected") == 0) << got.what();
       EXPECT_EQ(state_of(*objects_[rank]), state) << "rank " << rank;
       EXPECT_EQ(objects_[rank]->memory.accounted(), accounted[rank]) << "rank " << rank;
     }
-    for (const auto& rank : objects_) {
-      for (const call_counter& counter : rank->counters) {
-        counter.restart();
-      }
-    }
+    restart_counters(objects_);
     expect_success("second attempt");
   }
 

@@ -133,7 +133,7 @@ TEST(ModuleView, KnowsWhatIsTrained) {
 TEST(Manifest, NamesTheUnitOfASlotInWhichRanksDiffer) {
   const auto manifest = [](const names& prefixes) {
     dynamic_module module = decoder();
-    return manifest_of(view_of(module, prefixes), {}, "policy", "transport", 2);
+    return manifest_of(view_of(module, prefixes), {}, {.policy = "policy", .transport = "transport"}, 2);
   };
   expect_error(errc::disagreement, "",
                "called with 'layers.1.mlp.up in unit layers.1' where rank 0 has 'layers.1.mlp.up in the root'", [&] {

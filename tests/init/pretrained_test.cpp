@@ -1,4 +1,6 @@
 #include "support/archetypes.hpp"
+#include "support/expect_error.hpp"
+#include "support/fault_sweep.hpp"
 #include "support/reference_model.hpp"
 #include "support/sanitizers.hpp"
 #include <fsdpinit/fsdpinit.hpp>
@@ -40,19 +42,6 @@ using fsdpinit::testing::faulty_source;
 using fsdpinit::testing::run_ranks;
 
 using outcomes = std::vector<std::optional<error>>;
-
-void expect_same_error(const outcomes& errors, errc code, std::string_view subject, std::int32_t rank,
-                       std::string_view piece) {
-  for (std::size_t r = 0; r < errors.size(); ++r) {
-    ASSERT_TRUE(errors[r].has_value()) << "rank " << r << " threw nothing";
-    const error& got = *errors[r];
-    EXPECT_EQ(name(got.code()), name(code)) << got.what();
-    EXPECT_EQ(got.subject(), subject) << got.what();
-    EXPECT_EQ(got.rank(), rank) << got.what();
-    EXPECT_NE(got.text().find(piece), std::string::npos) << "no '" << piece << "' in: " << got.what();
-    EXPECT_STREQ(got.what(), errors[0]->what()) << "rank " << r;
-  }
-}
 
 /// Opens where it may; a test in which another rank opens fails.
 struct guarded_opener {
@@ -504,7 +493,7 @@ struct rank_objects {
   explicit rank_objects(const reference_model& reference)
       : marked(reference.module(memory, false)), source(reference.source(), counters[source_seam]) {}
 
-  std::array<call_counter, seams> counters;
+  seam_counters<seams> counters;
   host_memory memory;
   marked_module marked;
   faulty_source<in_memory_source> source;
@@ -516,25 +505,10 @@ class pretrained_sweep {
 
   /// Fails each call that any rank makes, in turn. Returns the number of injections.
   std::uint64_t run() {
-    std::vector<std::array<std::uint64_t, seams>> calls;
     make_objects();
     expect_success("clean run");
-    for (const auto& rank : objects_) {
-      auto& here = calls.emplace_back();
-      for (std::size_t at = 0; at < seams; ++at) {
-        here[at] = rank->counters[at].calls();
-      }
-    }
-    std::uint64_t injections = 0;
-    for (std::size_t rank = 0; rank < ranks_; ++rank) {
-      for (std::size_t at = 0; at < seams; ++at) {
-        for (std::uint64_t k = 0; k < calls[rank][at] && !::testing::Test::HasFailure(); ++k) {
-          inject(rank, at, k);
-          ++injections;
-        }
-      }
-    }
-    return injections;
+    return for_each_counted_call(objects_,
+                                 [&](std::size_t rank, std::size_t at, std::uint64_t call) { inject(rank, at, call); });
   }
 
  private:
@@ -583,21 +557,12 @@ class pretrained_sweep {
     ASSERT_TRUE(objects_[failing]->counters[at].has_failed());
     const module_state state = objects_[0]->marked.state();
     EXPECT_NE(state, module_state::mixed);
+    expect_injected_error(errors, failing);
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
-      ASSERT_TRUE(errors[rank].has_value()) << "rank " << rank << " did not notice";
-      const error& got = *errors[rank];
-      EXPECT_EQ(got.rank(), static_cast<std::int32_t>(failing)) << got.what();
-      EXPECT_STREQ(got.what(), errors[failing]->what()) << "rank " << rank;
-      EXPECT_EQ(got.code(), errors[failing]->code());
-      EXPECT_TRUE(got.code() == errc::out_of_memory || got.text().find("injected") == 0) << got.what();
       EXPECT_EQ(objects_[rank]->marked.state(), state) << "rank " << rank;
       EXPECT_EQ(objects_[rank]->memory.accounted(), 0U) << "rank " << rank;
     }
-    for (const auto& rank : objects_) {
-      for (const call_counter& counter : rank->counters) {
-        counter.restart();
-      }
-    }
+    restart_counters(objects_);
     expect_success("second attempt");
   }
 

@@ -1,4 +1,5 @@
 #include "support/fake_device_memory.hpp"
+#include "support/fault_sweep.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/faults.hpp>
@@ -21,7 +22,6 @@ namespace {
 
 using namespace fsdpinit;
 using namespace fsdpinit::testing_support;
-using fsdpinit::testing::call_counter;
 using fsdpinit::testing::errors_of_ranks;
 using fsdpinit::testing::faulty_communicator;
 using fsdpinit::testing::faulty_memory;
@@ -42,7 +42,7 @@ reference_model small_model() {
 /// One rank's module, initialised without faults, and the seams at which later calls fail.
 template <class Space>
 struct rank_objects {
-  std::array<call_counter, seams> counters;
+  seam_counters<seams> counters;
   Space memory;
   std::optional<dynamic_module> module;
   std::uint64_t accounted = 0;
@@ -54,25 +54,11 @@ class sweep {
   sweep(std::size_t ranks, bool one_world) : ranks_(ranks), one_world_(one_world) {}
 
   std::uint64_t run() {
-    std::vector<std::array<std::uint64_t, seams>> calls;
     make_objects();
     expect_success("clean run");
-    for (const auto& rank : objects_) {
-      auto& here = calls.emplace_back();
-      for (std::size_t at = 0; at < seams; ++at) {
-        here[at] = rank->counters[at].calls();
-      }
-    }
-    std::uint64_t injections = 0;
-    for (std::size_t rank = 0; rank < ranks_; ++rank) {
-      for (std::size_t at = 0; at < seams; ++at) {
-        for (std::uint64_t call = 0; call < calls[rank][at] && !::testing::Test::HasFailure(); ++call) {
-          inject(rank, static_cast<seam>(at), call);
-          ++injections;
-        }
-      }
-    }
-    return injections;
+    return for_each_counted_call(objects_, [&](std::size_t rank, std::size_t at, std::uint64_t call) {
+      inject(rank, static_cast<seam>(at), call);
+    });
   }
 
  private:
@@ -137,19 +123,9 @@ class sweep {
     objects_[failing]->counters[at].fail_at(call);
     const auto errors = attempt_all();
     ASSERT_TRUE(objects_[failing]->counters[at].has_failed());
-    for (std::size_t rank = 0; rank < ranks_; ++rank) {
-      ASSERT_TRUE(errors[rank].has_value()) << "rank " << rank << " did not notice";
-      EXPECT_EQ(errors[rank]->rank(), static_cast<std::int32_t>(failing)) << errors[rank]->what();
-      EXPECT_STREQ(errors[rank]->what(), errors[failing]->what()) << "rank " << rank;
-      EXPECT_TRUE(errors[rank]->code() == errc::out_of_memory || errors[rank]->text().find("injected") == 0)
-          << errors[rank]->what();
-    }
+    expect_injected_error(errors, failing);
     expect_sharded();
-    for (const auto& rank : objects_) {
-      for (const call_counter& counter : rank->counters) {
-        counter.restart();
-      }
-    }
+    restart_counters(objects_);
     expect_success("second attempt");
   }
 
