@@ -227,7 +227,7 @@ TEST(read_exact_at, goes_on_after_short_reads_and_interruptions) {
   const std::vector<std::vector<int>> scripts{
       {}, {1, 1, 1, 1, 1, 1, 1, 1}, {3, 3, 3}, {-EINTR}, {-EINTR, -EINTR, 5, -EINTR, 1, -EINTR}, {7, -EINTR}};
   for (const auto& script : scripts) {
-    SCOPED_TRACE(testing::PrintToString(script));
+    SCOPED_TRACE(::testing::PrintToString(script));
     std::size_t calls = 0;
     std::array<char, 8> out{};
     detail::read_exact_at(played_pread{script, &calls}, 0, "f", 2, std::as_writable_bytes(std::span(out)));

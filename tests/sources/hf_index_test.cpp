@@ -52,7 +52,7 @@ struct illegal {
   friend std::ostream& operator<<(std::ostream& out, const illegal& row) { return out << row.name; }
 };
 
-class illegal_index : public testing::TestWithParam<illegal> {};
+class illegal_index : public ::testing::TestWithParam<illegal> {};
 
 TEST_P(illegal_index, is_rejected) {
   expect_error(errc::invalid_file, "m.index.json", GetParam().piece,
@@ -61,7 +61,7 @@ TEST_P(illegal_index, is_rejected) {
 
 INSTANTIATE_TEST_SUITE_P(
     rules, illegal_index,
-    testing::ValuesIn(std::vector<illegal>{
+    ::testing::ValuesIn(std::vector<illegal>{
         {"empty", "", "the index is not valid JSON"},
         {"array", "[]", "the index is an array, not a JSON object"},
         {"string", R"("a")", R"(the index is "a", not a JSON object)"},

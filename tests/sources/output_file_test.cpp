@@ -111,7 +111,7 @@ struct played_write {
 
 TEST(write_all, goes_on_after_short_writes_and_interruptions) {
   for (const std::vector<int>& script : {std::vector<int>{}, {1, 1, 1, 1}, {-EINTR, 3, -EINTR, -EINTR, 1}}) {
-    SCOPED_TRACE(testing::PrintToString(script));
+    SCOPED_TRACE(::testing::PrintToString(script));
     std::string out;
     std::size_t calls = 0;
     detail::write_all(played_write{script, &out, &calls}, 0, "f", bytes_of("12345"));

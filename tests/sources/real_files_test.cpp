@@ -19,7 +19,7 @@ namespace {
 
 /// Files that other programs wrote, in `$FSDPINIT_SHARED_DATA`, or `../shared/data` seen from the repository's root,
 /// where tests run. The facts below were taken from them with Python's json, struct and zlib.
-class real_files : public testing::Test {
+class real_files : public ::testing::Test {
  protected:
   void SetUp() override {
     const char* given = std::getenv("FSDPINIT_SHARED_DATA");  // NOLINT(concurrency-mt-unsafe): one thread

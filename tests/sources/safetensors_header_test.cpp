@@ -94,7 +94,7 @@ struct legal {
   friend std::ostream& operator<<(std::ostream& out, const legal& row) { return out << row.name; }
 };
 
-class legal_header : public testing::TestWithParam<legal> {};
+class legal_header : public ::testing::TestWithParam<legal> {};
 
 TEST_P(legal_header, is_accepted) {
   const safetensors_header header = parse(GetParam().json, GetParam().data_bytes);
@@ -109,7 +109,7 @@ const auto e = safetensors_entry_json;
 
 INSTANTIATE_TEST_SUITE_P(
     rules, legal_header,
-    testing::ValuesIn(std::vector<legal>{
+    ::testing::ValuesIn(std::vector<legal>{
         {"no_tensors", "{}", 0, {}},
         {"leading_white_space", " \t\r\n{}", 0, {}},
         {"trailing_white_space", "{} \t\r\n", 0, {}},
@@ -223,7 +223,7 @@ struct illegal {
   friend std::ostream& operator<<(std::ostream& out, const illegal& row) { return out << row.name; }
 };
 
-class illegal_header : public testing::TestWithParam<illegal> {};
+class illegal_header : public ::testing::TestWithParam<illegal> {};
 
 TEST_P(illegal_header, is_rejected) {
   expect_error(errc::invalid_file, "f.safetensors", GetParam().piece,
@@ -233,7 +233,7 @@ TEST_P(illegal_header, is_rejected) {
 const auto case_name = [](const auto& row) { return row.param.name; };
 
 INSTANTIATE_TEST_SUITE_P(text, illegal_header,
-                         testing::ValuesIn(std::vector<illegal>{
+                         ::testing::ValuesIn(std::vector<illegal>{
                              {"byte_order_mark", "\xef\xbb\xbf{}", 0, "byte order mark"},
                              {"byte_order_mark_after_white_space", " \xef\xbb\xbf{}", 0, "not valid JSON at byte 2"},
                              {"half_a_byte_order_mark", "\xef\xbb{}", 0, "not UTF-8 at byte 0"},
@@ -288,7 +288,7 @@ INSTANTIATE_TEST_SUITE_P(text, illegal_header,
 
 INSTANTIATE_TEST_SUITE_P(
     metadata, illegal_header,
-    testing::ValuesIn(std::vector<illegal>{
+    ::testing::ValuesIn(std::vector<illegal>{
         {"twice", R"({"__metadata__":{},"__metadata__":{}})", 0, "__metadata__ twice"},
         {"twice_under_an_escape", R"({"__metadata__":{},"__met\u0061data__":{}})", 0, "__metadata__ twice"},
         {"null", R"({"__metadata__":null})", 0, "__metadata__ is null"},
@@ -305,7 +305,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     entry, illegal_header,
-    testing::ValuesIn(std::vector<illegal>{
+    ::testing::ValuesIn(std::vector<illegal>{
         {"array_form", R"({"a":["F32",[1],[0,4]]})", 4, R"(tensor "a": its entry is an array)"},
         {"string", R"({"a":"x"})", 0, R"(tensor "a": its entry is "x")"},
         {"null", R"({"a":null})", 0, R"(tensor "a": its entry is null)"},
@@ -332,7 +332,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     dtype, illegal_header,
-    testing::ValuesIn(std::vector<illegal>{
+    ::testing::ValuesIn(std::vector<illegal>{
         {"lower_case", "{" + e("a", "f32", "[1]", "[0,4]") + "}", 4, R"(tensor "a": dtype "f32" is none of the 22)"},
         {"space", "{" + e("a", "F32 ", "[1]", "[0,4]") + "}", 4, R"(dtype "F32 " is none)"},
         {"empty", "{" + e("a", "", "[1]", "[0,4]") + "}", 4, R"(dtype "" is none)"},
@@ -380,11 +380,11 @@ std::vector<illegal> bad_numbers() {
   return out;
 }
 
-INSTANTIATE_TEST_SUITE_P(numbers, illegal_header, testing::ValuesIn(bad_numbers()), case_name);
+INSTANTIATE_TEST_SUITE_P(numbers, illegal_header, ::testing::ValuesIn(bad_numbers()), case_name);
 
 INSTANTIATE_TEST_SUITE_P(
     lists, illegal_header,
-    testing::ValuesIn(std::vector<illegal>{
+    ::testing::ValuesIn(std::vector<illegal>{
         {"shape_number", "{" + e("a", "U8", "4", "[0,4]") + "}", 4, "shape is 4; an array of unsigned integers"},
         {"shape_null", "{" + e("a", "U8", "null", "[0,4]") + "}", 4, "shape is null; an array"},
         {"shape_object", "{" + e("a", "U8", "{}", "[0,4]") + "}", 4, "shape is an object; an array"},
@@ -398,7 +398,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     tiling, illegal_header,
-    testing::ValuesIn(std::vector<illegal>{
+    ::testing::ValuesIn(std::vector<illegal>{
         {"hole_at_the_start", "{" + e("a", "U8", "[1]", "[1,2]") + "}", 2,
          R"(tensor "a": data_offsets [1, 2] leave a hole of 1 bytes, the data begin at 0)"},
         {"hole_in_the_middle", "{" + e("b", "U8", "[1]", "[3,4]") + "," + e("a", "U8", "[1]", "[0,1]") + "}", 4,

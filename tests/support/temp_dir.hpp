@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <fstream>
 #include <ios>
-#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -43,13 +42,18 @@ class temp_dir {
   std::string path_;
 };
 
-/// The whole content of a file.
+/// The whole content of a file that knows its size (those of /proc do not).
 [[nodiscard]] inline std::string content_of(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) {
     throw std::runtime_error("cannot open " + path);
   }
-  return {std::istreambuf_iterator<char>(in), {}};
+  std::string content(std::filesystem::file_size(path), '\0');
+  in.read(content.data(), static_cast<std::streamsize>(content.size()));
+  if (!in) {
+    throw std::runtime_error("cannot read " + path);
+  }
+  return content;
 }
 
 }  // namespace fsdpinit::testing_support
