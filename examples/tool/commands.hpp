@@ -40,6 +40,9 @@ struct sharding_request {
   std::uint64_t bucket_bytes = 4 * mib;
   std::vector<std::pair<std::string, std::string>> renames;  ///< prefixes, one after the other
   std::optional<dtype> type;                                 ///< that floating tensors are cast to
+  std::string model;                  ///< published name of the module; empty: the checkpoint's own list of tensors
+  std::optional<std::size_t> layers;  ///< of that model
+  bool strict = true;
 
   [[nodiscard]] std::size_t ranks() const noexcept { return shards * replicas; }
 };
@@ -77,8 +80,8 @@ struct synthesize_request {
   bool published_duplicates = false;
 };
 
-/// \throws usage_error for numbers that do not fit together: a bucket without a byte for each shard, a source that is no rank,
-/// too many ranks.
+/// \throws usage_error for what does not fit together: a bucket without a byte for each shard, a source that is no rank, too many
+/// ranks, layers that the model does not have.
 void require_fitting(const sharding_request& how, std::size_t most_ranks);
 
 void run_inspect(const inspect_request& how);

@@ -31,11 +31,14 @@ struct named_parameter {
   const parameter* slot;
 };
 
+/// Without those that the checkpoint does not have, where that was let pass.
 std::vector<named_parameter> by_name(dynamic_module& module) {
   std::vector<named_parameter> all;
   module.visit_slots([&]<class Slot>(std::string_view fqn, Slot& slot) {
     if constexpr (std::is_same_v<Slot, parameter>) {
-      all.push_back({fqn, &slot});
+      if (!slot.is_meta()) {
+        all.push_back({fqn, &slot});
+      }
     }
   });
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.fqn < b.fqn; });

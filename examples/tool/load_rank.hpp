@@ -1,6 +1,6 @@
 #pragma once
 
-#include "checkpoint_module.hpp"
+#include "chosen_model.hpp"
 #include "commands.hpp"
 #include "opener.hpp"
 #include "progress.hpp"
@@ -59,6 +59,7 @@ class rank_watch {
   return {.bucket_bytes = how.bucket_bytes,
           .source_rank = how.source_rank,
           .replicas = how.replicas,
+          .strict = how.strict,
           .deadline_seconds = how.deadline_seconds};
 }
 
@@ -67,7 +68,7 @@ template <class Transport, class Source, class Comm>
 [[nodiscard]] rank_result load_and_prepare(const load_request& how, std::span<const tensor_descriptor> tensors,
                                            Source&& source, Comm& comm, const host_memory& memory, rank_watch& watch) {
   rank_result result;
-  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(tensors); });
+  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(how, tensors); });
   load_pretrained(result.module, source, comm, {.active = true, .source_rank = how.source_rank},
                   {.deadline_seconds = how.deadline_seconds}, memory, watch);
   result.report = prepare<Transport>(result.module, comm, options_of(how), memory, watch);
@@ -78,7 +79,7 @@ template <class Policy, class Source, class Comm>
 [[nodiscard]] rank_result initialize_from(const load_request& how, std::span<const tensor_descriptor> tensors,
                                           Source&& source, Comm& comm, const host_memory& memory, rank_watch& watch) {
   rank_result result;
-  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(tensors); });
+  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(how, tensors); });
   result.report = initialize<Policy>(result.module, source, comm, options_of(how), memory, watch);
   return result;
 }

@@ -142,6 +142,26 @@ void add_adaptors(CLI::App& command, sharding_request& how) {
       ->type_name("TYPE");
 }
 
+choices<std::string> model_names() {
+  choices<std::string> names;
+  for (const published_model& model : published_models) {
+    names.emplace_back(model.name, model.name);
+  }
+  return names;
+}
+constexpr const char* model_names_text = "qwen3-0.6b, qwen3-8b, llama3-8b or gpt2";
+
+void add_module(CLI::App& command, sharding_request& how) {
+  add_choice(command, "--model", how.model, model_names(),
+             fmt::format("the module is this published model ({}),\n"
+                         "which the checkpoint has to fit; default: the checkpoint's own list of tensors",
+                         model_names_text))
+      ->type_name("NAME");
+  command.add_option("--layers", how.layers, "only the first L layers of that model")->type_name("L");
+  command.add_flag("!--non-strict", how.strict,
+                   "tensors that only one of the two has are listed in the report, not errors");
+}
+
 CLI::App& add_inspect(CLI::App& app, inspect_request& how) {
   CLI::App& command = *app.add_subcommand("inspect", "Show what a checkpoint holds");
   add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
@@ -153,6 +173,7 @@ CLI::App& add_plan(CLI::App& app, plan_request& how) {
   CLI::App& command = *app.add_subcommand("plan", "Predict each rank's memory and traffic, reading no tensor");
   add_sharding(command, how, most_planned_ranks);
   add_adaptors(command, how);
+  add_module(command, how);
   command.add_flag("--json", how.json, "every rank, as JSON");
   return command;
 }
@@ -162,6 +183,7 @@ CLI::App& add_load(CLI::App& app, load_request& how) {
       "load", "Load a checkpoint on S ranks: the processes that mpirun or srun has started, else threads");
   add_sharding(command, how, most_thread_ranks);
   add_adaptors(command, how);
+  add_module(command, how);
   add_path(command, "--dump", how.dump, "write every rank's shards, a file each, to a folder that is empty or absent")
       ->type_name("DIR");
   add_path(command, "--report", how.report, "write the report as JSON")->type_name("FILE.json");
@@ -186,13 +208,7 @@ CLI::App& add_load(CLI::App& app, load_request& how) {
 CLI::App& add_synthesize(CLI::App& app, synthesize_request& how) {
   CLI::App& command = *app.add_subcommand(
       "synthesize", "Write a checkpoint with the names and shapes of a published model, and made-up values");
-  choices<std::string> models;
-  for (const published_model& model : published_models) {
-    models.emplace_back(model.name, model.name);
-  }
-  add_choice(command, "--model", how.model, models, "qwen3-0.6b, qwen3-8b, llama3-8b or gpt2")
-      ->required()
-      ->type_name("NAME");
+  add_choice(command, "--model", how.model, model_names(), model_names_text)->required()->type_name("NAME");
   add_path(command, "DIR", how.folder, "a folder that is empty or absent")->required();
   command.add_option("--layers", how.layers, "only the first L layers")->type_name("L");
   add_choice<std::optional<dtype>, dtype>(command, "--dtype", how.type, {{"bf16", dtype::bf16}, {"f32", dtype::f32}},

@@ -1,4 +1,4 @@
-#include "checkpoint_module.hpp"
+#include "chosen_model.hpp"
 #include "commands.hpp"
 #include "opener.hpp"
 #include <fsdpinit/init/match.hpp>
@@ -28,11 +28,12 @@ namespace fsdpinit::tool {
 namespace {
 
 /// The plan that `load` will follow: the same module, matched in the same way.
-plan plan_of(const sharding_request& how, std::span<const tensor_descriptor> tensors) {
-  dynamic_module module = module_of(tensors);
+plan plan_of(const sharding_request& how, const state_dict_contents& contents) {
+  dynamic_module module = module_of(how, contents.tensors);
   const module_view view = view_of(module);
-  const std::vector<load_item> items = match(view, tensors);
-  const std::vector<tensor_request> requests = requests_of(view, items);
+  unmatched_names unmatched;
+  const std::vector<load_item> items = match(view, contents, how.strict ? nullptr : &unmatched);
+  const std::vector<tensor_request> requests = requests_of(view, items, contents.stored);
   const bool alone = how.policy == policy_kind::every_rank_loads;
   const options defaults;
   return make_plan(requests, {.ranks = {.shards = how.shards, .replicas = how.replicas},
@@ -51,7 +52,7 @@ std::string_view policy_name(const sharding_request& how) {
 std::uint64_t model_bytes(const plan& made) {
   std::uint64_t bytes = 0;
   for (const planned_tensor& tensor : made.tensors) {
-    bytes += tensor.partition.bytes();
+    bytes += tensor.kept_bytes(tensor.partition.bytes());
   }
   return bytes;
 }
@@ -153,6 +154,17 @@ void require_fitting(const sharding_request& how, std::size_t most_ranks) {
     throw usage_error(fmt::format("--bucket-bytes: {} is too small for {} shards; use at least {}", how.bucket_bytes,
                                   how.shards, how.shards));
   }
+  if (how.model.empty() && (how.layers || !how.strict)) {
+    throw usage_error(
+        fmt::format("--{}: means something only with --model; without, the module is the checkpoint's own list",
+                    how.strict ? "layers" : "non-strict"));
+  }
+  if (how.policy == policy_kind::cpu_ram_efficient_loading && !how.strict) {
+    throw usage_error("--non-strict: not for cpu-ram-efficient-loading, which loads the whole model first");
+  }
+  if (!how.model.empty()) {
+    static_cast<void>(chosen_model(how.model, how.layers));
+  }
   if (how.ranks() > most_ranks) {
     throw usage_error(fmt::format("--replicas: {} replicas of {} shards are {} ranks; at most {} are possible",
                                   how.replicas, how.shards, how.ranks(), most_ranks));
@@ -166,7 +178,7 @@ void require_fitting(const sharding_request& how, std::size_t most_ranks) {
 void run_plan(const plan_request& how) {
   require_fitting(how, most_planned_ranks);
   const auto source = opener_of(how)();
-  const plan made = plan_of(how, source.tensors());
+  const plan made = plan_of(how, detail::contents_of(source));
   std::vector<prediction> ranks;
   for (std::size_t rank = 0; rank < how.ranks(); ++rank) {
     ranks.push_back(predict(made, rank));

@@ -1,3 +1,4 @@
+#include "chosen_model.hpp"
 #include "commands.hpp"
 #include "output_folder.hpp"
 #include "progress.hpp"
@@ -98,19 +99,10 @@ std::string index_text(const std::map<std::string, std::string>& file_of_tensor,
   return json_text({{"metadata", {{"total_size", total}}}, {"weight_map", nlohmann::ordered_json(file_of_tensor)}});
 }
 
-const published_model& model_of(const synthesize_request& how) {
-  const auto model = std::find_if(published_models.begin(), published_models.end(),
-                                  [&](const published_model& each) { return each.name == how.model; });
-  if (how.layers.value_or(1) < 1 || how.layers.value_or(1) > model->layers) {
-    throw usage_error(fmt::format("--layers: {} has layers 1 to {}, not {}", model->name, model->layers, *how.layers));
-  }
-  return *model;
-}
-
 }  // namespace
 
 void run_synthesize(const synthesize_request& how, unfinished& outputs) {
-  const published_model& model = model_of(how);
+  const published_model& model = chosen_model(how.model, how.layers);
   std::vector<synthetic_tensor> tensors =
       tensors_of(model, how.layers.value_or(model.layers), how.type.value_or(model.type), how.published_duplicates);
   const std::size_t count = tensors.size();

@@ -182,19 +182,24 @@ TEST(Wire, ErrorsArriveAsTheyWere) {
   EXPECT_EQ(detail::encode(sent).size(), 4096U);
 }
 
-TEST(Wire, DescriptorsArriveAsTheyWere) {
-  const std::vector<tensor_descriptor> sent{{.name = "", .dtype = dtype::u64, .shape = {}},
-                                            {.name = "a", .dtype = dtype::f4, .shape = {0, 7}},
-                                            {.name = std::string(5000, 'n'), .dtype = dtype::bf16, .shape = {1, 2, 3}}};
-  EXPECT_EQ(detail::decode_descriptors(detail::encode(sent)), sent);
-  EXPECT_TRUE(detail::decode_descriptors(detail::encode(std::vector<tensor_descriptor>{})).empty());
+TEST(Wire, ContentsArriveAsTheyWere) {
+  const state_dict_contents sent{
+      .tensors = {{.name = "", .dtype = dtype::u64, .shape = {}},
+                  {.name = "a", .dtype = dtype::f4, .shape = {0, 7}},
+                  {.name = std::string(5000, 'n'), .dtype = dtype::bf16, .shape = {1, 2, 3}}},
+      .stored = {{.dtype = dtype::u64}, {.dtype = dtype::f4, .name = "stored.a"}, {.dtype = dtype::f16}}};
+  const state_dict_contents got = detail::decode_contents(detail::encode(sent));
+  EXPECT_EQ(got.tensors, sent.tensors);
+  EXPECT_EQ(got.stored, sent.stored);
+  EXPECT_TRUE(detail::decode_contents(detail::encode(state_dict_contents{})).tensors.empty());
 }
 
 TEST(Wire, AMessageThatEndsEarlyIsAnError) {
-  const std::vector<tensor_descriptor> sent{{.name = "name", .dtype = dtype::u64, .shape = {2}}};
+  const state_dict_contents sent{.tensors = {{.name = "name", .dtype = dtype::u64, .shape = {2}}},
+                                 .stored = {{.dtype = dtype::u64}}};
   std::vector<std::byte> bytes = detail::encode(sent);
   bytes.pop_back();
-  expect_error(errc::communication, "", "ended early", [&] { static_cast<void>(detail::decode_descriptors(bytes)); });
+  expect_error(errc::communication, "", "ended early", [&] { static_cast<void>(detail::decode_contents(bytes)); });
 }
 
 }  // namespace

@@ -182,6 +182,15 @@ TEST(Disagreement, AnotherPolicyOrTransportOnOneRankIsNamed) {
                       initialize<native_sharding<transport::broadcast>>(module, source, world);
                     }),
                     errc::disagreement, "", 2, "'transport broadcast' where rank 0 has 'transport scatter'");
+  // What decides which agreements there are is settled before the first of them.
+  expect_same_error(with([](auto& module, auto, auto& world) { initialize(module, module_state{}, world); }),
+                    errc::disagreement, "", 2,
+                    "'source the module's own state' where rank 0 has 'source a state dict'");
+  expect_same_error(
+      with([](auto& module, auto source, auto& world) {
+        initialize(module, source, world, {}, host_memory{}, null_observer{}, no_optimizer{}, normal_values{.seed = 1});
+      }),
+      errc::disagreement, "", 2, "'missing tensors initialised' where rank 0 has 'missing tensors left on meta'");
 }
 
 TEST(Disagreement, TheLowestRankThatDiffersIsNamed) {

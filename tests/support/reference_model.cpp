@@ -84,7 +84,9 @@ naive_shard naive_slice(bytes_view whole, dtype type, const shape& extents, plac
 
 reference_model::reference_model(std::vector<reference_tensor> tensors) : tensors_(std::move(tensors)) {
   for (reference_tensor& tensor : tensors_) {
-    tensor.bytes = content_for(tensor.fqn, byte_size(tensor.fqn, tensor.type, tensor.extents));
+    if (tensor.bytes.empty()) {
+      tensor.bytes = content_for(tensor.fqn, byte_size(tensor.fqn, tensor.type, tensor.extents));
+    }
   }
 }
 

@@ -51,7 +51,7 @@ struct reference_tensor {
   slot_role role = slot_role::parameter;
   std::vector<std::string> tied{};       ///< further names in the module
   std::vector<std::string> stored_as{};  ///< names in the source; empty: its FQN
-  std::vector<std::byte> bytes{};
+  std::vector<std::byte> bytes{};        ///< empty: made up
 
   [[nodiscard]] bool captured() const { return role == slot_role::non_persistent_buffer; }
   [[nodiscard]] std::vector<std::string> names() const {

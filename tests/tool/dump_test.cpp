@@ -153,6 +153,78 @@ TEST(dump, can_be_loaded_again) {
   EXPECT_EQ(dump(dir / "out", 4, {}), dump(dir / "model.safetensors", 4, {}));
 }
 
+TEST(dump, of_renamed_tensors_has_the_new_names) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  expect_success(run_tool({"load", dir / "model.safetensors", "--shards", "2", "--rename", "embed.=wte.", "--rename",
+                           "wte.=transformer.wte.", "--dump", dir / "out"}));
+  plain_tensors expected = small_model();
+  expected["transformer.wte.weight"] = expected.at("embed.weight");
+  expected.erase("embed.weight");
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    const plain_file file = read_plain(dir / ("out/" + file_name(rank, 2)));
+    EXPECT_EQ(file.tensors.size(), expected.size());
+    for (const auto& [name, whole] : expected) {
+      EXPECT_EQ(file.tensors.at(name).bytes, slice(whole, 2, rank).part.bytes) << name << " of rank " << rank;
+    }
+  }
+}
+
+/// bf16 is the upper half of f32; NaNs come out quiet.
+std::string widened(const std::string& bf16) {
+  std::string f32;
+  for (std::size_t i = 0; i < bf16.size(); i += 2) {
+    const auto low = static_cast<unsigned char>(bf16[i]);
+    const auto high = static_cast<unsigned char>(bf16[i + 1]);
+    const bool is_nan = (high & 0x7fU) == 0x7fU && (low & 0x80U) != 0 && (low & 0x7fU) != 0;
+    f32 += {'\0', '\0', static_cast<char>(is_nan ? low | 0x40U : low), static_cast<char>(high)};
+  }
+  return f32;
+}
+
+TEST(dump, of_cast_tensors_has_their_new_type_and_others_as_they_are) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  for (const arguments& policy : std::vector<arguments>{{"--transport", "scatter"},
+                                                        {"--transport", "broadcast", "--bucket-bytes", "77"},
+                                                        {"--transport", "own-read"},
+                                                        {"--policy", "cpu-ram-efficient-loading"},
+                                                        {"--policy", "every-rank-loads"}}) {
+    const std::string out = dir / ("out" + policy.back());
+    arguments all{"load", dir / "model.safetensors", "--shards", "3", "--dtype", "f32", "--dump", out};
+    all.insert(all.end(), policy.begin(), policy.end());
+    expect_success(run_tool(all));
+    for (std::size_t rank = 0; rank < 3; ++rank) {
+      const plain_file file = read_plain(out + "/" + file_name(rank, 3));
+      for (const auto& [name, whole] : small_model()) {
+        const bool is_cast = whole.dtype == "BF16" || whole.dtype == "F16";  // the latter is empty
+        const std::string part = slice(whole, 3, rank).part.bytes;
+        EXPECT_EQ(file.tensors.at(name).dtype, is_cast ? "F32" : whole.dtype) << name;
+        EXPECT_EQ(file.tensors.at(name).bytes, is_cast ? widened(part) : part) << name << " of rank " << rank;
+      }
+    }
+  }
+}
+
+TEST(dump, of_a_model_that_is_named_leaves_out_what_the_checkpoint_lacks_if_that_is_let_pass) {
+  const temp_dir dir;
+  const std::string in = dir / "in";
+  expect_success(run_tool({"synthesize", "--model", "gpt2", in, "--layers", "1", "--dtype", "bf16"}));
+  const arguments load{"load", in, "--shards", "2", "--model", "gpt2", "--layers", "2", "--dtype", "bf16"};
+  expect_failure(run_tool(load), 1, "h.1.", "missing: the module wants it");
+  arguments lenient = load;
+  lenient.insert(lenient.end(), {"--non-strict", "--dump", dir / "out", "--report", dir / "report.json"});
+  const finished_process process = run_tool(lenient);
+  expect_success(process);
+  EXPECT_NE(process.out.find("missing, left on meta, 13 tensors: h.1."), std::string::npos) << process.out;
+  const auto report = nlohmann::json::parse(content_of(dir / "report.json"));
+  EXPECT_EQ(report["missing"].size(), 13U);
+  EXPECT_EQ(report["unexpected"].size(), 0U);
+  EXPECT_EQ(read_plain(dir / ("out/" + file_name(1, 2))).tensors.size(), 4U + 13U);
+  expect_success(
+      run_tool({"plan", in, "--shards", "2", "--model", "gpt2", "--layers", "2", "--dtype", "bf16", "--non-strict"}));
+}
+
 TEST(dump, fills_an_empty_folder_and_keeps_its_permissions) {
   const temp_dir dir;
   write_plain(dir / "model.safetensors", small_model());

@@ -67,6 +67,16 @@ TEST_F(tool_errors, usage) {
   expect_usage({"load", model, "--shards", "2", "--source-rank", "2"}, "--source-rank", "2 is none of 2 ranks");
   expect_usage({"load", model, "--shards", "2", "--policy", "cpu-ram-efficient-loading", "--transport", "own-read"},
                "--transport", "own-read is not for cpu-ram-efficient-loading");
+  expect_usage({"load", model, "--shards", "2", "--rename", "a"}, "--rename", "\"a\" is not FROM=TO");
+  expect_usage({"plan", model, "--shards", "2", "--rename", "a=b=c"}, "--rename", "\"a=b=c\" is not FROM=TO");
+  expect_usage({"load", model, "--shards", "2", "--dtype", "f64"}, "--dtype", "bf16, f16, f32");
+  expect_usage({"load", model, "--shards", "2", "--non-strict"}, "--non-strict", "only with --model");
+  expect_usage({"plan", model, "--shards", "2", "--layers", "2"}, "--layers", "only with --model");
+  expect_usage({"load", model, "--shards", "2", "--model", "gpt2", "--layers", "13"}, "--layers", "1 to 12");
+  expect_usage({"load", model, "--shards", "2", "--model", "gpt5"}, "--model", "qwen3-0.6b");
+  expect_usage(
+      {"load", model, "--shards", "2", "--model", "gpt2", "--non-strict", "--policy", "cpu-ram-efficient-loading"},
+      "--non-strict", "not for cpu-ram-efficient-loading");
   expect_usage({"plan", model, "--shards", "99999999"}, "--shards", "from 1 to 65536");
   expect_usage({"load", model, "--shards", "2", "--frob"}, "The following argument", "--frob");
   expect_usage({"load", model, "--shards", "2", "--policy", "x"}, "--policy",

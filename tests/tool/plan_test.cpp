@@ -31,8 +31,11 @@ json plan_json(const std::string& checkpoint, const arguments& how) {
 TEST(plan, is_what_a_load_does) {
   const temp_dir dir;
   write_plain(dir / "model.safetensors", small_model());
-  for (const arguments& policy : std::vector<arguments>{
-           {"--policy", "every-rank-loads"}, {"--transport", "scatter"}, {"--transport", "broadcast"}}) {
+  for (const arguments& policy :
+       std::vector<arguments>{{"--policy", "every-rank-loads"},
+                              {"--transport", "scatter"},
+                              {"--transport", "broadcast"},
+                              {"--transport", "broadcast", "--dtype", "f32", "--rename", "layers.=h."}}) {
     for (const std::string shards : {"1", "2", "5"}) {
       for (const std::string bucket : {"5", "1001", "4MiB"}) {
         arguments how{"--shards", shards, "--bucket-bytes", bucket};

@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -94,11 +93,15 @@ inline constexpr std::size_t error_wire_bytes = 4096;
   return {code, subject, text, {.rank = rank, .native_code = native_code}};
 }
 
-[[nodiscard]] inline std::vector<std::byte> encode(std::span<const tensor_descriptor> tensors) {
+/// \pre contents.stored.size() == contents.tensors.size().
+[[nodiscard]] inline std::vector<std::byte> encode(const state_dict_contents& contents) {
   wire_writer out;
-  out.number(tensors.size());
-  for (const tensor_descriptor& tensor : tensors) {
+  out.number(contents.tensors.size());
+  for (std::size_t i = 0; i < contents.tensors.size(); ++i) {
+    const tensor_descriptor& tensor = contents.tensors[i];
     out.text(tensor.name);
+    out.text(contents.stored[i].name);
+    out.number(static_cast<std::uint64_t>(contents.stored[i].dtype));
     out.number(static_cast<std::uint64_t>(tensor.dtype));
     out.number(tensor.shape.rank());
     for (const std::uint64_t dim : tensor.shape) {
@@ -108,11 +111,16 @@ inline constexpr std::size_t error_wire_bytes = 4096;
   return std::move(out.bytes());
 }
 
-[[nodiscard]] inline std::vector<tensor_descriptor> decode_descriptors(bytes_view bytes) {
+[[nodiscard]] inline state_dict_contents decode_contents(bytes_view bytes) {
   wire_reader in(bytes);
-  std::vector<tensor_descriptor> tensors(in.number());
-  for (tensor_descriptor& tensor : tensors) {
+  state_dict_contents contents;
+  contents.tensors.resize(in.number());
+  contents.stored.resize(contents.tensors.size());
+  for (std::size_t i = 0; i < contents.tensors.size(); ++i) {
+    tensor_descriptor& tensor = contents.tensors[i];
     tensor.name = in.text();
+    contents.stored[i].name = in.text();
+    contents.stored[i].dtype = static_cast<dtype>(in.number());
     tensor.dtype = static_cast<dtype>(in.number());
     std::vector<std::uint64_t> dims(in.number());
     for (std::uint64_t& dim : dims) {
@@ -120,7 +128,7 @@ inline constexpr std::size_t error_wire_bytes = 4096;
     }
     tensor.shape = shape(std::move(dims));
   }
-  return tensors;
+  return contents;
 }
 
 }  // namespace fsdpinit::detail

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace fsdpinit {
 
@@ -16,6 +17,19 @@ struct tensor_descriptor {
   fsdpinit::shape shape{};
 
   friend bool operator==(const tensor_descriptor&, const tensor_descriptor&) = default;
+};
+
+/// What a tensor is in the checkpoint, where adaptors show it otherwise.
+struct stored_form {
+  fsdpinit::dtype dtype = fsdpinit::dtype::f32;
+  std::string name{};  ///< empty: the one it is shown under
+  friend bool operator==(const stored_form&, const stored_form&) = default;
+};
+
+/// What a state dict holds: `stored[i]` is what `tensors[i]` is in the checkpoint.
+struct state_dict_contents {
+  std::vector<tensor_descriptor> tensors{};
+  std::vector<stored_form> stored{};
 };
 
 /// Where a tensor's bytes begin in what a state dict is read from, for sources that know it: the n-th of its files, and a byte

@@ -89,6 +89,7 @@ class initialization {
       agreed([&] {
         try {
           stream_->run();
+          widen();
         } catch (...) {
           retain_if_lost(data_, work_.slabs, slots_);
           throw;
@@ -158,12 +159,13 @@ class initialization {
   void preflight() {
     const double limit = options_.deadline_seconds;
     require_equal_calls(control_, limit, [&] { return describe_call(); });
-    descriptors_ = descriptors_of_source(control_, options_.source_rank, every_rank_reads() || is_source(), limit,
-                                         [&] { return open_source(); });
+    contents_ = contents_of_source(control_, options_.source_rank, every_rank_reads() || is_source(), limit,
+                                   [&]() -> const opened& { return open_source(); });
     if (transport_ == transport_kind::automatic) {
       std::optional<error> unreadable;
       if (!is_source()) {
-        unreadable = attempt([&] { require_equal_sources(descriptors_, open_source(), options_.source_rank); });
+        unreadable =
+            attempt([&] { require_equal_sources(contents_, contents_of(open_source()), options_.source_rank); });
       }
       reason_ = why_not_all_read(control_, limit, unreadable);
       if (!reason_.empty()) {
@@ -175,24 +177,23 @@ class initialization {
     }
   }
 
-  std::span<const tensor_descriptor> open_source() {
-    std::span<const tensor_descriptor> tensors;
+  const opened& open_source() {
     if constexpr (from_module) {
-      tensors = source_.open(view_, work_.memory, options_.release_source);
+      source_.open(view_, work_.memory, options_.release_source);
     } else {
-      tensors = source_.open();
+      source_.open();
     }
     if constexpr (requires { source_.get()->readable(); }) {
       if (transport_ == transport_kind::automatic && !source_.get()->readable()) {
         throw error(errc::invalid_argument, "source", "it is on the source rank only");
       }
     }
-    return tensors;
+    return *source_.get();
   }
 
   void make() {
     enter("preflight");
-    items_ = match(view_, descriptors_, options_.strict ? nullptr : &unmatched_);
+    items_ = match(view_, contents_, options_.strict ? nullptr : &unmatched_);
     if constexpr (initialises_missing) {
       add_missing(view_, items_);
     }
@@ -203,8 +204,8 @@ class initialization {
       }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
-    std::vector<tensor_request> requests = requests_of(view_, items_);
-    if constexpr (PositionedSource<opened>) {
+    std::vector<tensor_request> requests = requests_of(view_, items_, contents_.stored);
+    if constexpr (knows_positions<opened>) {
       for (std::size_t i = 0; source_.get() != nullptr && i < requests.size(); ++i) {
         if (!requests[i].captured && !requests[i].generated) {
           requests[i].position = source_.get()->position_of(items_[i].source);
@@ -273,6 +274,16 @@ class initialization {
     enter("stream");
   }
 
+  /// What has travelled narrow becomes what is kept.
+  void widen() {
+    tensor_placer<Space> placer(plan_, rank_, work_);
+    for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+      if (plan_.tensors[i].widening) {
+        placer.widen(i, *plan_.tensors[i].widening);
+      }
+    }
+  }
+
   void release_staging() noexcept {
     slots_.clear();
     work_.scratch.release();
@@ -337,7 +348,7 @@ class initialization {
   source_in_use<Source, Space> source_;
   module_view view_;
   optimizer_binding<Optimizer> binding_;
-  std::vector<tensor_descriptor> descriptors_;
+  state_dict_contents contents_;
   std::vector<load_item> items_;
   unmatched_names unmatched_;
   std::vector<const std::byte*> captured_;  // per request

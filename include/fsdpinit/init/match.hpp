@@ -78,8 +78,9 @@ class mismatch_list {
 /// \param tolerated  If given, missing and unexpected names are no errors, and are put there.
 /// \throws error{missing_tensor, unexpected_tensor, shape_mismatch, dtype_mismatch} listing up to 20 problems and their
 /// number; its subject is the first one's FQN.
-[[nodiscard]] inline std::vector<load_item> match(const module_view& view, std::span<const tensor_descriptor> source,
+[[nodiscard]] inline std::vector<load_item> match(const module_view& view, const state_dict_contents& contents,
                                                   unmatched_names* tolerated = nullptr) {
+  const std::span<const tensor_descriptor> source = contents.tensors;
   constexpr auto none = static_cast<std::size_t>(-1);
   const detail::fqn_index by_name = detail::index_of(view.slots);
   const auto slot_for = [&](const tensor_descriptor& tensor) -> const slot_record* {
@@ -117,7 +118,12 @@ class mismatch_list {
                    "checkpoint, and its prefix");
     }
   }
-  for (const tensor_descriptor& tensor : source) {
+  const auto stored_as = [&](std::size_t i) {
+    const std::string& stored = contents.stored[i].name;
+    return stored.empty() ? std::string() : concat(" (stored as ", printable(stored), ")");
+  };
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    const tensor_descriptor& tensor = source[i];
     if (ignored.contains(tensor.name)) {
       continue;
     }
@@ -125,24 +131,25 @@ class mismatch_list {
       tolerated->unexpected.push_back(tensor.name);
     } else if (slot_for(tensor) == nullptr) {
       problems.add(errc::unexpected_tensor, tensor.name,
-                   "unexpected: the checkpoint has it, the module does not want it; check that this is the model's "
-                   "checkpoint, and its prefix");
+                   concat("unexpected: the checkpoint has it", stored_as(i),
+                          ", the module does not want it; check that this is the model's checkpoint, and its prefix"));
     }
   }
-  for (const tensor_descriptor& tensor : source) {
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    const tensor_descriptor& tensor = source[i];
     const slot_record* const slot = slot_for(tensor);
     if (slot == nullptr) {
       continue;
     }
     if (tensor.shape != slot->shape) {
       problems.add(errc::shape_mismatch, slot->fqn,
-                   concat("the checkpoint has shape ", to_string(tensor.shape), ", the module ", to_string(slot->shape),
-                          "; check the model's configuration"));
+                   concat("the checkpoint has shape ", to_string(tensor.shape), stored_as(i), ", the module ",
+                          to_string(slot->shape), "; check the model's configuration"));
     } else if (tensor.dtype != slot->dtype) {
-      problems.add(
-          errc::dtype_mismatch, slot->fqn,
-          concat("the checkpoint has ", name(tensor.dtype), ", the module ", name(slot->dtype),
-                 "; nothing is cast unasked: give the module the checkpoint's dtype, or convert the checkpoint"));
+      problems.add(errc::dtype_mismatch, slot->fqn,
+                   concat("the checkpoint has ", name(tensor.dtype), stored_as(i), ", the module ", name(slot->dtype),
+                          "; nothing is cast unasked: read the checkpoint through cast(), give the module the "
+                          "checkpoint's dtype, or convert the checkpoint"));
     }
   }
   problems.throw_if_any();
@@ -162,9 +169,24 @@ inline void add_missing(const module_view& view, std::vector<load_item>& items) 
   }
 }
 
+/// The dtype in which the bytes of an item of dtype `wanted` travel: the stored one where that is narrower, under all its names.
+[[nodiscard]] inline dtype travelling_dtype(const load_item& item, dtype wanted, std::span<const stored_form> stored) {
+  if (item.captured || item.missing || bits(stored[item.source].dtype) >= bits(wanted)) {
+    return wanted;
+  }
+  const dtype narrow = stored[item.source].dtype;
+  for (const std::size_t copy : item.copies) {
+    if (stored[copy].dtype != narrow) {
+      return wanted;
+    }
+  }
+  return narrow;
+}
+
 /// What the planner is told of them, in the same order. The names are views into `view`.
 [[nodiscard]] inline std::vector<tensor_request> requests_of(const module_view& view,
-                                                             const std::vector<load_item>& items) {
+                                                             const std::vector<load_item>& items,
+                                                             std::span<const stored_form> stored) {
   std::vector<tensor_request> requests;
   requests.reserve(items.size());
   for (const load_item& item : items) {
@@ -172,6 +194,7 @@ inline void add_missing(const module_view& view, std::vector<load_item>& items) 
     const slot_record& slot = view.first_slot(tensor);
     requests.push_back({.fqn = slot.fqn,
                         .dtype = slot.dtype,
+                        .travels_as = travelling_dtype(item, slot.dtype, stored),
                         .shape = slot.shape,
                         .placement = slot.placement,
                         .unit = tensor.unit,

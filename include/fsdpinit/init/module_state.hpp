@@ -101,22 +101,24 @@ class module_state_source {
 };
 
 /// After a failure that all ranks have agreed on: every rank of an initialisation from a module's own state comes here, with
-/// `state` nullptr where there is none. With `releases` what is left of it goes.
-/// \throws error{source_consumed}, on every rank, if a part is gone that a second attempt would need. Not after a lost peer, with
-/// whom nothing can be agreed.
+/// `state` nullptr where there is none. If a part is gone that a second attempt would need the rest goes too; else all of it stays.
+/// \throws error{source_consumed}, on every rank, if it went. Not after a lost peer, with whom nothing can be agreed.
 template <Communicator Control, class State>
 void give_up_state(Control& control, State* state, bool releases, const error& cause, double deadline_seconds) {
   if (!releases) {
     return;
   }
-  if (state != nullptr) {
+  const bool consumed = state != nullptr && state->consumed();
+  if (consumed) {
     state->drop_all();
   }
   if (cause.code() == errc::peer_lost) {
     return;
   }
-  const std::uint64_t mine = state != nullptr && state->consumed() ? 1 : 0;
-  if (all_reduce_max(control, mine, deadline::after(deadline_seconds)) != 0) {
+  if (all_reduce_max(control, consumed ? 1 : 0, deadline::after(deadline_seconds)) != 0) {
+    if (state != nullptr) {
+      state->drop_all();
+    }
     throw error(errc::source_consumed, cause.subject(),
                 concat(cause.text(),
                        "; a part of the module's own state, the source, was released before: load it again, or set "

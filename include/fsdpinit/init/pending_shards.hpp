@@ -37,8 +37,8 @@ template <MemorySpace Space>
       out.push_back({.handle = record.handle,
                      .part = {.shape = std::move(part.shape),
                               .offset = part.offset,
-                              .bytes = planned.partition.local_bytes(shard),
-                              .data = {slab, slab->data() + planned.offset}}});
+                              .bytes = planned.kept_bytes(planned.partition.local_bytes(shard)),
+                              .data = {slab, slab->data() + planned.kept_offset()}}});
     }
   }
   return out;

@@ -8,6 +8,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/init/manifest.hpp>
+#include <fsdpinit/sources/as_stored.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -43,37 +44,38 @@ void require_equal_calls(Control& control, double deadline_seconds, Describe&& d
 }
 
 /// \throws error{disagreement} naming the first tensor in which two ranks' state dicts differ.
-inline void require_equal_sources(std::span<const tensor_descriptor> reference, std::span<const tensor_descriptor> mine,
+inline void require_equal_sources(const state_dict_contents& reference, const state_dict_contents& mine,
                                   std::size_t source_rank) {
-  for (std::size_t i = 0; i < reference.size() || i < mine.size(); ++i) {
-    const bool missing = i >= mine.size();
-    if (missing || i >= reference.size() || reference[i] != mine[i]) {
-      throw error(errc::disagreement, missing ? reference[i].name : mine[i].name,
+  const std::size_t theirs = reference.tensors.size();
+  for (std::size_t i = 0; i < theirs || i < mine.tensors.size(); ++i) {
+    const bool missing = i >= mine.tensors.size();
+    if (missing || i >= theirs || reference.tensors[i] != mine.tensors[i] || reference.stored[i] != mine.stored[i]) {
+      throw error(errc::disagreement, missing ? reference.tensors[i].name : mine.tensors[i].name,
                   concat("this rank's checkpoint differs from that of rank ", source_rank,
                          " here; give every rank the same checkpoint"));
     }
   }
 }
 
-/// What the source rank's state dict holds, on every rank. `open()` returns the descriptors; it is called on the source
-/// rank and on others that read (`reads`), which must find the same ones. Collective: two agreements and a broadcast.
+/// What the source rank's state dict holds, on every rank. `open()` returns the source; it is called on the source rank and on
+/// others that read (`reads`), which must find the same. Collective: two agreements and a broadcast.
 template <Communicator Control, class Open>
-[[nodiscard]] std::vector<tensor_descriptor> descriptors_of_source(Control& control, std::size_t source_rank,
-                                                                   bool reads, double deadline_seconds, Open&& open) {
-  std::span<const tensor_descriptor> mine;
+[[nodiscard]] state_dict_contents contents_of_source(Control& control, std::size_t source_rank, bool reads,
+                                                     double deadline_seconds, Open&& open) {
+  state_dict_contents mine;
   std::vector<std::byte> wire;
   agreed(control, deadline_seconds, [&] {
     if (reads) {
-      mine = open();
+      mine = contents_of(open());
     }
     if (control.rank() == source_rank) {
       wire = encode(mine);
     }
   });
   wire = broadcast_bytes(control, std::move(wire), source_rank, deadline::after(deadline_seconds));
-  std::vector<tensor_descriptor> theirs;
+  state_dict_contents theirs;
   agreed(control, deadline_seconds, [&] {
-    theirs = decode_descriptors(wire);
+    theirs = decode_contents(wire);
     if (reads) {
       require_equal_sources(theirs, mine, source_rank);
     }

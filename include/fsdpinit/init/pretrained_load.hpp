@@ -55,8 +55,8 @@ class pretrained_load {
 
   pretrained_report run() {
     require_equal_calls(control_, options_.deadline_seconds, [&] { return describe_call(); });
-    descriptors_ = descriptors_of_source(control_, context_.source_rank, reads(), options_.deadline_seconds,
-                                         [&] { return open(); });
+    contents_ = contents_of_source(control_, context_.source_rank, reads(), options_.deadline_seconds,
+                                   [&]() -> const auto& { return open(); });
     agreed([&] { allocate(); });
     for (const slot_record& slot : view_.slots) {  // from here on the module is on meta until the commit
       if (slot.role != slot_role::non_persistent_buffer) {
@@ -121,7 +121,7 @@ class pretrained_load {
     }
   }
 
-  std::span<const tensor_descriptor> open() {
+  auto& open() {
     enter("open");
     return source_.open();
   }
@@ -129,7 +129,7 @@ class pretrained_load {
   /// Everything this rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
   void allocate() {
     enter("allocate");
-    items_ = match(view_, descriptors_);
+    items_ = match(view_, contents_);
     bool compares = false;
     for (const load_item& item : items_) {
       if (item.captured) {
@@ -178,9 +178,12 @@ class pretrained_load {
         continue;
       }
       const mutable_bytes piece = each.storage->bytes().subspan(offset_, smaller(smaller(bytes, left), read_at_once));
-      source_.get()->read(each.item->source, offset_, piece);
+      const auto read = [&](std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+        source_.get()->read(tensor, offset, destination);
+      };
+      read(each.item->source, offset_, piece);
       for (const std::size_t copy : each.item->copies) {
-        require_equal_copy(*source_.get(), each.item->source, copy, offset_, piece, scratch_.bytes());
+        require_equal_copy(read, contents_.tensors, each.item->source, copy, offset_, piece, scratch_.bytes());
       }
       bytes_read_ += piece.size() * (1 + each.item->copies.size());
       progress_->add(piece.size());
@@ -228,7 +231,7 @@ class pretrained_load {
 
   source_in_use<Source, Space> source_;
   module_view view_;
-  std::vector<tensor_descriptor> descriptors_;
+  state_dict_contents contents_;
   std::vector<load_item> items_;
   std::vector<weight> weights_;  // in the order in which they are read
   std::vector<pending_weight> pending_;

@@ -1,12 +1,10 @@
 #pragma once
 
 #include <fsdpinit/concepts/state_dict_source.hpp>
-#include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/module_view.hpp>
 
 #include <optional>
-#include <span>
 #include <type_traits>
 #include <utility>
 
@@ -40,8 +38,8 @@ class source_in_use {
   source_in_use(const source_in_use&) = delete;
   source_in_use& operator=(const source_in_use&) = delete;
 
-  /// Its descriptors, which stay where they are. \throws what opening throws.
-  std::span<const tensor_descriptor> open()
+  /// The state dict, until `leave`. \throws what opening throws.
+  opened& open()
     requires(!is_module_state<Source>)
   {
     if constexpr (SourceOpener<Source>) {
@@ -49,14 +47,14 @@ class source_in_use {
     } else {
       source_ = &given_;
     }
-    return source_->tensors();
+    return *source_;
   }
   /// The same, of a module's own state. `view` outlives this object.
-  std::span<const tensor_descriptor> open(const module_view& view, const Space& memory, bool releases)
+  opened& open(const module_view& view, const Space& memory, bool releases)
     requires is_module_state<Source>
   {
     source_ = &own_.emplace(view, memory, releases);
-    return source_->tensors();
+    return *source_;
   }
   /// This rank does not read after all.
   void leave() noexcept { source_ = nullptr; }

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
 
 #include <gsl/assert>
 
@@ -17,17 +17,17 @@ namespace fsdpinit::detail {
 inline constexpr std::uint64_t copy_scratch_bytes = 256 * kib;
 
 /// Reads bytes [offset, offset + expected.size()) of `copy`, a further name under which the source stores the tensor
-/// `first`, piece by piece into `scratch`, and compares them with `expected`.
-/// \throws what the source throws; error{invalid_tie} naming the copy where it differs. \pre !scratch.empty().
-template <StateDictSource Source>
-void require_equal_copy(Source& source, std::size_t first, std::size_t copy, std::uint64_t offset, bytes_view expected,
-                        mutable_bytes scratch) {
+/// `first`, piece by piece into `scratch`, and compares them with `expected`. `read(tensor, offset, destination)` is the source's,
+/// or that of the tensor as it is stored.
+/// \throws what `read` throws; error{invalid_tie} naming the copy where it differs. \pre !scratch.empty().
+template <class Read>
+void require_equal_copy(Read&& read, std::span<const tensor_descriptor> tensors, std::size_t first, std::size_t copy,
+                        std::uint64_t offset, bytes_view expected, mutable_bytes scratch) {
   Expects(!scratch.empty());
   while (!expected.empty()) {
     const mutable_bytes piece = scratch.first(smaller(expected.size(), scratch.size()));
-    source.read(copy, offset, piece);
+    read(copy, offset, piece);
     if (std::memcmp(piece.data(), expected.data(), piece.size()) != 0) {
-      const std::span<const tensor_descriptor> tensors = source.tensors();
       throw error(errc::invalid_tie, tensors[copy].name,
                   concat("tied to ", printable(tensors[first].name),
                          ", but the checkpoint stores different values under "

@@ -5,6 +5,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/stored_copies.hpp>
 #include <fsdpinit/memory/block.hpp>
@@ -13,6 +14,7 @@
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/read_coalescing.hpp>
+#include <fsdpinit/sources/as_stored.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -50,6 +52,10 @@ template <MemorySpace Space>
   }
   return values;
 }
+
+/// Are its bytes as they travel those of files? Not if some are cast.
+template <class Source>
+inline constexpr bool knows_positions = PositionedSource<Source> && !CastingSource<Source>;
 
 struct transfer_counters {
   std::uint64_t read = 0;
@@ -114,10 +120,13 @@ class tensor_reader {
       work_.memory.wait(queue_);
       return;
     }
-    source_->read(item.source, offset, destination);
+    const auto read_it = [&](std::size_t name, std::uint64_t from, mutable_bytes to) {
+      read_travelling(planned, name, from, to);
+    };
+    read_it(item.source, offset, destination);
     counters_.read += destination.size();
     for (const std::size_t copy : item.copies) {
-      require_equal_copy(*source_, item.source, copy, offset, destination, work_.scratch.bytes());
+      require_equal_copy(read_it, source_->tensors(), item.source, copy, offset, destination, work_.scratch.bytes());
       counters_.read += destination.size();
     }
   }
@@ -148,12 +157,20 @@ class tensor_reader {
   }
 
  private:
+  /// Bytes of a tensor under one of its names, as they travel.
+  void read_travelling(const planned_tensor& planned, std::size_t name, std::uint64_t offset, mutable_bytes to) {
+    if (planned.widening) {
+      read_stored(*source_, name, offset, to);
+    } else {
+      source_->read(name, offset, to);
+    }
+  }
   /// A position as the plan has it: in a file, or in a tensor where the source does not know files.
   void read_at(const file_position& at, mutable_bytes destination) {
-    if constexpr (PositionedSource<Source>) {
+    if constexpr (knows_positions<Source>) {
       source_->read_file(at.file, at.offset, destination);
     } else {
-      source_->read(items_[plan_.tensors[at.file].request].source, at.offset, destination);
+      read_travelling(plan_.tensors[at.file], items_[plan_.tensors[at.file].request].source, at.offset, destination);
     }
     counters_.read += destination.size();
   }
@@ -196,6 +213,31 @@ class tensor_placer {
   void place_local(std::size_t tensor, std::uint64_t begin, bytes_view bytes) {
     if (!bytes.empty()) {
       work_.memory.copy_in(address(tensor, begin), bytes.data(), bytes.size(), bytes.size(), 1, queue_);
+    }
+  }
+  /// All bytes of a tensor that travels narrow have arrived: makes of them what is kept.
+  void widen(std::size_t tensor, const widening& how) {
+    const std::uint64_t narrow = bits(how.from) / 8;
+    const std::uint64_t wide = bits(how.to) / 8;
+    std::uint64_t left = plan_.tensors[tensor].partition.local_bytes(shard_) / narrow;
+    const std::byte* from = address(tensor, 0);
+    std::byte* to = address(tensor, 0) - how.growth;
+    if constexpr (Space::host_accessible) {
+      convert_floats(how.from, from, how.to, to, left);
+    } else {
+      std::byte* const aside = work_.scratch.data();
+      while (left != 0) {
+        const std::uint64_t count = smaller(left, work_.scratch.size() / wide);
+        std::byte* const stored = aside + count * (wide - narrow);
+        work_.memory.copy_out(stored, from, count * narrow, queue_);
+        wait();
+        convert_floats(how.from, stored, how.to, aside, count);
+        work_.memory.copy_in(to, aside, count * wide, count * wide, 1, queue_);
+        wait();
+        from += count * narrow;
+        to += count * wide;
+        left -= count;
+      }
     }
   }
   /// The host bytes handed in may be overwritten now.

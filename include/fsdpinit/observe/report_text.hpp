@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/observe/text_table.hpp>
 
@@ -50,6 +51,19 @@ template <class Value>
     most = std::max<std::uint64_t>(most, value(report));
   }
   return bytes_text(least, most);
+}
+
+/// A line for names of one kind: how many, and the first few.
+[[nodiscard]] inline std::string names_line(std::string_view what, std::span<const std::string> names) {
+  constexpr std::size_t shown = 5;
+  if (names.empty()) {
+    return {};
+  }
+  std::string line = fmt::format("{}, {} tensor{}: ", what, names.size(), names.size() == 1 ? "" : "s");
+  for (std::size_t i = 0; i < names.size() && i < shown; ++i) {
+    line += concat(i == 0 ? "" : ", ", printable(names[i]));
+  }
+  return line + (names.size() > shown ? ", ...\n" : "\n");
 }
 
 template <class Value>
@@ -117,12 +131,14 @@ template <class Value>
       first.transport_reason.empty() ? std::string() : fmt::format("{}\n", first.transport_reason);
   const bool has_transport = first.transport != name(transport_kind::none);
   return fmt::format(
-      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}\n{}\n{}\n{}\nslowest: rank {}, {:.3f} s to the end of "
-      "its "
-      "stream\n",
+      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}\n{}{}{}\n{}\n{}\nslowest: rank {}, {:.3f} s to the "
+      "end "
+      "of its stream\n",
       first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", ranks, ranks == 1 ? "" : "s",
       replicas, first.tensors, first.units, first.units == 1 ? "" : "s", first.buckets, first.buckets == 1 ? "" : "s",
-      reason, bytes.text(), seconds.text(), first.slowest_rank, first.slowest_seconds);
+      reason, detail::names_line("missing, left on meta", first.missing),
+      detail::names_line("unexpected, left in the checkpoint", first.unexpected), bytes.text(), seconds.text(),
+      first.slowest_rank, first.slowest_seconds);
 }
 
 }  // namespace fsdpinit

@@ -176,6 +176,7 @@ class rank_plan {
   const rank_plan mine(made, rank);
   prediction out;
   bool needs_scratch = false;
+  bool widens_aside = false;  // in memory that the host may not touch
   for (const slab_layout& slab : made.slabs) {
     out.slab_bytes += slab.bytes;
   }
@@ -186,7 +187,8 @@ class rank_plan {
     const std::uint64_t whole = part.bytes();
     const std::uint64_t own = part.local_bytes(mine.shard());
     const std::uint64_t copies = 1 + tensor.extra_copies;
-    out.shard_bytes += own;
+    out.shard_bytes += tensor.kept_bytes(own);
+    widens_aside = widens_aside || (tensor.widening && !options.access.host);
     if (tensor.way == route::full_copy) {
       out.bytes_read += whole * copies;
       out.full_copy_bytes += whole;
@@ -224,8 +226,11 @@ class rank_plan {
       needs_scratch = true;
     }
   }
-  if (needs_scratch) {
+  if (needs_scratch || widens_aside) {
     out.scratch_bytes = options.bucket_bytes < scratch_bound ? options.bucket_bytes : scratch_bound;
+  }
+  if (widens_aside && out.scratch_bytes < sizeof(float)) {
+    out.scratch_bytes = sizeof(float);
   }
   for (const bucket& which : made.schedule.buckets) {
     const std::uint64_t needed = mine.staging_of(which);

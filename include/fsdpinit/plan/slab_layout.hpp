@@ -22,8 +22,10 @@ inline constexpr std::uint64_t slab_alignment = 256;
 
 /// What the planner is told of one stored tensor; tied names are one request.
 struct tensor_request {
-  std::string_view fqn{};  ///< for errors only
-  fsdpinit::dtype dtype = fsdpinit::dtype::f32;
+  std::string_view fqn{};                        ///< for errors only
+  fsdpinit::dtype dtype = fsdpinit::dtype::f32;  ///< in the slab
+  /// On the way there, if narrower: a tensor that is cast from what is stored, and converted where it arrives.
+  std::optional<fsdpinit::dtype> travels_as{};
   fsdpinit::shape shape{};
   fsdpinit::placement placement{};
   std::size_t unit = 0;
@@ -36,17 +38,33 @@ struct tensor_request {
   std::optional<file_position> position{};
 };
 
+/// What becomes of a tensor that travels narrower than it is kept. Its bytes arrive at the end of the largest shard's room, and
+/// are converted in place, front to back: nothing is overwritten before it is read, on any rank.
+struct widening {
+  dtype from = dtype::f32;
+  dtype to = dtype::f32;
+  std::uint64_t growth = 0;  ///< bytes by which the largest shard grows
+};
+
 /// A request with its place. The order of planned tensors is the order in which they lie and travel.
 struct planned_tensor {
-  fsdpinit::partition partition{};
-  std::size_t request = 0;  ///< index of the request it came from
+  fsdpinit::partition partition{};  ///< of the bytes that travel
+  std::size_t request = 0;          ///< index of the request it came from
   std::size_t slab = 0;
-  std::uint64_t offset = 0;  ///< first byte within the slab, the same on every rank
+  std::uint64_t offset = 0;  ///< within the slab, of the first byte that arrives; the same on every rank
+  std::optional<fsdpinit::widening> widening{};
   bool captured = false;
   bool generated = false;  ///< not in the source: each rank makes its part
   std::size_t extra_copies = 0;
   route way = route::scatter;
   std::optional<file_position> position{};
+
+  /// Within the slab, of the shard: where bytes arrive, but for tensors that are widened.
+  [[nodiscard]] std::uint64_t kept_offset() const noexcept { return offset - (widening ? widening->growth : 0); }
+  /// What so many arriving bytes, of whole elements, become.
+  [[nodiscard]] std::uint64_t kept_bytes(std::uint64_t arriving) const noexcept {
+    return widening ? arriving * bits(widening->to) / bits(widening->from) : arriving;
+  }
 };
 
 /// One allocation per unit, the same size and layout on every rank.
@@ -64,6 +82,7 @@ struct slabs_layout {
 /// slab sharded tensors first, then whole ones, each in request order, so that what travels together lies together.
 /// Every rank reserves the largest shard's bytes, so offsets are the same everywhere and an all-gather is uniform.
 ///
+/// \pre a dtype in which a request travels is no wider than its own; both are convertible floats where they differ.
 /// Pure; O(requests + units). \throws error{invalid_placement, invalid_argument} as `partition::make` does.
 [[nodiscard]] inline slabs_layout lay_out_slabs(const std::vector<tensor_request>& requests, mesh ranks) {
   std::size_t unit_bound = 0;
@@ -88,14 +107,24 @@ struct slabs_layout {
       layout.slabs.push_back({.unit = request.unit});
       counts.resize(counts.size() + 2, 0);
     }
-    in_request_order.push_back(
-        {.partition = partition::make(request.fqn, request.dtype, request.shape, request.placement, ranks.shards),
-         .request = i,
-         .slab = slab,
-         .captured = request.captured,
-         .generated = request.generated,
-         .extra_copies = request.extra_copies,
-         .position = request.position});
+    const auto partition_of = [&](dtype type) {
+      return partition::make(request.fqn, type, request.shape, request.placement, ranks.shards);
+    };
+    const partition kept = partition_of(request.dtype);
+    const dtype travelling = request.travels_as.value_or(request.dtype);
+    std::optional<widening> grows;
+    if (travelling != request.dtype && kept.bytes() != 0) {
+      grows = {
+          .from = travelling, .to = request.dtype, .growth = kept.slot_bytes() - partition_of(travelling).slot_bytes()};
+    }
+    in_request_order.push_back({.partition = grows ? partition_of(travelling) : kept,
+                                .request = i,
+                                .slab = slab,
+                                .widening = grows,
+                                .captured = request.captured,
+                                .generated = request.generated,
+                                .extra_copies = request.extra_copies,
+                                .position = request.position});
     ++count_of(in_request_order.back());
   }
   std::size_t position = 0;
@@ -111,7 +140,7 @@ struct slabs_layout {
   }
   for (planned_tensor& tensor : layout.tensors) {
     slab_layout& slab = layout.slabs[tensor.slab];
-    tensor.offset = align_up(slab.bytes, slab_alignment);
+    tensor.offset = align_up(slab.bytes, slab_alignment) + (tensor.widening ? tensor.widening->growth : 0);
     slab.bytes = tensor.offset + tensor.partition.slot_bytes();
   }
   return layout;

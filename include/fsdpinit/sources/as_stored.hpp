@@ -8,7 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 /// \file
 /// What the refinements of StateDictSource say, of any source: one that neither casts nor renames shows what is stored.
@@ -33,6 +35,19 @@ template <StateDictSource S>
   } else {
     return std::span<const tensor_descriptor>(source.tensors())[tensor].dtype;
   }
+}
+
+/// All of that, of every tensor. O(tensors).
+template <StateDictSource S>
+[[nodiscard]] state_dict_contents contents_of(const S& source) {
+  const std::span<const tensor_descriptor> tensors = source.tensors();
+  state_dict_contents out{.tensors = {tensors.begin(), tensors.end()}};
+  out.stored.reserve(tensors.size());
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const std::string_view name = stored_name(source, i);
+    out.stored.push_back({.dtype = stored_dtype(source, i), .name = std::string(name == tensors[i].name ? "" : name)});
+  }
+  return out;
 }
 
 template <StateDictSource S>

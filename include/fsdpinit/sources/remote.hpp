@@ -8,40 +8,58 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/sources/as_stored.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace fsdpinit {
 
 /// A state dict that lives on the source rank, with its descriptors on every rank: for modules that are built from what
-/// the checkpoint says. Elsewhere than on the source rank `read` is an error.
+/// the checkpoint says. Elsewhere than on the source rank reading is an error. A CastingSource and a RenamingSource, as what it
+/// stands for may be; positions in files are not forwarded.
 template <StateDictSource S>
 class remote_source {
  public:
-  remote_source(std::optional<S> local, std::vector<tensor_descriptor> tensors)
-      : local_(std::move(local)), tensors_(std::move(tensors)) {}
+  remote_source(std::optional<S> local, state_dict_contents contents)
+      : local_(std::move(local)), contents_(std::move(contents)) {}
 
-  [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept { return tensors_; }
+  [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept { return contents_.tensors; }
   void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
-    if (!local_) {
-      throw error(errc::invalid_argument, tensors_[tensor].name,
-                  "the state dict is on the source rank only; choose a policy in which that rank alone reads");
-    }
+    require_readable(tensor);
     local_->read(tensor, offset, destination);
   }
+
+  [[nodiscard]] dtype stored_dtype(std::size_t tensor) const noexcept { return contents_.stored[tensor].dtype; }
+  void read_stored(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    require_readable(tensor);
+    detail::read_stored(*local_, tensor, offset, destination);
+  }
+  [[nodiscard]] std::string_view stored_name(std::size_t tensor) const noexcept {
+    const stored_form& stored = contents_.stored[tensor];
+    return stored.name.empty() ? contents_.tensors[tensor].name : stored.name;
+  }
+
   /// Can this rank read it?
   [[nodiscard]] bool readable() const noexcept { return local_.has_value(); }
   /// The state dict itself; nothing on ranks other than the source.
   [[nodiscard]] const std::optional<S>& local() const noexcept { return local_; }
 
  private:
+  void require_readable(std::size_t tensor) const {
+    if (!local_) {
+      throw error(errc::invalid_argument, contents_.tensors[tensor].name,
+                  "the state dict is on the source rank only; choose a policy in which that rank alone reads");
+    }
+  }
+
   std::optional<S> local_;
-  std::vector<tensor_descriptor> tensors_;
+  state_dict_contents contents_;
 };
 
 /// Opens the state dict on `source_rank` and tells every rank what is in it. Collective over `control`; a file that
@@ -55,13 +73,13 @@ template <SourceOpener Opener, Communicator Control>
   agreed(control, deadline_seconds, [&] {
     if (control.rank() == source_rank) {
       local.emplace(open());
-      described = detail::encode(local->tensors());
+      described = detail::encode(detail::contents_of(*local));
     }
   });
   described = broadcast_bytes(control, std::move(described), source_rank, deadline::after(deadline_seconds));
-  std::vector<tensor_descriptor> tensors;
-  agreed(control, deadline_seconds, [&] { tensors = detail::decode_descriptors(described); });
-  return remote_source<source>(std::move(local), std::move(tensors));
+  state_dict_contents contents;
+  agreed(control, deadline_seconds, [&] { contents = detail::decode_contents(described); });
+  return remote_source<source>(std::move(local), std::move(contents));
 }
 
 }  // namespace fsdpinit
