@@ -2,9 +2,9 @@
 # run.sh:
 #
 #   gnuplot -e "out='memory.png'; folder='build/demo'; labels='every-rank-loads native-sharding+scatter';
-#               model=1192099840; ranks=4; name='Qwen3-0.6B'" examples/memory.gnuplot
+#               model=1192099840; ranks=4; name='Qwen3-0.6B'; optimizer=1" examples/memory.gnuplot
 #
-# For each label `folder`/LABEL.csv is what `fsdpinit load --optimizer --timeline` wrote; `model` is in bytes.
+# For each label `folder`/LABEL.csv is what `fsdpinit load --timeline` wrote, `optimizer`: with --optimizer; `model` is in bytes.
 
 gib = 2.0 ** 30
 panels = words(labels)
@@ -12,8 +12,8 @@ csv(i) = sprintf("%s/%s.csv", folder, word(labels, i))
 # The lines of one rank; it is a pipe, so that a line of another rank does not break the curve.
 rank_lines(i, r) = sprintf("< awk -F, 'NR > 1 && $2 == %d' \"%s\"", r, csv(i))
 pretty(i) = system(sprintf("echo '%s' | sed 's/+/, /'", word(labels, i)))
-# The moment at which the last rank begins with the optimizer: the load is over.
-loaded(i) = real(system(sprintf("awk -F, '$3 == \"optimizer\" && !seen[$2]++ && $1 > t { t = $1 } END { print t + 0 }' \"%s\"", csv(i))))
+# The moment at which the last rank is ready, or begins with the optimizer: the load is over.
+loaded(i) = real(system(sprintf("awk -F, '($3 == \"optimizer\" || $3 == \"ready\") && !seen[$2]++ && $1 > t { t = $1 } END { print t + 0 }' \"%s\"", csv(i))))
 # The most bytes in a column up to then.
 most(i, column) = real(system(sprintf("awk -F, -v t=%f 'NR > 1 && $1 <= t && $%d > m { m = $%d } END { printf \"%%.0f\", m }' \"%s\"", \
     loaded(i), column, column, csv(i)))) / gib
@@ -46,8 +46,8 @@ set yrange [0:highest * 1.12]
 left(i) = (105.0 + 485 * (i - 1)) / (480.0 * panels + 120)
 right(i) = (105.0 + 485 * (i - 1) + 425) / (480.0 * panels + 120)
 
-set multiplot title sprintf("Loading %s (%.2f GiB) on %d process%s, then creating the optimizer: with native sharding none ever holds the model", \
-    name, model / gib, ranks, ranks == 1 ? "" : "es") font "DejaVu Sans Bold,15" noenhanced
+set multiplot title sprintf("Loading %s (%.2f GiB) on %d process%s%s: with native sharding none ever holds the model", \
+    name, model / gib, ranks, ranks == 1 ? "" : "es", optimizer ? ", then creating the optimizer" : "") font "DejaVu Sans Bold,15" noenhanced
 
 do for [i = 1:panels] {
   set lmargin at screen left(i)
@@ -55,7 +55,7 @@ do for [i = 1:panels] {
   set label 1 sprintf("the whole model, %.2f GiB", model / gib) at graph 0.99, first model / gib right offset 0,0.6 \
       textcolor rgb "#c0392b" font "DejaVu Sans,11" front
   set arrow 1 from first loaded(i), graph 0 to first loaded(i), graph 0.93 nohead dashtype 3 lc rgb "#555555"
-  set label 2 "optimizer" at first loaded(i), graph 0.96 center textcolor rgb "#555555" font "DejaVu Sans,10" front
+  set label 2 (optimizer ? "optimizer" : "ready") at first loaded(i), graph 0.96 center textcolor rgb "#555555" font "DejaVu Sans,10" front
 
   # Above: resident memory, as the operating system counts it.
   set tmargin at screen 0.855

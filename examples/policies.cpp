@@ -3,6 +3,7 @@
 #include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/init/pretrained_environment.hpp>
+#include <fsdpinit/init/switches.hpp>
 
 #include <cstddef>
 #include <cstdint>

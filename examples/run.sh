@@ -1,21 +1,27 @@
 #!/usr/bin/env bash
-# usage: examples/run.sh [--checkpoint PATH] [--ranks N] [--runs N]
-# Loads a model on N ranks, which are MPI processes, with each policy; prints a table and draws build/demo/memory.png. Without
-# --checkpoint a Qwen3-0.6B with made-up values is written first (1.2 GB, under build/demo). Of --runs runs the median is shown.
+# usage: examples/run.sh [--model NAME | --checkpoint PATH] [--ranks N] [--runs N] [--limit GIB]
+# Loads a model on N ranks, which are MPI processes, in each way; prints a table and draws build/demo/memory.png. Without
+# --checkpoint a model with made-up values is written first, under build/demo: qwen3-0.6b (1.2 GB), or as the tool's
+# `synthesize` knows them. Of --runs runs the median is shown. --limit: the address space that a rank may use (ulimit -v); ways
+# that do not fit into it are shown as such.
 set -euo pipefail
 
 ranks=4
 runs=3
+model_name=qwen3-0.6b
 checkpoint=
+limit_gib=
 usage() {
-  sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"
+  sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"
 }
 while (($#)); do
   case $1 in
-    --checkpoint | --ranks | --runs)
+    --model | --checkpoint | --ranks | --runs | --limit)
       if (($# < 2)); then echo "run.sh: $1 needs a value" >&2; exit 2; fi
       case $1 in
+        --model) model_name=$2 ;;
         --checkpoint) checkpoint=$(realpath -ms -- "$2") ;;
+        --limit) limit_gib=$2 ;;
         --ranks) ranks=$2 ;;
         --runs) runs=$2 ;;
       esac
@@ -25,8 +31,8 @@ while (($#)); do
     *) echo "run.sh: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
   esac
 done
-for number in "$ranks" "$runs"; do
-  if [[ ! $number =~ ^[1-9][0-9]{0,3}$ ]]; then echo "run.sh: '$number' is no number of ranks or runs" >&2; exit 2; fi
+for number in "$ranks" "$runs" "${limit_gib:-1}"; do
+  if [[ ! $number =~ ^[1-9][0-9]{0,3}$ ]]; then echo "run.sh: '$number' is no number of ranks, runs or GiB" >&2; exit 2; fi
 done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -59,11 +65,12 @@ quietly() {
 
 name=
 if [[ -z $checkpoint ]]; then
-  checkpoint=$demo/qwen3-0.6b
-  name=Qwen3-0.6B
+  checkpoint=$demo/$model_name
+  name=${model_name/qwen/Qwen}
+  name=${name/%b/B}
   if [[ ! -e $checkpoint ]]; then
-    echo "writing a checkpoint with the names and shapes of Qwen3-0.6B"
-    quietly "$fsdpinit" synthesize --model qwen3-0.6b "$checkpoint"
+    echo "writing a checkpoint with the names and shapes of $name"
+    quietly "$fsdpinit" synthesize --model "$model_name" "$checkpoint"
   fi
 else
   name=$(basename "$checkpoint")
@@ -84,16 +91,26 @@ if [[ $(cat /sys/fs/cgroup/memory.max 2>/dev/null) =~ ^[0-9]+$ ]]; then  # a con
 fi
 gib() { awk -v bytes="$1" 'BEGIN { printf "%.2f GiB", bytes / 2^30 }'; }
 
-policies=(every-rank-loads native-sharding+broadcast native-sharding+scatter)
-skipped=
-if ((needed > available)); then
-  skipped="every-rank-loads needs $(gib "$needed") for $ranks ranks, $(gib "$available") are free: left out"
+policies=(every-rank-loads cpu-ram-efficient-loading native-sharding+broadcast native-sharding+scatter native-sharding+own-read)
+left_out=()
+if ((needed > available)) && [[ -z $limit_gib ]]; then
+  left_out+=("every-rank-loads: needs $(gib "$needed") for $ranks ranks, $(gib "$available") are free")
   policies=("${policies[@]:1}")
 fi
 
+# AdamW's two moments, where there is room for them.
+optimizer=(--optimizer)
+if [[ -n $limit_gib ]] || ((3 * model > available)); then optimizer=(); fi
+
 "$fsdpinit" inspect "$checkpoint" --json >"$demo/inspect.json"
-# All of it into the page cache, right before each load: no policy pays for the disk.
-warm() { while IFS= read -r file; do cat -- "$file"; done < <(values path "$demo/inspect.json") >/dev/null; }
+# All of it into the page cache, right before each load: no policy pays for the disk. Where it does not fit beside the shards
+# each reads from the disk.
+cache="warm page cache"
+if ((2 * model > available)); then cache="from disk"; fi
+warm() {
+  if [[ $cache == "from disk" ]]; then return; fi
+  while IFS= read -r file; do cat -- "$file"; done < <(values path "$demo/inspect.json") >/dev/null
+}
 
 # -- the loads ---------------------------------------------------------------------------------------------------------------
 
@@ -104,16 +121,30 @@ if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CO
 load() {  # policy[+transport], run
   local transport=scatter
   if [[ $1 == *+* ]]; then transport=${1#*+}; fi
+  local command=(mpiexec -n "$ranks" "$fsdpinit" load "$checkpoint" --shards "$ranks" --policy "${1%+*}" --transport "$transport"
+    "${optimizer[@]}" --report "$demo/$1.$2.json" --timeline "$demo/$1.$2.csv")
   warm
-  quietly mpiexec -n "$ranks" "$fsdpinit" load "$checkpoint" --shards "$ranks" --policy "${1%+*}" --transport "$transport" \
-    --optimizer --report "$demo/$1.$2.json" --timeline "$demo/$1.$2.csv" >/dev/null
+  if [[ -z $limit_gib ]]; then
+    quietly "${command[@]}" >/dev/null
+  else
+    (ulimit -v $((limit_gib << 20)) && exec "${command[@]}") >/dev/null 2>"$demo/stderr.log"
+  fi
 }
-rm -f "$demo"/{every,native}-*.{json,csv}
+rm -f "$demo"/{every,native,cpu}-*.{json,csv}
 for ((run = 1; run <= runs; ++run)); do
+  fitting=()
   for policy in "${policies[@]}"; do
     echo "run $run of $runs: $policy"
-    load "$policy" "$run"
+    if load "$policy" "$run"; then
+      fitting+=("$policy")
+    elif [[ -n $limit_gib ]] && reason=$(grep -m 1 '^fsdpinit: error: ' "$demo/stderr.log"); then
+      left_out+=("$policy: ${reason#fsdpinit: error: }")
+    else
+      if [[ -n $limit_gib ]]; then cat "$demo/stderr.log" >&2; fi
+      exit 1
+    fi
   done
+  policies=("${fitting[@]}")
 done
 for policy in "${policies[@]}"; do
   median=$(for ((run = 1; run <= runs; ++run)); do echo "$(values seconds "$demo/$policy.$run.json" | head -n 1) $run"; done |
@@ -124,7 +155,10 @@ done
 
 # -- table and picture -------------------------------------------------------------------------------------------------------
 
-printf '\n%s, %s, on %d ranks, warm page cache, median of %d\n\n' "$name" "$(gib "$model")" "$ranks" "$runs"
+# The most that a rank has allocated while it was loading, phases before a policy's own report with it.
+accounted() { awk -F, 'NR > 1 && $3 != "optimizer" && $3 != "ready" && $5 > most { most = $5 } END { printf "%.0f", most }' "$1"; }
+printf '\n%s, %s, on %d ranks%s, %s, median of %d\n\n' "$name" "$(gib "$model")" "$ranks" \
+  "${limit_gib:+ of at most $limit_gib GiB}" "$cache" "$runs"
 row='%-28s %9s %19s %15s %15s %13s %13s\n'
 # shellcheck disable=SC2059
 printf "$row" policy seconds 'accounted per rank' 'RSS per rank' 'RSS in all' 'bytes read' 'bytes moved'
@@ -132,11 +166,13 @@ for policy in "${policies[@]}"; do
   report=$demo/$policy.json
   # shellcheck disable=SC2059
   printf "$row" "${policy/+/, }" "$(values seconds "$report" | head -n 1 | awk '{ printf "%.2f", $1 }')" \
-    "$(gib "$(most accounted_peak_bytes "$report")")" "$(gib "$(most peak_rss_bytes "$report")")" \
+    "$(gib "$(accounted "$demo/$policy.csv")")" "$(gib "$(most peak_rss_bytes "$report")")" \
     "$(gib "$(total peak_rss_bytes "$report")")" "$(gib "$(total bytes_read "$report")")" "$(gib "$(total bytes_sent "$report")")"
 done
-if [[ -n $skipped ]]; then echo "$skipped"; fi
+for each in "${left_out[@]}"; do printf '%s\n' "does not fit: $each"; done
+if ((${#policies[@]} == 0)); then exit 0; fi
 
-gnuplot -e "out='$demo/memory.png'; folder='$demo'; labels='${policies[*]}'; model=$model.0; ranks=$ranks; name='${name//\'/}'" \
+gnuplot -e "out='$demo/memory.png'; folder='$demo'; labels='${policies[*]}'; model=$model.0; ranks=$ranks; name='${name//\'/}'; \
+  optimizer=${#optimizer[@]}" \
   examples/memory.gnuplot
-printf '\neach rank'\''s memory over time, through load and optimizer creation: %s\n' "$demo/memory.png"
+printf '\neach rank'\''s memory over time, through load%s: %s\n' "${optimizer:+ and optimizer creation}" "$demo/memory.png"

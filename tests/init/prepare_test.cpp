@@ -1,7 +1,6 @@
+#include "support/fake_device_memory.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/prepare.hpp>
-#include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>
@@ -86,6 +85,21 @@ TEST(MemoryEfficientInit, SwitchesBetweenTheBaselineAndThePolicyWithTheSameShard
       const rank_report report = initialize(memory_efficient_init{enabled}, module, model.source(), world, {}, memory);
       EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");
       EXPECT_EQ(report.policy, enabled ? "native-sharding" : "every-rank-loads");
+    });
+  }
+}
+
+TEST(CpuOffload, KeepsShardsInHostMemoryOrPutsThemOnTheDevice) {
+  const reference_model model({{.fqn = "w", .type = dtype::f32, .extents = {7, 3}}});
+  for (const bool enabled : {true, false}) {
+    run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+      fake_device_memory device;
+      host_memory host;
+      dynamic_module module = model.module(host, false);
+      const rank_report report = initialize(cpu_offload{enabled}, module, model.source(), world, {}, device, host);
+      EXPECT_EQ(host.accounted(), enabled ? report.predicted.slab_bytes : 0U);
+      EXPECT_EQ(device.accounted(), enabled ? 0U : report.predicted.slab_bytes);
+      EXPECT_EQ(enabled ? model.faults_of(module, host, 3, rank) : model.faults_of(module, device, 3, rank), "");
     });
   }
 }

@@ -4,6 +4,7 @@
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/sources/adaptors.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
+#include <fsdpinit/units/sharded_units.hpp>
 
 #include <gtest/gtest.h>
 
@@ -12,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -172,6 +174,26 @@ TEST(Widening, WorksBehindDescriptorsThatAreShared) {
     const rank_report report = initialize(module, source, world, {}, memory);
     EXPECT_EQ(wanted.faults_of(module, memory, 3, rank), "");
     EXPECT_EQ(report.bytes_read, stored.traffic(transport_kind::scatter, {.shards = 3}, 0, rank, true).read);
+  });
+}
+
+TEST(Widening, LeavesSlabsThatUnitsCanUnshard) {
+  const reference_model stored(stored_tensors());
+  const reference_model wanted = widened(stored_tensors());
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = wanted.module(memory, rank == 0);
+    module.visit_slots([]<class Slot>(std::string_view, Slot& slot) {
+      if constexpr (std::is_same_v<Slot, parameter>) {
+        slot.set_requires_grad(false);  // units that are trained have one dtype
+      }
+    });
+    initialize(module, stored.source() | cast(dtype::f32), world, {}, memory);
+    sharded_units units(module, world, {}, memory);
+    for (std::size_t unit = 0; unit < units.size(); ++unit) {
+      units.unshard(unit);
+    }
+    EXPECT_EQ(wanted.faults_of(module, memory, 1, 0), "") << "rank " << rank;
   });
 }
 

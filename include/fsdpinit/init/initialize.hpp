@@ -24,8 +24,8 @@ namespace fsdpinit {
 
 /// Brings a sharded module up from a state dict: preflight -> plan -> allocate -> meta -> stream -> commit. Collective.
 ///
-/// \tparam Policy  `native_sharding<transport::scatter>` (default), `native_sharding<transport::broadcast>`, or
-///                 `every_rank_loads`.
+/// \tparam Policy  `native_sharding<T>` with one of the transports, `scatter` by default; `cpu_ram_efficient_loading<T>`, as
+///                 `prepare` calls it; or `every_rank_loads`.
 /// \param module   This rank's module. Parameters and persistent buffers are on meta while bytes move; afterwards each
 ///                 slot holds this rank's part, in slabs that belong to it, and tied slots share storage.
 /// \param source   A StateDictSource, or a SourceOpener, called on the ranks that read: the source rank, or all.

@@ -28,22 +28,4 @@ rank_report prepare(Module& module, Channels&& links, const options& how = {}, S
                                                           std::forward<Optimizer>(optimizer));
 }
 
-/// The run-time switch that training frameworks call by this name.
-struct memory_efficient_init {
-  bool enabled = true;
-};
-
-/// `initialize<Policy>` where the switch is on, and the baseline, `every_rank_loads`, where it is off: for programs that offer
-/// the choice to their users. The same shards either way.
-template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = host_memory,
-          class Watch = null_observer, class Optimizer = no_optimizer>
-rank_report initialize(memory_efficient_init efficient, Module& module, Source&& source, Channels&& links,
-                       const options& how = {}, Space memory = {}, Watch&& watch = {}, Optimizer&& optimizer = {}) {
-  const auto with = [&]<class Chosen>(Chosen /*policy*/) {
-    return initialize<Chosen>(module, std::forward<Source>(source), std::forward<Channels>(links), how,
-                              std::move(memory), std::forward<Watch>(watch), std::forward<Optimizer>(optimizer));
-  };
-  return efficient.enabled ? with(Policy{}) : with(every_rank_loads{});
-}
-
 }  // namespace fsdpinit

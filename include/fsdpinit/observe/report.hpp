@@ -26,7 +26,7 @@ struct rank_report {
   std::string transport_reason{};  ///< why `automatic` picked it; empty for others
   prediction predicted{};
   std::uint64_t accounted_peak_bytes = 0;
-  std::uint64_t bytes_read = 0;
+  std::uint64_t bytes_read = 0;  ///< these three: counted as `prediction` says
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
   std::size_t tensors = 0;  ///< stored once; tied names count as one

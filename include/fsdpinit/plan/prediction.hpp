@@ -25,7 +25,7 @@ struct prediction {
   std::size_t slots = 0;              ///< staging slots: min(buckets in flight, buckets), 0 where all is in place
   std::uint64_t scratch_bytes = 0;    ///< in host memory
   std::uint64_t full_copy_bytes = 0;  ///< the whole model in host memory, where every rank reads everything
-  std::uint64_t bytes_read = 0;       ///< from the source, and read along with it
+  std::uint64_t bytes_read = 0;       ///< from the source, and read along with it; as seen where a cast narrows
   std::uint64_t bytes_sent = 0;       ///< payload x destinations; a rank's copy to itself is not counted
   std::uint64_t bytes_received = 0;
 
