@@ -52,7 +52,7 @@ set multiplot title sprintf("Loading %s (%.2f GiB) on %d process%s%s: with nativ
 do for [i = 1:panels] {
   set lmargin at screen left(i)
   set rmargin at screen right(i)
-  set label 1 sprintf("the whole model, %.2f GiB", model / gib) at graph 0.99, first model / gib right offset 0,0.6 \
+  set label 1 sprintf("the whole model, %.2f GiB", model / gib) at graph 0.01, first model / gib left offset 0,0.6 \
       textcolor rgb "#c0392b" font "DejaVu Sans,11" front
   set arrow 1 from first loaded(i), graph 0 to first loaded(i), graph 0.93 nohead dashtype 3 lc rgb "#555555"
   set label 2 (optimizer ? "optimizer" : "ready") at first loaded(i), graph 0.96 center textcolor rgb "#555555" font "DejaVu Sans,10" front
