@@ -54,7 +54,7 @@ def python_peer(key, title, readers, model_copies):
 def ours(key, title, kind, policy, *arguments):
     everywhere = policy == "every-rank-loads"
     memory = (lambda w, n: (n + 1) * w) if everywhere else (lambda w, n: w + n * GIB // 16)
-    readers = "every rank" if everywhere else "rank 0"
+    readers = "every rank" if everywhere or "own-read" in arguments else "rank 0"
     return Contender(key, title, kind, ["--policy", policy, *arguments], readers, memory)
 
 
