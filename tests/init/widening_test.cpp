@@ -1,4 +1,5 @@
 #include "support/expect_error.hpp"
+#include "support/expect_predicted.hpp"
 #include "support/fake_device_memory.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
@@ -82,10 +83,7 @@ void expect_widened(const std::vector<reference_tensor>& tensors, std::size_t ra
       EXPECT_EQ(report.bytes_sent, moved.sent) << "rank " << rank;
       EXPECT_EQ(report.bytes_received, moved.received) << "rank " << rank;
     }
-    EXPECT_EQ(report.predicted.bytes_read, report.bytes_read) << "rank " << rank;
-    EXPECT_EQ(report.predicted.bytes_sent, report.bytes_sent) << "rank " << rank;
-    EXPECT_EQ(report.predicted.bytes_received, report.bytes_received) << "rank " << rank;
-    EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes()) << "rank " << rank;
+    expect_as_predicted(report);
     EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes) << "rank " << rank;
     std::uint64_t shard_bytes = 0;
     for (const reference_tensor& tensor : wanted.tensors()) {

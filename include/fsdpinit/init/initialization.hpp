@@ -89,7 +89,7 @@ class initialization {
       agreed([&] {
         try {
           stream_->run();
-          widen();
+          tensor_placer<Space>(plan_, rank_, work_).widen();
         } catch (...) {
           retain_if_lost(data_, work_.slabs, slots_);
           throw;
@@ -205,13 +205,7 @@ class initialization {
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
     std::vector<tensor_request> requests = requests_of(view_, items_, contents_.stored);
-    if constexpr (knows_positions<opened>) {
-      for (std::size_t i = 0; source_.get() != nullptr && i < requests.size(); ++i) {
-        if (!requests[i].captured && !requests[i].generated) {
-          requests[i].position = source_.get()->position_of(items_[i].source);
-        }
-      }
-    }
+    add_positions(requests, items_, source_.get());
     plan_ = make_plan(requests, {.ranks = mesh_,
                                  .sources = sources_,
                                  .transport = chosen_,
@@ -272,16 +266,6 @@ class initialization {
     enter("shard");
     keep_own_part(plan_, rank_, work_);
     enter("stream");
-  }
-
-  /// What has travelled narrow becomes what is kept.
-  void widen() {
-    tensor_placer<Space> placer(plan_, rank_, work_);
-    for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
-      if (plan_.tensors[i].widening) {
-        placer.widen(i, *plan_.tensors[i].widening);
-      }
-    }
   }
 
   void release_staging() noexcept {

@@ -57,6 +57,19 @@ template <MemorySpace Space>
 template <class Source>
 inline constexpr bool knows_positions = PositionedSource<Source> && !CastingSource<Source>;
 
+/// Tells the planner where tensors lie in files, on ranks that have opened a source which knows it. `source` may be nullptr.
+template <class Source>
+void add_positions([[maybe_unused]] std::vector<tensor_request>& requests,
+                   [[maybe_unused]] std::span<const load_item> items, [[maybe_unused]] const Source* source) {
+  if constexpr (knows_positions<Source>) {
+    for (std::size_t i = 0; source != nullptr && i < requests.size(); ++i) {
+      if (!requests[i].captured && !requests[i].generated) {
+        requests[i].position = source->position_of(items[i].source);
+      }
+    }
+  }
+}
+
 struct transfer_counters {
   std::uint64_t read = 0;
   std::uint64_t sent = 0;
@@ -215,7 +228,18 @@ class tensor_placer {
       work_.memory.copy_in(address(tensor, begin), bytes.data(), bytes.size(), bytes.size(), 1, queue_);
     }
   }
-  /// All bytes of a tensor that travels narrow have arrived: makes of them what is kept.
+  /// All bytes have arrived: what has travelled narrow becomes what is kept.
+  void widen() {
+    for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+      if (plan_.tensors[i].widening) {
+        widen(i, *plan_.tensors[i].widening);
+      }
+    }
+  }
+  /// The host bytes handed in may be overwritten now.
+  void wait() { work_.memory.wait(queue_); }
+
+ private:
   void widen(std::size_t tensor, const widening& how) {
     const std::uint64_t narrow = bits(how.from) / 8;
     const std::uint64_t wide = bits(how.to) / 8;
@@ -240,10 +264,7 @@ class tensor_placer {
       }
     }
   }
-  /// The host bytes handed in may be overwritten now.
-  void wait() { work_.memory.wait(queue_); }
 
- private:
   const plan& plan_;
   std::size_t shard_;
   workspace<Space>& work_;
