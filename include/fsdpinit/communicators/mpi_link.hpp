@@ -47,7 +47,6 @@ class mpi_link {
         when_lost_(when_lost),
         issued_(size_),
         closings_(size_),
-        asked_(size_),
         answers_(size_),
         notices_(world_, static_cast<int>(channel::notice)) {
     MPI_Query_thread(&thread_level_);
@@ -115,21 +114,25 @@ class mpi_link {
 
   // -- interruption ----------------------------------------------------------------------------------------------------------
 
-  /// This rank has failed: the operations of this epoch end on every rank.
+  /// This rank has failed, or heard of a failure: the operations of this epoch end on every rank, and this one sends nothing more.
+  /// Every rank says so to all, and unasked: when it was asked it might be waiting on another communicator, where it would not hear.
+  /// Once in an epoch.
   void interrupt() noexcept {
-    if (interrupted() || poisoned()) {
+    interrupted_epoch_ = std::max(interrupted_epoch_, epoch_);
+    if (poisoned() || std::exchange(closed_epoch_, epoch_) == epoch_) {
       return;
     }
-    interrupted_epoch_ = epoch_;
     for (std::size_t peer = 0; peer < size_; ++peer) {
-      notices_.tell(peer, {.what = mpi_notice::interrupt, .epoch = epoch_, .issued = issued_[peer]});
+      notices_.tell(peer, {.what = mpi_notice::closing, .epoch = epoch_, .issued = issued_[peer]});
     }
   }
 
   void rearm() noexcept {
     ++epoch_;
     std::fill(issued_.begin(), issued_.end(), 0);
-    std::fill(asked_.begin(), asked_.end(), char{0});
+    if (interrupted()) {  // a peer was faster, and has failed again
+      interrupt();
+    }
     if (!poisoned()) {
       drop_stale_credits();
     }
@@ -138,15 +141,10 @@ class mpi_link {
   /// The payload of an operation has been sent. \pre in the order of operations; not interrupted.
   void issued(std::size_t peer, std::uint64_t operation) noexcept { issued_[peer] = operation + 1; }
 
-  /// For an interrupted rank that waits for a payload from `peer`: is it on its way? Nothing until the peer has said so.
-  [[nodiscard]] std::optional<bool> is_coming(std::size_t peer, std::uint64_t operation) noexcept {
-    if (closings_[peer].epoch == epoch_) {
-      return closings_[peer].issued > operation;
-    }
-    if (std::exchange(asked_[peer], char{1}) == 0) {
-      notices_.tell(peer, {.what = mpi_notice::ask, .epoch = epoch_});
-    }
-    return std::nullopt;
+  /// For an interrupted rank that waits for a payload from `peer`: will it never come? Not known until the peer has said so; one
+  /// that says nothing, as it calls nothing here any more, has sent all there was.
+  [[nodiscard]] bool never_comes(std::size_t peer, std::uint64_t operation) const noexcept {
+    return closings_[peer].epoch == epoch_ && closings_[peer].issued <= operation;
   }
 
   // -- loss ------------------------------------------------------------------------------------------------------------------
@@ -230,18 +228,12 @@ class mpi_link {
 
   bool take(std::size_t from, const mpi_notice& notice) noexcept {
     switch (notice.what) {
-      case mpi_notice::interrupt:
-        interrupted_epoch_ = std::max(interrupted_epoch_, notice.epoch);
-        closings_[from] = {.epoch = notice.epoch, .issued = notice.issued};
-        return false;
-      case mpi_notice::ask:  // past this answer, nothing more is sent in that epoch
-        interrupted_epoch_ = std::max(interrupted_epoch_, notice.epoch);
-        notices_.tell(
-            from,
-            {.what = mpi_notice::closing, .epoch = notice.epoch, .issued = notice.epoch == epoch_ ? issued_[from] : 0});
-        return false;
       case mpi_notice::closing:
         closings_[from] = {.epoch = notice.epoch, .issued = notice.issued};
+        interrupted_epoch_ = std::max(interrupted_epoch_, notice.epoch);
+        if (interrupted()) {
+          interrupt();
+        }
         return false;
       default:
         answers_[from] =
@@ -315,9 +307,9 @@ class mpi_link {
 
   std::uint64_t epoch_ = 1;
   std::uint64_t interrupted_epoch_ = 0;
+  std::uint64_t closed_epoch_ = 0;     // in which this rank has told its peers
   std::vector<std::uint64_t> issued_;  // per peer, in this epoch
   std::vector<closing> closings_;      // per peer
-  std::vector<char> asked_;            // per peer, in this epoch
   std::vector<answer> answers_;        // per rank
   std::optional<error> cause_;         // poisoned by this
 

@@ -13,15 +13,13 @@ namespace fsdpinit::detail {
 /// What ranks tell each other when something goes wrong.
 struct mpi_notice {
   enum kind : std::uint64_t {
-    interrupt,  ///< the sender has failed
-    ask,        ///< the sender, interrupted, waits for a payload: is it on its way?
-    closing,    ///< the answer
-    lost,       ///< the sender has lost a peer, or heard of it, and is still there
+    closing,  ///< the sender has failed, or heard of a failure: it sends nothing more in that epoch
+    lost,     ///< the sender has lost a peer, or heard of it, and is still there
     kinds
   };
-  std::uint64_t what = interrupt;
+  std::uint64_t what = closing;
   std::uint64_t epoch = 0;
-  /// Of interrupt and closing: what `mpi_link::issued` was told last. Of lost: an `mpi_link::answer`.
+  /// Of closing: what `mpi_link::issued` was told last. Of lost: an `mpi_link::answer`.
   std::uint64_t issued = 0;
 };
 

@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include <mpi.h>
@@ -178,6 +177,7 @@ class mpi_transfers {
 
   /// Ends it without its having come to an end: MPI lets go of its buffers, what is on its way arrives, what is not never will.
   void abandon(mpi_operation& which, deadline limit) {
+    link_.interrupt();
     for (mpi_operation::departure& each : which.departures) {
       cancel(each.credit);
     }
@@ -185,7 +185,7 @@ class mpi_transfers {
       bool settled = true;
       for (mpi_operation::arrival& each : which.arrivals) {
         settled = (each.is != arrival_state::awaits_message || received(which, each) ||
-                   link_.is_coming(each.from, which.position()) == std::optional(false)) &&
+                   link_.never_comes(each.from, which.position())) &&
                   settled;
       }
       return settled;
