@@ -80,14 +80,7 @@ int main(int count, char** arguments) {
          [&] { return load_seconds<native_sharding<transport::broadcast>>(path, ranks, how); }},
         {"every-rank-loads", [&] { return load_seconds<every_rank_loads>(path, ranks, how); }},
     };
-    for (contender& each : all) {
-      each.run();  // brings the file into the page cache, and warms up
-    }
-    for (std::uint64_t round = 0; round < rounds; ++round) {
-      for (contender& each : all) {
-        each.seconds.push_back(each.run());
-      }
-    }
+    run_rounds(all, rounds);
     print_table(all, ranks, rounds, how.bucket_bytes);
     return 0;
   } catch (const std::exception& failure) {

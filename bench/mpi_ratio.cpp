@@ -7,6 +7,7 @@
 #include "checkpoint_module.hpp"
 #include "ratio.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
+#include <fsdpinit/core/xxh3.hpp>
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
@@ -16,6 +17,7 @@
 #include <cstdlib>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <mpi.h>
@@ -73,19 +75,32 @@ int run(int count, char** arguments) {
                  })});
   all.push_back({"scatter, 2 replicas",
                  timed([&] { return seconds_of<native_sharding<>>(path, source.tensors(), world, replicated); })});
-  for (contender& each : all) {
-    each.run();  // brings the file into the page cache, and warms up
-  }
-  for (std::uint64_t round = 0; round < rounds; ++round) {
-    for (contender& each : all) {
-      each.seconds.push_back(each.run());
-    }
-  }
+  run_rounds(all, rounds);
+  // Each beside itself without.
+  std::vector<contender> verified;
+  const auto add_verified = [&]<class Policy>(const char* name, std::type_identity<Policy>, verification level) {
+    options checked = how;
+    checked.verify = level;
+    checked.checksum = &xxh3;
+    const std::size_t without = verified.size();
+    verified.push_back({name, timed([&] { return seconds_of<Policy>(path, source.tensors(), world, how); }), without});
+    verified.push_back({concat("  with verify = ", fsdpinit::name(level)),
+                        timed([&, checked] { return seconds_of<Policy>(path, source.tensors(), world, checked); }),
+                        without});
+  };
+  add_verified("scatter", std::type_identity<native_sharding<>>{}, verification::transfer);
+  add_verified("broadcast", std::type_identity<native_sharding<transport::broadcast>>{}, verification::transfer);
+  add_verified("own-read", std::type_identity<native_sharding<transport::own_read>>{}, verification::transfer);
+  add_verified("every-rank-loads", std::type_identity<every_rank_loads>{}, verification::transfer);
+  add_verified("scatter", std::type_identity<native_sharding<>>{}, verification::reread);
+  run_rounds(verified, rounds);
   if (world.rank() == 0) {
     const std::span<const contender> both(all);
     print_table(both.first(one_reader), world.size(), rounds, how.bucket_bytes);
     fmt::print("\n");
     print_table(both.subspan(one_reader), world.size(), rounds, how.bucket_bytes);
+    fmt::print("\n");
+    print_table(verified, world.size(), rounds, how.bucket_bytes, "x without");
   }
   return 0;
 }

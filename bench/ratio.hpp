@@ -53,6 +53,7 @@ inline double floor_seconds(const std::string& path, std::uint64_t piece, std::u
 struct contender {
   std::string name;
   std::function<double()> run;
+  std::size_t compared_to = 0;  ///< index of the contender that it is a multiple of
   std::vector<double> seconds{};
 };
 
@@ -61,18 +62,30 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// The first contender is the floor. Ratios are taken round by round, then their median: drift within a round is small.
+/// Warms up, then lets all contenders take turns in each round.
+inline void run_rounds(std::span<contender> all, std::uint64_t rounds) {
+  for (contender& each : all) {
+    each.run();  // brings the file into the page cache
+  }
+  for (std::uint64_t round = 0; round < rounds; ++round) {
+    for (contender& each : all) {
+      each.seconds.push_back(each.run());
+    }
+  }
+}
+
+/// Ratios are taken round by round, then their median: drift within a round is small. `ratio` is the head of their column.
 inline void print_table(std::span<const contender> all, std::size_t ranks, std::uint64_t rounds,
-                        std::uint64_t bucket_bytes) {
+                        std::uint64_t bucket_bytes, const char* ratio = "x floor") {
   fmt::print("{} ranks, {} rounds, buckets of {} bytes\n\n", ranks, rounds, bucket_bytes);
-  fmt::print("| {:<27} | {:>9} | {:>9} | {:>9} | {:>8} |\n", "", "median s", "min s", "max s", "x floor");
-  fmt::print("|-{:-<27}-|-{:->9}:|-{:->9}:|-{:->9}:|-{:->8}:|\n", "", "", "", "", "");
+  fmt::print("| {:<27} | {:>9} | {:>9} | {:>9} | {:>9} |\n", "", "median s", "min s", "max s", ratio);
+  fmt::print("|-{:-<27}-|-{:->9}:|-{:->9}:|-{:->9}:|-{:->9}:|\n", "", "", "", "", "");
   for (const contender& each : all) {
     std::vector<double> ratios;
     for (std::size_t i = 0; i < each.seconds.size(); ++i) {
-      ratios.push_back(each.seconds[i] / all.front().seconds[i]);
+      ratios.push_back(each.seconds[i] / all[each.compared_to].seconds[i]);
     }
-    fmt::print("| {:<27} | {:>9.3f} | {:>9.3f} | {:>9.3f} | {:>8.2f} |\n", each.name, median(each.seconds),
+    fmt::print("| {:<27} | {:>9.3f} | {:>9.3f} | {:>9.3f} | {:>9.2f} |\n", each.name, median(each.seconds),
                *std::min_element(each.seconds.begin(), each.seconds.end()),
                *std::max_element(each.seconds.begin(), each.seconds.end()), median(ratios));
   }

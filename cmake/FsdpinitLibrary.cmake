@@ -8,6 +8,7 @@ set(THREADS_PREFER_PTHREAD_FLAG ON)
 set(FSDPINIT_CORE_NEEDS Boost::headers "Boost 1.74" Microsoft.GSL::GSL "Microsoft.GSL 4.0 CONFIG" Threads::Threads "Threads")
 set(FSDPINIT_SAFETENSORS_NEEDS nlohmann_json::nlohmann_json "nlohmann_json 3.11 CONFIG")
 set(FSDPINIT_TEXT_NEEDS fmt::fmt "fmt 9 CONFIG")
+set(FSDPINIT_XXH3_NEEDS xxHash::xxhash "xxHash 0.8")
 set(FSDPINIT_MPI_NEEDS MPI::MPI_CXX "MPI COMPONENTS CXX")
 
 # Goes on without <part>, which <why> prevents, and says so; fails if FSDPINIT_REQUIRE_<PART> is set, here or in the environment.

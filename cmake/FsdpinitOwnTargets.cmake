@@ -6,6 +6,8 @@ if(NOT FSDPINIT_SANITIZE MATCHES "^(address|undefined|address,undefined|thread)?
   message(FATAL_ERROR "FSDPINIT_SANITIZE is '${FSDPINIT_SANITIZE}'; use address,undefined or thread")
 endif()
 
+option(FSDPINIT_FUZZ "Build the fuzzers too (clang)" OFF)
+
 set(fsdpinit_warnings -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # g++ 12 warns about its own std::string operator+ (GCC bug 105651), and about std::vector's own storage where it has inlined

@@ -1,4 +1,5 @@
 // Every way to bring the same module up, on four ranks that are threads of this process; all end with the same shards.
+#include <fsdpinit/core/xxh3.hpp>
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
@@ -141,6 +142,15 @@ shards replicated(const fsdpinit::in_memory_source& checkpoint, fsdpinit::thread
   return shards_of(net);
 }
 
+shards verified(const fsdpinit::in_memory_source& checkpoint, fsdpinit::threads_communicator world) {
+  auto net = make_model();
+  // [verify]
+  fsdpinit::initialize(net, checkpoint, world,
+                       {.verify = fsdpinit::verification::transfer, .checksum = &fsdpinit::xxh3});
+  // [verify]
+  return shards_of(net);
+}
+
 std::vector<shards> run(const fsdpinit::in_memory_source& checkpoint, way how) {
   const fsdpinit::threads_world world(4);
   std::vector<shards> all(4);
@@ -172,6 +182,7 @@ int main() {
   compare("own state", own_state);
   compare("cpu-ram", cpu_ram);
   compare("switched off", switched_off);
+  compare("verified", verified);
   const std::vector<shards> replicas = run(checkpoint.source, replicated);
   const bool replicas_alike = replicas[0] == replicas[2] && replicas[1] == replicas[3] && replicas[0] != replicas[1];
   std::printf("%-12s %s\n", "replicas", replicas_alike ? "alike" : "DIFFER");

@@ -4,6 +4,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/plan/transport.hpp>
+#include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -38,6 +39,7 @@ struct sharding_request {
   policy_kind policy = policy_kind::native_sharding;
   transport_kind transport = transport_kind::scatter;
   std::uint64_t bucket_bytes = 4 * mib;
+  verification verify = verification::off;
   std::vector<std::pair<std::string, std::string>> renames;  ///< prefixes, one after the other
   std::optional<dtype> type;                                 ///< that floating tensors are cast to
   std::string model;                  ///< published name of the module; empty: the checkpoint's own list of tensors
@@ -71,6 +73,10 @@ struct load_request : sharding_request {
   std::string timeline;
 };
 
+struct verify_request : sharding_request {
+  std::string dump;
+};
+
 struct synthesize_request {
   std::string model;
   std::string folder;
@@ -83,6 +89,8 @@ struct synthesize_request {
 /// \throws usage_error for what does not fit together: a bucket without a byte for each shard, a source that is no rank, too many
 /// ranks, layers that the model does not have.
 void require_fitting(const sharding_request& how, std::size_t most_ranks);
+/// The part of it that is about the module.
+void require_fitting_module(const sharding_request& how);
 
 void run_inspect(const inspect_request& how);
 void run_plan(const plan_request& how);
@@ -90,6 +98,8 @@ void run_plan(const plan_request& how);
 void run_load(const load_request& how, unfinished& outputs);
 /// On ranks that are processes of an MPI world, of which this is one. Only rank 0 writes to stdout and owns the outputs.
 void run_load_mpi(const load_request& how, unfinished& outputs);
+/// Compares what `load --dump` has written with the checkpoint. Shards and replicas are those that the dump names.
+void run_verify(const verify_request& how);
 void run_synthesize(const synthesize_request& how, unfinished& outputs);
 
 }  // namespace fsdpinit::tool

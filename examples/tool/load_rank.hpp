@@ -6,6 +6,7 @@
 #include "progress.hpp"
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/xxh3.hpp>
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
@@ -60,6 +61,8 @@ class rank_watch {
           .source_rank = how.source_rank,
           .replicas = how.replicas,
           .strict = how.strict,
+          .verify = how.verify,
+          .checksum = &xxh3,
           .deadline_seconds = how.deadline_seconds};
 }
 
@@ -122,6 +125,12 @@ template <class Comm>
     }
     if (how.transport == transport_kind::automatic) {
       return initialize_from<native_sharding<transport::automatic>>(how, source.tensors(), opener, comm, memory, watch);
+    }
+    if (how.verify == verification::reread) {  // every rank opens it after all
+      return is_broadcast ? initialize_from<native_sharding<transport::broadcast>>(how, source.tensors(), opener, comm,
+                                                                                   memory, watch)
+                          : initialize_from<native_sharding<transport::scatter>>(how, source.tensors(), opener, comm,
+                                                                                 memory, watch);
     }
     if (is_broadcast) {
       return initialize_from<native_sharding<transport::broadcast>>(how, source.tensors(), source, comm, memory, watch);

@@ -40,7 +40,8 @@ plan plan_of(const sharding_request& how, const state_dict_contents& contents) {
                               .sources = {.source_rank = how.source_rank},
                               .transport = alone ? transport_kind::none : how.transport,
                               .bucket_bytes = how.bucket_bytes,
-                              .buckets_in_flight = defaults.buckets_in_flight});
+                              .buckets_in_flight = defaults.buckets_in_flight,
+                              .verify = how.verify});
 }
 
 std::string_view policy_name(const sharding_request& how) {
@@ -142,7 +143,19 @@ void print_json(const plan_request& how, const plan& made, std::span<const predi
 
 }  // namespace
 
+void require_fitting_module(const sharding_request& how) {
+  if (how.model.empty() && (how.layers || !how.strict)) {
+    throw usage_error(
+        fmt::format("--{}: means something only with --model; without, the module is the checkpoint's own list",
+                    how.strict ? "layers" : "non-strict"));
+  }
+  if (!how.model.empty()) {
+    static_cast<void>(chosen_model(how.model, how.layers));
+  }
+}
+
 void require_fitting(const sharding_request& how, std::size_t most_ranks) {
+  require_fitting_module(how);
   if (how.policy == policy_kind::cpu_ram_efficient_loading &&
       (how.transport == transport_kind::own_read || how.transport == transport_kind::automatic)) {
     throw usage_error(
@@ -150,20 +163,16 @@ void require_fitting(const sharding_request& how, std::size_t most_ranks) {
                     "one rank; use scatter or broadcast",
                     name(how.transport)));
   }
+  if (how.policy == policy_kind::cpu_ram_efficient_loading && how.verify == verification::reread) {
+    throw usage_error(
+        "--verify: reread is not for cpu-ram-efficient-loading, whose weights come from memory; use transfer");
+  }
   if (how.bucket_bytes < how.shards) {
     throw usage_error(fmt::format("--bucket-bytes: {} is too small for {} shards; use at least {}", how.bucket_bytes,
                                   how.shards, how.shards));
   }
-  if (how.model.empty() && (how.layers || !how.strict)) {
-    throw usage_error(
-        fmt::format("--{}: means something only with --model; without, the module is the checkpoint's own list",
-                    how.strict ? "layers" : "non-strict"));
-  }
   if (how.policy == policy_kind::cpu_ram_efficient_loading && !how.strict) {
     throw usage_error("--non-strict: not for cpu-ram-efficient-loading, which loads the whole model first");
-  }
-  if (!how.model.empty()) {
-    static_cast<void>(chosen_model(how.model, how.layers));
   }
   if (how.ranks() > most_ranks) {
     throw usage_error(fmt::format("--replicas: {} replicas of {} shards are {} ranks; at most {} are possible",

@@ -13,7 +13,7 @@ log=$work/log
 prefix=$scratch/prefix
 core_prefix=$scratch/core-prefix
 alone=(--preset package)
-nothing_optional=(-DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,fmt,MPI}=ON)
+nothing_optional=(-DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,fmt,xxHash,MPI}=ON)
 
 unset DESTDIR "${!FSDPINIT_REQUIRE_@}"
 rm -rf "$work"
@@ -92,11 +92,11 @@ other_versions_are_refused() {
 
 without_components_all_that_is_there() {
   configure "$here/ask" -Dfsdpinit_ROOT="$prefix" "-DASK=REQUIRED" -DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,MPI}=ON
-  expect "targets: fsdpinit text."
+  expect "targets: fsdpinit text xxh3."
 }
 
 unknown_component_is_named() {
-  refuse "fsdpinit has no component 'texts'; it has core, safetensors, text, mpi" "$here/ask" -Dfsdpinit_ROOT="$prefix" \
+  refuse "fsdpinit has no component 'texts'; it has core, safetensors, text, xxh3, mpi" "$here/ask" -Dfsdpinit_ROOT="$prefix" \
     "-DASK=REQUIRED;COMPONENTS;core;texts"
 }
 
@@ -127,6 +127,7 @@ core_installs_without_parts() {
   configure "$source" "${alone[@]}" "${nothing_optional[@]}"
   expect "fsdpinit: safetensors left out: nlohmann_json 3.11 was not found"
   expect "fsdpinit: text left out: fmt 9 was not found"
+  expect "fsdpinit: xxh3 left out: xxHash 0.8 was not found"
   expect "fsdpinit: mpi left out: MPI was not found"
   rm -rf "$core_prefix"
   quietly "$cmake" --install "$work/build" --prefix "$core_prefix"
@@ -139,14 +140,15 @@ core_alone_is_enough() {
 
 headers_of_absent_parts_stay_away() {
   if [[ ! -f $core_prefix/include/fsdpinit/fsdpinit.hpp ]]; then fail "nothing was installed"; fi
-  if grep -rnE '# *include [<"](nlohmann/|fmt/|mpi\.h)' "$core_prefix/include"; then fail "headers of parts are installed"; fi
+  if grep -rnE '# *include [<"](nlohmann/|fmt/|xxhash|mpi\.h)' "$core_prefix/include"; then fail "headers of parts are installed"; fi
   if [[ -e $core_prefix/include/fsdpinit/sources/safetensors.hpp ]]; then fail "safetensors.hpp is installed"; fi
 }
 
 own_tests_of_absent_parts_are_left_out() {
   configure "$source" "${nothing_optional[@]}" -DFSDPINIT_BUILD_BENCH=OFF
-  expect "fsdpinit: tool left out: it needs safetensors and text"
-  expect "fsdpinit: tests left out without safetensors: observe/report_test.cpp sources/hf_index_test.cpp"
+  expect "fsdpinit: tool left out: it needs safetensors and text and xxh3"
+  expect "fsdpinit: tests left out without safetensors: init/changed_checkpoint_test.cpp observe/report_test.cpp"
+  expect "fsdpinit: tests left out without xxh3: init/flips_test.cpp"
   expect "fsdpinit: tests left out without the tool: tool"
 }
 

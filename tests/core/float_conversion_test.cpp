@@ -1,3 +1,4 @@
+#include "support/test_seed.hpp"
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/text.hpp>
 
@@ -8,8 +9,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -138,10 +137,8 @@ TEST_P(float_conversion, narrowing_is_right_at_every_boundary) {
 }
 
 TEST_P(float_conversion, narrowing_is_right_for_random_patterns) {
-  const char* const given = std::getenv("FSDPINIT_TEST_SEED");  // NOLINT(concurrency-mt-unsafe): one thread
-  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  const std::uint64_t seed = testing_support::test_seed();
   SCOPED_TRACE(concat("FSDPINIT_TEST_SEED=", seed));
-  std::printf("FSDPINIT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   std::mt19937_64 random(seed);
   const reference wanted(format());
   const auto is_in_range = [&](std::uint32_t bits) {

@@ -1,6 +1,8 @@
+#include "support/adamw.hpp"
 #include "support/fake_device_memory.hpp"
 #include "support/fault_sweep.hpp"
 #include "support/reference_model.hpp"
+#include "support/test_checksum.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/faults.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
@@ -27,11 +29,22 @@ using fsdpinit::testing::faulty_communicator;
 using fsdpinit::testing::faulty_memory;
 using fsdpinit::testing::faulty_module;
 using fsdpinit::testing::faulty_observer;
+using fsdpinit::testing::faulty_optimizer;
 using fsdpinit::testing::faulty_source;
 
 /// The seams at which a call may fail.
-enum seam : std::size_t { source_seam, memory_seam, module_seam, observer_seam, data_seam, control_seam, seams };
-constexpr std::array<std::string_view, seams> seam_names{"source", "memory", "module", "observer", "data", "control"};
+enum seam : std::size_t {
+  source_seam,
+  memory_seam,
+  module_seam,
+  observer_seam,
+  optimizer_seam,
+  data_seam,
+  control_seam,
+  seams
+};
+constexpr std::array<std::string_view, seams> seam_names{"source",    "memory", "module", "observer",
+                                                         "optimizer", "data",   "control"};
 
 /// Shards of every kind, buffers of both, a tie stored twice, and three buckets or more of each kind.
 reference_model small_model() {
@@ -61,6 +74,7 @@ struct rank_objects {
   Space memory;
   std::shared_ptr<std::byte> marker = std::make_shared<std::byte>();
   dynamic_module module;
+  adamw optimizer{{adamw::group{}}, 8};
   faulty_source<in_memory_source> source;
 };
 
@@ -87,8 +101,11 @@ template <class Policy, class Space>
 class sweep {
  public:
   /// `one_world`: data and control travel on one communicator, else on two.
-  sweep(std::size_t ranks, bool one_world, std::size_t replicas = 1)
-      : ranks_(ranks), one_world_(one_world), grid_{.shards = ranks / replicas, .replicas = replicas} {}
+  sweep(std::size_t ranks, bool one_world, std::size_t replicas = 1, verification verify = verification::off)
+      : ranks_(ranks),
+        one_world_(one_world),
+        grid_{.shards = ranks / replicas, .replicas = replicas},
+        verify_(verify) {}
 
   /// Returns the number of injections.
   std::uint64_t run() {
@@ -121,11 +138,14 @@ class sweep {
       const options how{.bucket_bytes = 25,
                         .source_rank = source_rank(),
                         .replicas = grid_.replicas,
+                        .verify = verify_,
+                        .checksum = &test_checksum,
                         .deadline_seconds = 10,
                         .progress_interval_seconds = 0};
       const rank_report report = initialize<Policy>(module, mine.source, channels{faulty_data, faulty_control}, how,
                                                     faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
-                                                    faulty_observer(mine.counters[observer_seam]));
+                                                    faulty_observer(mine.counters[observer_seam]),
+                                                    faulty_optimizer(mine.optimizer, mine.counters[optimizer_seam]));
       EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
     });
   }
@@ -137,13 +157,15 @@ class sweep {
       ASSERT_FALSE(errors[rank].has_value()) << what << ", rank " << rank << ": " << errors[rank]->what();
       EXPECT_EQ(model_.faults_of(mine.module, mine.memory, grid_.shards, grid_.shard_of(rank)), "")
           << what << ", rank " << rank;
+      const parameter& embedding = mine.module.get_parameter("embed");
+      EXPECT_EQ(mine.optimizer.address_of(embedding), embedding.data()) << what << ", rank " << rank;
     }
   }
 
   void inject(std::size_t failing, seam at, std::uint64_t call) {
     SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), Space::host_accessible ? ", host" : ", device",
                         ", call ", call, " of the ", seam_names[at], " fails on rank ", failing, " of ", ranks_, ", ",
-                        grid_.replicas, " replicas", one_world_ ? ", on one world" : ""));
+                        grid_.replicas, " replicas", one_world_ ? ", on one world" : "", ", verify ", name(verify_)));
     make_objects();
     objects_[failing]->counters[at].fail_at(call);
     std::vector<std::uint64_t> accounted;
@@ -169,6 +191,7 @@ class sweep {
   std::size_t ranks_;
   bool one_world_;
   mesh grid_;
+  verification verify_;
   std::vector<std::unique_ptr<rank_objects<Space>>> objects_;
   std::optional<threads_world> data_;
   std::optional<threads_world> control_;
@@ -182,6 +205,8 @@ void sweep_everything() {
   injections += sweep<Policy, host_memory>(4, true).run();
   injections += sweep<Policy, fake_device_memory>(3, true).run();
   injections += sweep<Policy, fake_device_memory>(2, false).run();
+  injections += sweep<Policy, host_memory>(3, true, 1, verification::reread).run();
+  injections += sweep<Policy, fake_device_memory>(2, true, 1, verification::transfer).run();
   if (Policy::transport != transport_kind::none) {
     injections += sweep<Policy, host_memory>(4, true, 2).run();
     injections += sweep<Policy, fake_device_memory>(2, true, 2).run();
@@ -200,6 +225,10 @@ TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderBroadcast
 
 TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderOwnReads) {
   sweep_everything<native_sharding<transport::own_read>>();
+}
+
+TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderAutomatic) {
+  sweep_everything<native_sharding<transport::automatic>>();
 }
 
 TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereWhereEveryRankLoads) {

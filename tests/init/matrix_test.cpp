@@ -1,6 +1,7 @@
 #include "support/expect_predicted.hpp"
 #include "support/fake_device_memory.hpp"
 #include "support/reference_model.hpp"
+#include "support/sanitizers.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
@@ -9,8 +10,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -108,10 +107,12 @@ void expect_exact_with_every_policy(const reference_model& model, std::size_t ra
 
 template <class Space>
 void expect_exact_in_every_cell() {
+  using counts = std::vector<std::size_t>;
   const reference_model model = varied_model();
-  for (const std::size_t shards : {1U, 2U, 3U, 4U, 7U}) {
-    for (const std::size_t replicas : {1U, 2U, 3U}) {
-      for (const std::uint64_t bucket_bytes : {std::uint64_t{11}, std::uint64_t{509}, 4 * kib, 1 * mib}) {
+  // Sanitizers are not there to compare bytes.
+  for (const std::size_t shards : is_sanitized ? counts{1, 3, 7} : counts{1, 2, 3, 4, 7}) {
+    for (const std::size_t replicas : is_sanitized ? counts{1, 2} : counts{1, 2, 3}) {
+      for (const std::uint64_t bucket_bytes : is_sanitized ? counts{11, 4 * kib} : counts{11, 509, 4 * kib, 1 * mib}) {
         expect_exact_with_every_policy<Space>(
             model, shards * replicas,
             {.bucket_bytes = bucket_bytes, .source_rank = (shards * replicas) / 2, .replicas = replicas});
@@ -191,64 +192,6 @@ TEST(Matrix, AModelWithoutAByteIsInitialised) {
   const reference_model model({{.fqn = "a", .extents = {0, 3}}, {.fqn = "b", .extents = {3, 0}, .how = replicate{}}});
   expect_exact_with_every_policy<host_memory>(model, 3, {});
   expect_exact_with_every_policy<fake_device_memory>(model, 3, {});
-}
-
-TEST(Matrix, RandomShapesGiveTheSameBytes) {
-  const char* const given = std::getenv("FSDPINIT_TEST_SEED");
-  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  SCOPED_TRACE(concat("FSDPINIT_TEST_SEED=", seed));
-  RecordProperty("seed", std::to_string(seed));
-  std::printf("FSDPINIT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
-  std::mt19937_64 random(seed);
-  const auto below = [&](std::uint64_t bound) { return random() % bound; };
-  for (int round = 0; round < 40; ++round) {
-    const std::size_t shards = 1 + below(6);
-    const std::size_t replicas = shards < 4 ? 1 + below(3) : 1;
-    const std::size_t ranks = shards * replicas;
-    std::vector<reference_tensor> tensors;
-    const std::uint64_t count = 1 + below(9);
-    for (std::uint64_t i = 0; i < count; ++i) {
-      reference_tensor tensor{.fqn = concat(below(2) == 0 ? "layers." : "blocks.", i, ".weight")};
-      do {
-        tensor.type = static_cast<dtype>(below(dtype_count));
-      } while (bits(tensor.type) % 8 != 0);
-      std::vector<std::uint64_t> dims(below(4));
-      for (std::uint64_t& dim : dims) {
-        dim = below(8) == 0 ? 0 : 1 + below(13);
-      }
-      switch (dims.empty() ? 0 : below(4)) {
-        case 0:
-          tensor.how = replicate{};
-          break;
-        case 1: {
-          const std::uint64_t dim = below(dims.size());
-          dims[dim] = shards * below(4);
-          tensor.how =
-              shard{static_cast<std::int64_t>(dim) - (below(2) == 0 ? 0 : static_cast<std::int64_t>(dims.size()))};
-          break;
-        }
-        default:
-          tensor.how = shard{0};
-      }
-      tensor.extents = shape(std::move(dims));
-      tensor.role = static_cast<slot_role>(below(8) < 6 ? 0 : 1 + below(2));
-      if (tensor.role == slot_role::parameter && below(3) == 0) {
-        tensor.tied = {tensor.fqn + "_again"};
-        tensor.stored_as = below(2) == 0 ? tensor.names() : tensor.tied;
-      }
-      tensors.push_back(std::move(tensor));
-    }
-    const reference_model model(std::move(tensors));
-    const options how{.bucket_bytes = ranks + below(below(2) == 0 ? 60 : 3000),
-                      .buckets_in_flight = 1 + below(4),
-                      .source_rank = below(ranks),
-                      .replicas = replicas};
-    expect_exact_with_every_policy<host_memory>(model, ranks, how);
-    expect_exact_with_every_policy<fake_device_memory>(model, ranks, how);
-    if (HasFailure()) {
-      return;
-    }
-  }
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "support/expect_error.hpp"
 #include "support/reference_model.hpp"
+#include "support/test_seed.hpp"
 #include <fsdpinit/init/missing_tensor.hpp>
 
 #include <gtest/gtest.h>
@@ -8,8 +9,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <stdexcept>
@@ -81,10 +80,8 @@ TEST(MissingTensor, IsTheSameOnEveryMesh) {
 }
 
 TEST(MissingTensor, RandomShapesAreTheSameOnEveryMesh) {
-  const char* const given = std::getenv("FSDPINIT_TEST_SEED");
-  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  const std::uint64_t seed = testing_support::test_seed();
   SCOPED_TRACE(concat("FSDPINIT_TEST_SEED=", seed));
-  std::printf("FSDPINIT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   std::mt19937_64 random(seed);
   const auto below = [&](std::uint64_t bound) { return random() % bound; };
   for (int round = 0; round < 200 && !HasFailure(); ++round) {

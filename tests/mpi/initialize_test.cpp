@@ -1,7 +1,9 @@
 #include "mpi/worlds.hpp"
 #include "support/reference_model.hpp"
+#include "support/test_checksum.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/testing/corruption.hpp>
 #include <fsdpinit/testing/faults.hpp>
 
 #include <gtest/gtest.h>
@@ -20,7 +22,9 @@ namespace {
 
 using namespace fsdpinit;
 using namespace fsdpinit::testing_support;
+using fsdpinit::testing::bit_flip;
 using fsdpinit::testing::call_counter;
+using fsdpinit::testing::corrupting_communicator;
 using fsdpinit::testing::faulty_module;
 using fsdpinit::testing::faulty_observer;
 using fsdpinit::testing::faulty_source;
@@ -88,6 +92,51 @@ TEST(MpiInitialize, EachNodeMayHaveItsSource) {
     const options how{
         .bucket_bytes = 300, .source_rank = world.size() - 1, .sources = source_ranks::per_node, .replicas = 1};
     expect_exact_with_every_policy(model, world, how);
+  });
+}
+
+TEST(MpiInitialize, WhatArrivesIsVerified) {
+  const reference_model model = varied_model();
+  for_each_world([&](mpi_communicator& world) {
+    for (const verification verify : {verification::transfer, verification::reread}) {
+      options how{.bucket_bytes = 211, .verify = verify, .checksum = &test_checksum};
+      expect_exact_with_every_policy(model, world, how);
+      how.buckets_in_flight = 30;
+      expect_exact_with_every_policy(model, world, how);
+      how.sources = source_ranks::per_node;
+      expect_exact_with_every_policy(model, world, how);
+      if (world.size() % 2 == 0) {
+        how.replicas = 2;
+        expect_exact_with_every_policy(model, world, how);
+      }
+    }
+  });
+}
+
+TEST(MpiInitialize, AWrongBitOnOneRankIsTheSameErrorOnAll) {
+  const reference_model model({{.fqn = "w", .type = dtype::u8, .extents = {64, 8}}});
+  for_each_world([&](mpi_communicator& world) {
+    if (world.size() == 1) {
+      return;  // nothing is sent
+    }
+    const std::size_t last = world.size() - 1;
+    const bit_flip flip{.bit = 5};
+    if (world.rank() == last) {
+      flip.counter.fail_at(0);
+    }
+    corrupting_communicator<mpi_communicator> data(world.split(0), flip);
+    host_memory memory;
+    dynamic_module module = model.module(memory, world.rank() == 0);
+    std::optional<error> thrown;
+    try {
+      initialize(module, model.source(), channels{data, world},
+                 {.bucket_bytes = 211, .verify = verification::transfer, .checksum = &test_checksum}, memory);
+    } catch (const error& caught) {
+      thrown = caught;
+    }
+    ASSERT_TRUE(thrown.has_value());
+    EXPECT_EQ(name(thrown->code()), name(errc::corrupted)) << thrown->what();
+    EXPECT_EQ(thrown->rank(), static_cast<std::int32_t>(last)) << thrown->what();
   });
 }
 
@@ -161,8 +210,10 @@ class failing_call {
     return calls;
   }
 
-  void expect_agreed(std::size_t failing, std::size_t at, std::uint64_t call) {
-    SCOPED_TRACE(concat("call ", call, " of the ", seam_names[at], " fails on rank ", failing));
+  void expect_agreed(std::size_t failing, std::size_t at, std::uint64_t call, bool apart) {
+    SCOPED_TRACE(concat("call ", call, " of the ", seam_names[at], " fails on rank ", failing,
+                        apart ? ", data and control on two communicators" : ""));
+    data_ = apart ? &second_ : &world_;
     module_ = model_.module(memory_, world_.rank() == source_rank());
     const std::uint64_t accounted = memory_.accounted();
     restart();
@@ -192,13 +243,15 @@ class failing_call {
       faulty_source source(model_.source(), counters_[source_seam]);
       faulty_module module(module_, counters_[module_seam]);
       initialize<Policy>(
-          module, source, world_,
+          module, source, channels{*data_, world_},
           {.bucket_bytes = 40, .source_rank = source_rank(), .deadline_seconds = 20, .progress_interval_seconds = 0},
           memory_, faulty_observer(counters_[observer_seam]));
     });
   }
 
   mpi_communicator& world_;
+  mpi_communicator second_ = world_.split(0);
+  mpi_communicator* data_ = &world_;
   const reference_model& model_;
   host_memory memory_;
   dynamic_module module_ = model_.module(memory_, world_.rank() == source_rank());
@@ -225,7 +278,7 @@ void expect_agreed_failures() {
       for (std::size_t at = 0; at < seams; ++at) {
         for (std::uint64_t call = 0; call < clean[rank][at] && !::testing::Test::HasFatalFailure(); ++call) {
           if (number++ % every == 0) {
-            calls.expect_agreed(rank, at, call);
+            calls.expect_agreed(rank, at, call, injections % 2 == 1);
             ++injections;
           }
         }

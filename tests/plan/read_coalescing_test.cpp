@@ -1,3 +1,4 @@
+#include "support/test_seed.hpp"
 #include <fsdpinit/core.hpp>
 #include <fsdpinit/plan/read_coalescing.hpp>
 
@@ -5,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <random>
 #include <span>
 #include <string>
@@ -80,8 +80,7 @@ TEST(ReadCoalescing, HoldsNoMoreRunsThanItHasRoomFor) {
 TEST(ReadCoalescing, ReadsNothingForNothing) { EXPECT_TRUE(reads_for({run(5, 0)}).empty()); }
 
 TEST(ReadCoalescing, OfRandomRunsCoversEachOnceWithinItsBounds) {
-  const char* const given = std::getenv("FSDPINIT_TEST_SEED");
-  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  const std::uint64_t seed = testing_support::test_seed();
   SCOPED_TRACE(concat("FSDPINIT_TEST_SEED=", seed));
   std::mt19937_64 random(seed);
   const auto below = [&](std::uint64_t bound) { return random() % bound; };

@@ -1,4 +1,5 @@
 #include "support/expect_error.hpp"
+#include "support/test_seed.hpp"
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/plan/units.hpp>
 
@@ -6,8 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <random>
 #include <set>
@@ -116,10 +115,8 @@ std::string naive_unit_of(const std::string& fqn, const std::set<std::string>& p
 }
 
 TEST(UnitPrefixes, OfRandomTreesAreWhatTheRuleSays) {
-  const char* const given = std::getenv("FSDPINIT_TEST_SEED");
-  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  const std::uint64_t seed = testing_support::test_seed();
   SCOPED_TRACE(concat("FSDPINIT_TEST_SEED=", seed));
-  std::printf("FSDPINIT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   std::mt19937_64 random(seed);
   for (int round = 0; round < 300; ++round) {
     std::set<std::string> names;

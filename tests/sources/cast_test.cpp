@@ -1,6 +1,7 @@
 #include "support/archetypes.hpp"
 #include "support/expect_error.hpp"
 #include "support/reference_model.hpp"
+#include "support/test_seed.hpp"
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/sources/cast.hpp>
@@ -13,8 +14,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <random>
 #include <span>
 #include <string>
@@ -129,10 +128,8 @@ TEST(cast, after_a_cast_converts_what_that_shows) {
 }
 
 TEST(cast, any_range_is_that_of_the_whole) {
-  const char* const given = std::getenv("FSDPINIT_TEST_SEED");  // NOLINT(concurrency-mt-unsafe): one thread
-  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  const std::uint64_t seed = testing_support::test_seed();
   SCOPED_TRACE(concat("FSDPINIT_TEST_SEED=", seed));
-  std::printf("FSDPINIT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   std::mt19937_64 random(seed);
   const auto below = [&](std::uint64_t bound) { return random() % bound; };
   for (const dtype from : floats) {

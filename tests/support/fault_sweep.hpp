@@ -1,6 +1,7 @@
 #pragma once
 
 #include "support/sanitizers.hpp"
+#include "support/test_seed.hpp"
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/testing/call_counter.hpp>
 
@@ -9,10 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <optional>
-#include <random>
 #include <span>
 #include <vector>
 
@@ -32,10 +30,7 @@ inline constexpr std::uint64_t calls_per_injection = is_sanitized ? 4 : 1;
   if constexpr (calls_per_injection == 1) {
     return 0;
   }
-  const char* const given = std::getenv("FSDPINIT_TEST_SEED");
-  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::printf("FSDPINIT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
-  return seed % calls_per_injection;
+  return test_seed() % calls_per_injection;
 }
 
 /// `objects` are the pointers to the ranks' objects after a clean run. Calls `inject(rank, seam, call)` for every call that was

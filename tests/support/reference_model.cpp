@@ -26,18 +26,15 @@ std::vector<std::byte> content_for(std::string_view seed, std::uint64_t bytes) {
 
 std::vector<naive_chunk> naive_chunks(std::uint64_t extent, std::size_t shards) {
   std::vector<naive_chunk> out;
-  std::uint64_t size = 0;
+  std::uint64_t size = extent / shards;  // from there on one by one
   while (size * shards < extent) {
     ++size;
   }
   std::uint64_t given = 0;
   for (std::size_t r = 0; r < shards; ++r) {
-    naive_chunk here{.offset = given};
-    while (here.length < size && given < extent) {
-      ++here.length;
-      ++given;
-    }
-    out.push_back(here);
+    const std::uint64_t left = extent - given;
+    out.push_back({.offset = given, .length = left < size ? left : size});
+    given += out.back().length;
   }
   return out;
 }

@@ -54,7 +54,7 @@ TEST_F(tool_errors, help_and_version_are_no_errors) {
 }
 
 TEST_F(tool_errors, usage) {
-  expect_usage({}, "no command", "inspect, plan, load or synthesize");
+  expect_usage({}, "no command", "inspect, plan, load, verify or synthesize");
   expect_usage({"lod", model}, "The following argument", "lod");
   expect_usage({"load", model}, "--shards", "required");
   expect_usage({"load", "--shards", "2"}, "CHECKPOINT", "required");

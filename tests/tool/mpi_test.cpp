@@ -184,6 +184,18 @@ TEST_F(mpi, outputs_that_cannot_be_written_are_found_before_anything_is_loaded) 
                    "absent/r.json: ");
 }
 
+TEST_F(mpi, one_rank_without_memory_is_said_once) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", {{"layers.0.weight", made_up("U8", 1, {96 << 10, 4096})}});  // 384 MiB
+  const std::string load = tool_path() + " load " + (dir / "model.safetensors") + " --shards 2";
+  arguments job{command(1, {}).front(), "-n", "1", "sh", "-c", load, ":", "-n", "1", "sh", "-c",
+                // Enough for the program and MPI's own memory, not for its shard.
+                "ulimit -v $((500 * 1024)); " + load};
+  const finished_process process = run_process(job);
+  expect_said_once(process, 1, "out of memory");
+  EXPECT_NE(process.err.find("(rank 1)"), std::string::npos) << process.err;
+}
+
 /// The process that plays a rank of the job that works on `mark`; 0 if there is none.
 pid_t process_of_rank(const std::string& mark, const std::string& rank) {
   for (const fs::directory_entry& entry : fs::directory_iterator("/proc")) {

@@ -1,6 +1,7 @@
 #include "support/archetypes.hpp"
 #include "support/fake_device_memory.hpp"
 #include "support/reference_model.hpp"
+#include "support/test_seed.hpp"
 #include "support/unit_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
@@ -10,8 +11,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <optional>
 #include <random>
 #include <string>
@@ -510,10 +509,8 @@ TEST(Unshard, OfTwoDtypesWorksWhereOneIsFrozenOrAUnitOfItsOwn) {
 // -- random models
 
 TEST(Unshard, OfRandomModelsGivesTheWholeTensors) {
-  const char* const given = std::getenv("FSDPINIT_TEST_SEED");
-  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  const std::uint64_t seed = testing_support::test_seed();
   SCOPED_TRACE(concat("FSDPINIT_TEST_SEED=", seed));
-  std::printf("FSDPINIT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   std::mt19937_64 random(seed);
   const auto below = [&](std::uint64_t bound) { return random() % bound; };
   for (int round = 0; round < 40; ++round) {

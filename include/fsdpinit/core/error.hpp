@@ -22,6 +22,7 @@ enum class errc : std::uint8_t {
   invalid_placement,  ///< a tensor that cannot be sharded as asked
   invalid_tie,        ///< a tie group that does not fit together, or whose stored copies differ
   invalid_file,       ///< a checkpoint that breaks the rules of its format
+  corrupted,          ///< with `options::verify`: bytes are not where they belong as they were read
   io,                 ///< the operating system refused; `native_code()` is errno
   out_of_memory,
   disagreement,     ///< ranks were called with different modules, sources or options
@@ -50,6 +51,8 @@ enum class errc : std::uint8_t {
       return "invalid_tie";
     case errc::invalid_file:
       return "invalid_file";
+    case errc::corrupted:
+      return "corrupted";
     case errc::io:
       return "io";
     case errc::out_of_memory:

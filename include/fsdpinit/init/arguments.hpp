@@ -4,6 +4,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
 #include <string_view>
@@ -69,6 +70,9 @@ inline void require_valid(const options& how, std::size_t ranks) {
   }
   if (!(how.deadline_seconds > 0)) {
     reject("deadline_seconds", "must be above 0");
+  }
+  if (how.verify != verification::off && how.checksum == nullptr) {
+    reject("verify", "needs options::checksum; set it to &fsdpinit::xxh3 of <fsdpinit/core/xxh3.hpp>");
   }
 }
 

@@ -87,6 +87,9 @@ class bucket_filler {
     return windows_[mine_.shard()];
   }
 
+  /// The windows that were cut last, by shard; an empty one is not sent.
+  [[nodiscard]] std::span<const mutable_bytes> windows() const noexcept { return windows_; }
+
   /// Scatter: reads every window that was cut last.
   void fill_windows(const bucket& which) {
     for (std::size_t i = which.first; i < which.last; ++i) {

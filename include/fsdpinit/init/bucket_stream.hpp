@@ -1,10 +1,11 @@
 #pragma once
 
 #include <fsdpinit/concepts/communicator.hpp>
-#include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/init/bucket_checksums.hpp>
 #include <fsdpinit/init/bucket_fill.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/plan/plan.hpp>
@@ -36,19 +37,19 @@ struct token_of<Data> {
 /// A bucket moves in one operation, or in two: a scatter within the source's replica, then a broadcast of each part to the
 /// other replicas. Bucket k + 1 is being filled and sent while bucket k is passed on and received. If this rank fails, an
 /// interruptible communicator is interrupted and the failure thrown at once; on others the rank goes through the remaining
-/// motions without reading or placing, so that no peer is left waiting, until the next agreement. Collective; no allocation
-/// per bucket.
-template <class Data, class Control, class Source, MemorySpace Space, Observer Watch>
+/// motions without reading or placing, so that no peer is left waiting, until the next agreement, which is the caller's.
+/// Collective; no allocation per bucket.
+template <class Data, class Source, MemorySpace Space, Observer Watch>
 class bucket_stream {
  public:
-  /// `slots` is the staging memory of each bucket in flight; empty where no bucket needs any.
-  bucket_stream(const plan& made, Data& data, Control& control, tensor_reader<Source, Space>& reader,
-                workspace<Space>& work, std::span<const mutable_bytes> slots, transfer_counters& counters,
-                progress_meter<Watch>& progress, double deadline_seconds)
+  /// `slots` is the staging memory of each bucket in flight; empty where no bucket needs any. `names` and `hash` are for plans
+  /// with verification.
+  bucket_stream(const plan& made, Data& data, tensor_reader<Source, Space>& reader, workspace<Space>& work,
+                std::span<const mutable_bytes> slots, transfer_counters& counters, progress_meter<Watch>& progress,
+                double deadline_seconds, std::span<const tensor_request> names = {}, const checksum* hash = nullptr)
       : plan_(made),
         mine_(made, data.rank()),
         data_(data),
-        control_(control),
         placer_(made, data.rank(), work),
         filler_(made, mine_, reader, placer_, work, progress),
         counters_(counters),
@@ -58,51 +59,61 @@ class bucket_stream {
     for (std::size_t i = 0; i < flights_.size(); ++i) {
       flights_[i].windows.resize(made.options.ranks.size());
       if (i < slots.size()) {
-        flights_[i].staging = slots[i];
+        const std::size_t sums = checksums_bytes(made.options.verify, made.options.ranks.shards);
+        flights_[i].staging = slots[i].first(slots[i].size() - sums);
+        flights_[i].checksums = slots[i].last(sums);
       }
+    }
+    if (made.options.verify != verification::off) {
+      verifier_.emplace(made, mine_, placer_, names, *hash);
     }
   }
   bucket_stream(const bucket_stream&) = delete;
   bucket_stream& operator=(const bucket_stream&) = delete;
 
-  /// \throws this rank's own failure, or error{interrupted, peer_lost}. Afterwards no operation is in flight.
-  void run() {
+  /// Moves buckets up to the next place at which ranks should agree, the same on every rank: where no bucket is left, where each
+  /// has read much without hearing from the others, and, on a communicator that cannot be interrupted, after some buckets.
+  /// \return whether there are more. \throws this rank's own failure, or error{interrupted, peer_lost}. Afterwards no operation is
+  /// in flight.
+  [[nodiscard]] bool run_some() {
     try {
       const std::vector<bucket>& buckets = plan_.schedule.buckets;
       flight* previous = nullptr;
-      for (std::size_t k = 0; k < buckets.size(); ++k) {
-        flight& next = flights_[k % flights_.size()];
+      std::uint64_t unheard = 0;
+      std::size_t moved = 0;
+      for (bool more = true; more && next_ < buckets.size(); ++next_) {
+        const bucket& which = buckets[next_];
+        flight& next = flights_[next_ % flights_.size()];
         if (previous == &next) {
           relay(next);
         }
         finish(next);
-        prepare(next, buckets[k]);
+        prepare(next, which);
         start(next);
         if (previous != nullptr && previous != &next) {
           relay(*previous);
         }
         previous = &next;
-        if constexpr (!InterruptibleCommunicator<Data>) {
-          if ((k + 1) % buckets_per_agreement == 0) {
-            finish_all(k + 1);
-            agree(control_, failure_, deadline::after(deadline_seconds_));
-          }
-        }
+        unheard += which.way == route::own_read && !mine_.relays(which) ? which.bytes : 0;
+        ++moved;
+        more = unheard < direct_read_bytes && (InterruptibleCommunicator<Data> || moved < buckets_per_agreement);
       }
-      finish_all(buckets.size());
+      finish_all(next_);
     } catch (...) {
       const error cause = current_error();
       if constexpr (InterruptibleCommunicator<Data>) {
         data_.interrupt();
       }
       for (flight& each : flights_) {
-        static_cast<void>(attempt([&] { wait(each); }));
+        static_cast<void>(attempt([&] { wait(each.token); }));
+        static_cast<void>(attempt([&] { wait(each.checksums_token); }));
       }
       throw cause;
     }
     if (failure_) {
       throw error(*failure_);
     }
+    return next_ < plan_.schedule.buckets.size();
   }
 
  private:
@@ -110,12 +121,17 @@ class bucket_stream {
   static constexpr std::size_t buckets_per_agreement = 64;
 
   struct flight {
-    const bucket* which = nullptr;                       // nullptr: free
-    std::optional<typename token_of<Data>::type> token;  // of an operation that was started and not waited for
+    using operation = std::optional<typename token_of<Data>::type>;  // one that was started and not waited for
+
+    const bucket* which = nullptr;  // nullptr: free
+    operation token;
+    operation checksums_token;
     mutable_bytes staging;
-    mutable_bytes own;      // this rank's part: what it receives, or has to pass on
-    bool to_place = false;  // its part is still in the staging memory
-    bool to_relay = false;  // the second operation has not been started
+    mutable_bytes checksums;  // on the rank that reads, and where they are received
+    mutable_bytes own;        // this rank's part: what it receives, or has to pass on
+    bool to_place = false;    // its part is still in the staging memory
+    bool to_check = false;    // once it is in the slabs
+    bool to_relay = false;    // the second operation has not been started
     std::vector<bytes_view> windows;
   };
 
@@ -131,11 +147,21 @@ class bucket_stream {
 
   void prepare(flight& each, const bucket& which) {
     each.which = &which;
+    each.to_check = mine_.has_checksums(which);
+    if (each.to_check) {
+      verifier_->sum_nothing(each.checksums);
+    }
     each.to_relay = which.way == route::scatter && mine_.relays(which);
     if (which.way == route::scatter && mine_.is_source()) {
       each.own = filler_.cut_windows(which, each.staging, each.windows);
       each.to_place = !mine_.reads_own_window_in_place();
-      locally([&] { filler_.fill_windows(which); });
+      locally([&] {
+        filler_.fill_windows(which);
+        if (each.to_check) {
+          verifier_->sum_windows(which, filler_.windows(), each.checksums);
+        }
+      });
+      each.to_check = each.to_check && each.to_place;  // else nothing has been moved
       return;
     }
     if (mine_.reads_directly(which)) {
@@ -151,8 +177,14 @@ class bucket_stream {
       locally([&] {
         if (which.way == route::own_read) {
           filler_.fill_own_window(which, each.own);
+          if (each.to_check) {
+            verifier_->sum_window(which, mine_.shard(), each.own, each.checksums);
+          }
         } else {
           filler_.fill_payload(which, each.own);
+          if (each.to_check) {
+            verifier_->sum_payload(which, each.own, each.checksums);
+          }
         }
       });
     }
@@ -167,11 +199,14 @@ class bucket_stream {
         break;
       case route::own_read:
         if (mine_.relays(which)) {
-          start_broadcast(each, root, mine_.groups().replicas);
+          start_broadcast(each.token, each.own, root, mine_.groups().replicas);
         }
         break;
       default:
-        start_broadcast(each, root, mine_.broadcast_group(which));
+        start_broadcast(each.token, each.own, root, mine_.broadcast_group(which));
+    }
+    if (mine_.sends_checksums(which)) {
+      start_broadcast(each.checksums_token, each.checksums, root, mine_.checksum_group(which));
     }
   }
 
@@ -194,17 +229,18 @@ class bucket_stream {
   }
 
   /// Among all ranks where `group` is empty.
-  void start_broadcast(flight& each, std::size_t root, std::span<const std::size_t> group) {
+  void start_broadcast([[maybe_unused]] typename flight::operation& token, mutable_bytes bytes, std::size_t root,
+                       std::span<const std::size_t> group) {
     if constexpr (GroupCommunicator<Data>) {
       if (!group.empty()) {
-        each.token = data_.start_broadcast(each.own, root, group);
+        token = data_.start_broadcast(bytes, root, group);
         return;
       }
     }
     if constexpr (NonBlockingCommunicator<Data>) {
-      each.token = data_.start_broadcast(each.own, root);
+      token = data_.start_broadcast(bytes, root);
     } else {
-      data_.broadcast(each.own, root);
+      data_.broadcast(bytes, root);
     }
   }
 
@@ -213,17 +249,17 @@ class bucket_stream {
     if (each.which == nullptr || !std::exchange(each.to_relay, false)) {
       return;
     }
-    wait(each);
+    wait(each.token);
     const mesh& ranks = plan_.options.ranks;
-    start_broadcast(each, ranks.rank_of(ranks.replica_of(mine_.groups().source), mine_.shard()),
+    start_broadcast(each.token, each.own, ranks.rank_of(ranks.replica_of(mine_.groups().source), mine_.shard()),
                     mine_.groups().replicas);
   }
 
-  void wait(flight& each) {
+  void wait([[maybe_unused]] typename flight::operation& token) {
     if constexpr (NonBlockingCommunicator<Data>) {
-      if (each.token) {
-        auto operation = std::move(*each.token);
-        each.token.reset();
+      if (token) {
+        auto operation = std::move(*token);
+        token.reset();
         data_.wait(operation, deadline::after(deadline_seconds_));
       }
     }
@@ -235,11 +271,15 @@ class bucket_stream {
     if (which == nullptr) {
       return;
     }
-    wait(each);
+    wait(each.token);
+    wait(each.checksums_token);
     each.which = nullptr;
     count(each, *which);
     if (each.to_place) {
       locally([&] { place(each, *which); });
+    }
+    if (each.to_check) {
+      locally([&] { verifier_->check(*which, each.checksums); });
     }
   }
 
@@ -288,13 +328,14 @@ class bucket_stream {
   const plan& plan_;
   rank_plan mine_;
   Data& data_;
-  Control& control_;
   tensor_placer<Space> placer_;
   bucket_filler<Source, Space, Watch> filler_;
+  std::optional<bucket_checksums<Space>> verifier_;
   transfer_counters& counters_;
   std::size_t rank_;
   double deadline_seconds_;
   std::vector<flight> flights_;
+  std::size_t next_ = 0;  // bucket
   std::optional<error> failure_;
 };
 

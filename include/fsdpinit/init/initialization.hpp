@@ -19,6 +19,7 @@
 #include <fsdpinit/init/pending_shards.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/init/preflight.hpp>
+#include <fsdpinit/init/reread.hpp>
 #include <fsdpinit/init/retained_memory.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/init/source_ranks.hpp>
@@ -84,16 +85,23 @@ class initialization {
         });
       }
       if (transport_ == transport_kind::none) {
-        agreed([&] { load_everything(); });
+        load_everything();
       }
-      agreed([&] {
+      in_turns([&] {
         try {
-          stream_->run();
-          tensor_placer<Space>(plan_, rank_, work_).widen();
+          return stream_->run_some();
         } catch (...) {
           retain_if_lost(data_, work_.slabs, slots_);
           throw;
         }
+      });
+      if (options_.verify == verification::reread) {
+        part_rereader<opened, Space> again(plan_, rank_, *reader_, work_, requests_);
+        agreed([&] { enter("verify"); });
+        in_turns([&] { return again.compare_some(); });
+      }
+      agreed([&] {
+        tensor_placer<Space>(plan_, rank_, work_).widen();
         enter("commit");
         report_ = describe();
       });
@@ -118,6 +126,14 @@ class initialization {
   void agreed(Fn&& fn) {
     fsdpinit::agreed(control_, options_.deadline_seconds, std::forward<Fn>(fn));
   }
+  /// As long as `fn` returns true, on every rank as often. Ranks that agree between turns see that the others make progress.
+  template <class Fn>
+  void in_turns(Fn&& fn) {
+    bool more = true;
+    while (more) {
+      agreed([&] { more = fn(); });
+    }
+  }
   void enter(const char* phase) {
     clock_.enter(phase);
     watch_.phase(phase);
@@ -140,6 +156,10 @@ class initialization {
   [[nodiscard]] std::string describe_call() {
     enter("open");
     require_valid(options_, ranks_);
+    if (from_module && options_.verify == verification::reread) {
+      throw error(errc::invalid_argument, "verify",
+                  "a module's own state cannot be read a second time; use verification::transfer");
+    }
     mesh_ = {.shards = ranks_ / options_.replicas, .replicas = options_.replicas};
     sources_ = sources_of(data_, options_, ranks_);
     // Where every rank loads from its own module replicas have nothing to share.
@@ -159,18 +179,19 @@ class initialization {
   void preflight() {
     const double limit = options_.deadline_seconds;
     require_equal_calls(control_, limit, [&] { return describe_call(); });
-    contents_ = contents_of_source(control_, options_.source_rank, every_rank_reads() || is_source(), limit,
+    const bool reads = every_rank_reads() || options_.verify == verification::reread || is_source();
+    contents_ = contents_of_source(control_, options_.source_rank, reads, limit,
                                    [&]() -> const opened& { return open_source(); });
     if (transport_ == transport_kind::automatic) {
       std::optional<error> unreadable;
-      if (!is_source()) {
+      if (!reads) {
         unreadable =
             attempt([&] { require_equal_sources(contents_, contents_of(open_source()), options_.source_rank); });
       }
       reason_ = why_not_all_read(control_, limit, unreadable);
       if (!reason_.empty()) {
         chosen_ = CanScatter<Data> ? transport_kind::scatter : transport_kind::broadcast;
-        if (!is_source()) {
+        if (!reads) {
           source_.leave();  // another checkpoint, perhaps
         }
       }
@@ -184,8 +205,11 @@ class initialization {
       source_.open();
     }
     if constexpr (requires { source_.get()->readable(); }) {
-      if (transport_ == transport_kind::automatic && !source_.get()->readable()) {
-        throw error(errc::invalid_argument, "source", "it is on the source rank only");
+      const bool rereads = options_.verify == verification::reread;
+      if ((transport_ == transport_kind::automatic || rereads) && !source_.get()->readable()) {
+        throw error(errc::invalid_argument, "source",
+                    concat("it is on the source rank only",
+                           rereads ? ", so that others cannot read it again; use verification::transfer" : ""));
       }
     }
     return *source_.get();
@@ -204,14 +228,15 @@ class initialization {
       }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
-    std::vector<tensor_request> requests = requests_of(view_, items_, contents_.stored);
-    add_positions(requests, items_, source_.get());
-    plan_ = make_plan(requests, {.ranks = mesh_,
-                                 .sources = sources_,
-                                 .transport = chosen_,
-                                 .bucket_bytes = options_.bucket_bytes,
-                                 .buckets_in_flight = options_.buckets_in_flight,
-                                 .access = {.host = Space::host_accessible, .communicator = CanAccess<Data, Space>}});
+    requests_ = requests_of(view_, items_, contents_.stored);
+    add_positions(requests_, items_, source_.get());
+    plan_ = make_plan(requests_, {.ranks = mesh_,
+                                  .sources = sources_,
+                                  .transport = chosen_,
+                                  .bucket_bytes = options_.bucket_bytes,
+                                  .buckets_in_flight = options_.buckets_in_flight,
+                                  .access = {.host = Space::host_accessible, .communicator = CanAccess<Data, Space>},
+                                  .verify = options_.verify});
     predicted_ = predict(plan_, rank_);
     if (transport_ == transport_kind::automatic && reason_.empty()) {
       reason_ = routes_of(plan_);
@@ -257,14 +282,24 @@ class initialization {
     for (const block<slot_space>& slot : slots_) {
       slots.push_back(slot.bytes());
     }
-    stream_.emplace(plan_, data_, control_, *reader_, work_, slots, counters_, *progress_, options_.deadline_seconds);
+    stream_.emplace(plan_, data_, *reader_, work_, slots, counters_, *progress_, options_.deadline_seconds, requests_,
+                    options_.checksum);
     enter(transport_ == transport_kind::none ? "read" : "stream");
   }
 
   void load_everything() {
-    read_everything(plan_, *reader_, work_, *progress_);
+    full_reader<opened, Space, Watch> all(plan_, *reader_, work_, *progress_);
+    in_turns([&] { return all.read_some(); });
+    agreed([&] { keep_everything(); });
+  }
+
+  void keep_everything() {
     enter("shard");
-    keep_own_part(plan_, rank_, work_);
+    std::optional<running_checksum> hash;
+    if (options_.verify != verification::off) {
+      hash.emplace(*options_.checksum);
+    }
+    keep_own_part(plan_, rank_, work_, requests_, hash ? &*hash : nullptr);
     enter("stream");
   }
 
@@ -296,6 +331,7 @@ class initialization {
             .policy = policy_.name,
             .transport = name(transport_),
             .transport_reason = reason_,
+            .verified = options_.verify,
             .predicted = predicted_,
             .accounted_peak_bytes = peak - already_accounted_,
             .bytes_read = counters_.read,
@@ -336,13 +372,14 @@ class initialization {
   std::vector<load_item> items_;
   unmatched_names unmatched_;
   std::vector<const std::byte*> captured_;  // per request
+  std::vector<tensor_request> requests_;
   plan plan_;
   prediction predicted_;
   std::vector<pending_shard> pending_;
   transfer_counters counters_;
   std::optional<tensor_reader<opened, Space>> reader_;
   std::optional<progress_meter<Watch>> progress_;
-  std::optional<bucket_stream<Data, Control, opened, Space, Watch>> stream_;
+  std::optional<bucket_stream<Data, opened, Space, Watch>> stream_;
   rank_report report_;
 };
 

@@ -38,8 +38,8 @@ namespace fsdpinit {
 /// \param missing  With `strict = false`: what to put into tensors that the source does not have, on each rank into its part
 ///                 (`normal_values`, `constant_values`, a MissingInitialiser of one's own). Without, they stay on meta.
 ///
-/// Cost: see `prediction`. Control traffic: O(log N) messages for each agreement, of which there are seven or eight, and a
-/// last reduction, and two broadcasts of metadata.
+/// Cost: see `prediction`. Control traffic: O(log N) messages for each agreement, of which there are eight or nine and
+/// one for each 128 MiB that ranks read by themselves, and a last reduction, and two broadcasts of metadata.
 ///
 /// \throws fsdpinit::error, the same on every rank: code, FQN, rank, remedy. Before the first byte moves the module is
 /// untouched; later it is on meta on every rank, what was allocated is released, and with a file as source the same call

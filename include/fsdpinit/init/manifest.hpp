@@ -4,6 +4,7 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/plan/verification.hpp>
 
 #include <string>
 #include <string_view>
@@ -55,7 +56,8 @@ struct call_kind {
                 kind.initialises_missing ? "initialised" : "left on meta", "\nranks ", ranks, "\nreplicas ",
                 how.replicas, "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight,
                 "\nsource_rank ", how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node",
-                "\nstrict ", how.strict ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\n",
+                "\nstrict ", how.strict ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\nverify ",
+                name(how.verify), how.verify == verification::off ? "" : concat(" ", how.checksum->name), "\n",
                 manifest_of(view));
 }
 

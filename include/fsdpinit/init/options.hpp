@@ -1,6 +1,8 @@
 #pragma once
 
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/checksum.hpp>
+#include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -36,6 +38,10 @@ struct options {
   /// FQN prefixes of what is left alone: neither dropped, sharded nor moved, and not missed; their names in the checkpoint are
   /// not unexpected.
   std::vector<std::string> ignored_prefixes{};
+  /// Are the bytes that were placed compared with those that were read? A difference is error{corrupted} on every rank.
+  verification verify = verification::off;
+  /// What they are compared by: `&xxh3` of fsdpinit/core/xxh3.hpp, or one of your own.
+  const fsdpinit::checksum* checksum = nullptr;
   /// How long a rank waits for its peers, at each agreement and for each bucket.
   double deadline_seconds = 600;
   /// Least time between two calls of the observer's `progress`.

@@ -144,6 +144,13 @@ class tensor_reader {
     }
   }
 
+  /// The same of the tensor alone, without its further copies. \pre it is not captured.
+  void read_once(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    const planned_tensor& planned = plan_.tensors[tensor];
+    read_travelling(planned, items_[planned.request].source, offset, destination);
+    counters_.read += destination.size();
+  }
+
   /// Runs of one file by one read, each to its place; within the scratch memory if they are several. The runs' tensors are
   /// neither captured nor stored twice.
   void read_joined(std::span<const wanted_run> runs) {
@@ -226,6 +233,27 @@ class tensor_placer {
   void place_local(std::size_t tensor, std::uint64_t begin, bytes_view bytes) {
     if (!bytes.empty()) {
       work_.memory.copy_in(address(tensor, begin), bytes.data(), bytes.size(), bytes.size(), 1, queue_);
+    }
+  }
+  /// Calls `fn(local, bytes)` for local bytes [local, local + count) of a planned tensor as they lie in the slab, in order: at
+  /// once, or where the host may not touch them as copies in the second half of the scratch memory. Before `widen`.
+  template <class Fn>
+  void for_each_placed(std::size_t tensor, std::uint64_t local, std::uint64_t count, Fn&& fn) {
+    if constexpr (Space::host_accessible) {
+      if (count != 0) {
+        fn(local, bytes_view(address(tensor, local), count));
+      }
+    } else {
+      const mutable_bytes scratch = work_.scratch.bytes();
+      const mutable_bytes aside = scratch.subspan(scratch.size() / 2);
+      while (count != 0) {
+        const mutable_bytes piece = aside.first(smaller(count, aside.size()));
+        work_.memory.copy_out(piece.data(), address(tensor, local), piece.size(), queue_);
+        wait();
+        fn(local, bytes_view(piece));
+        local += piece.size();
+        count -= piece.size();
+      }
     }
   }
   /// All bytes have arrived: what has travelled narrow becomes what is kept.

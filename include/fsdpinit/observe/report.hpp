@@ -2,6 +2,7 @@
 
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -24,6 +25,7 @@ struct rank_report {
   std::string_view policy{};
   std::string_view transport{};    ///< the one used: scatter falls back to broadcast on a communicator that cannot
   std::string transport_reason{};  ///< why `automatic` picked it; empty for others
+  verification verified = verification::off;
   prediction predicted{};
   std::uint64_t accounted_peak_bytes = 0;
   std::uint64_t bytes_read = 0;  ///< these three: counted as `prediction` says

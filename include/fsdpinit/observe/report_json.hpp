@@ -68,6 +68,7 @@ template <class Value>
           {"policy", first.policy},
           {"transport", first.transport},
           {"transport_reason", detail::or_null(first.transport_reason)},
+          {"verified", name(first.verified)},
           {"shards", first.shards},
           {"replicas", first.replicas},
           {"bucket_bytes", detail::or_null(context.bucket_bytes)},

@@ -129,14 +129,16 @@ template <class Value>
       first.replicas == 1 ? std::string() : fmt::format(" ({} replicas of {} shards)", first.replicas, first.shards);
   const std::string reason =
       first.transport_reason.empty() ? std::string() : fmt::format("{}\n", first.transport_reason);
+  const std::string verified =
+      first.verified == verification::off ? std::string() : fmt::format(", verified ({})", name(first.verified));
   const bool has_transport = first.transport != name(transport_kind::none);
   return fmt::format(
-      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}\n{}{}{}\n{}\n{}\nslowest: rank {}, {:.3f} s to the "
+      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}{}\n{}{}{}\n{}\n{}\nslowest: rank {}, {:.3f} s to the "
       "end "
       "of its stream\n",
       first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", ranks, ranks == 1 ? "" : "s",
       replicas, first.tensors, first.units, first.units == 1 ? "" : "s", first.buckets, first.buckets == 1 ? "" : "s",
-      reason, detail::names_line("missing, left on meta", first.missing),
+      verified, reason, detail::names_line("missing, left on meta", first.missing),
       detail::names_line("unexpected, left in the checkpoint", first.unexpected), bytes.text(), seconds.text(),
       first.slowest_rank, first.slowest_seconds);
 }

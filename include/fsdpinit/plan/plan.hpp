@@ -7,6 +7,7 @@
 #include <fsdpinit/plan/rank_groups.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
 #include <fsdpinit/plan/transport.hpp>
+#include <fsdpinit/plan/verification.hpp>
 
 #include <array>
 #include <cstddef>
@@ -31,6 +32,7 @@ struct plan_options {
   std::uint64_t bucket_bytes = 4 * mib;
   std::size_t buckets_in_flight = 2;
   slab_access access{};
+  verification verify = verification::off;
 };
 
 /// Everything that will happen, the same on every rank: where each tensor lies, and which bucket carries what when.

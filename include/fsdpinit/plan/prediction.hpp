@@ -4,6 +4,7 @@
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/rank_groups.hpp>
 #include <fsdpinit/plan/read_coalescing.hpp>
+#include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -16,17 +17,20 @@ namespace fsdpinit {
 
 /// The host memory in which strided shards are taken apart, tied copies compared, and neighbouring runs read at once.
 inline constexpr std::uint64_t scratch_bound = 256 * kib;
+/// And at least so much, however small buckets are: room for two elements.
+inline constexpr std::uint64_t least_scratch = 16;
 
 /// What one rank will allocate, read, send and receive; all in bytes, exact.
 struct prediction {
-  std::uint64_t shard_bytes = 0;      ///< of this rank's shards and whole tensors, without padding
-  std::uint64_t slab_bytes = 0;       ///< reserved for them, in the module's memory space
-  std::uint64_t slot_bytes = 0;       ///< of one staging slot, in host memory
-  std::size_t slots = 0;              ///< staging slots: min(buckets in flight, buckets), 0 where all is in place
+  std::uint64_t shard_bytes = 0;  ///< of this rank's shards and whole tensors, without padding
+  std::uint64_t slab_bytes = 0;   ///< reserved for them, in the module's memory space
+  std::uint64_t slot_bytes =
+      0;                  ///< of one staging slot, in host memory; with verification its checksums are the last of it
+  std::size_t slots = 0;  ///< staging slots: min(buckets in flight, buckets), 0 where all is in place
   std::uint64_t scratch_bytes = 0;    ///< in host memory
   std::uint64_t full_copy_bytes = 0;  ///< the whole model in host memory, where every rank reads everything
   std::uint64_t bytes_read = 0;       ///< from the source, and read along with it; as seen where a cast narrows
-  std::uint64_t bytes_sent = 0;       ///< payload x destinations; a rank's copy to itself is not counted
+  std::uint64_t bytes_sent = 0;  ///< payload x destinations; a rank's copy to itself, and checksums, are not counted
   std::uint64_t bytes_received = 0;
 
   [[nodiscard]] std::uint64_t staging_bytes() const noexcept {
@@ -129,6 +133,19 @@ class rank_plan {
     return which.way == route::own_read && !relays(which) && plan_.options.access.host;
   }
 
+  /// Are there checksums of this bucket? Not where each rank reads its part straight to its place.
+  [[nodiscard]] bool has_checksums(const bucket& which) const noexcept {
+    return plan_.options.verify != verification::off && !reads_directly(which);
+  }
+  /// Do its checksums travel, from the rank that reads? Else they stay where they were made.
+  [[nodiscard]] bool sends_checksums(const bucket& which) const noexcept {
+    return has_checksums(which) && (which.way != route::own_read || relays(which));
+  }
+  /// Those that get the checksums of a bucket, the root with them; empty where it is all ranks.
+  [[nodiscard]] std::span<const std::size_t> checksum_group(const bucket& which) const noexcept {
+    return which.way == route::own_read ? std::span<const std::size_t>(groups_.replicas) : broadcast_group(which);
+  }
+
   /// Staging bytes that this rank needs for one bucket: nothing where it works in place, else its own part of a window or the
   /// payload of a broadcast. The source of a scatter holds every window it sends, and its own where that is not read in place.
   [[nodiscard]] std::uint64_t staging_of(const bucket& which) const {
@@ -177,6 +194,7 @@ class rank_plan {
   prediction out;
   bool needs_scratch = false;
   bool widens_aside = false;  // in memory that the host may not touch
+  const bool verifies = options.verify != verification::off;
   for (const slab_layout& slab : made.slabs) {
     out.slab_bytes += slab.bytes;
   }
@@ -189,6 +207,10 @@ class rank_plan {
     const std::uint64_t copies = 1 + tensor.extra_copies;
     out.shard_bytes += tensor.kept_bytes(own);
     widens_aside = widens_aside || (tensor.widening && !options.access.host);
+    if (options.verify == verification::reread && !tensor.captured && !tensor.generated) {
+      out.bytes_read += own;
+      needs_scratch = true;
+    }
     if (tensor.way == route::full_copy) {
       out.bytes_read += whole * copies;
       out.full_copy_bytes += whole;
@@ -226,15 +248,15 @@ class rank_plan {
       needs_scratch = true;
     }
   }
-  if (needs_scratch || widens_aside) {
+  if (needs_scratch || widens_aside || (verifies && !options.access.host)) {
     out.scratch_bytes = options.bucket_bytes < scratch_bound ? options.bucket_bytes : scratch_bound;
+    out.scratch_bytes = out.scratch_bytes < least_scratch ? least_scratch : out.scratch_bytes;
   }
-  if (widens_aside && out.scratch_bytes < sizeof(float)) {
-    out.scratch_bytes = sizeof(float);
-  }
+  bool has_checksums = false;
   for (const bucket& which : made.schedule.buckets) {
     const std::uint64_t needed = mine.staging_of(which);
     out.slot_bytes = needed > out.slot_bytes ? needed : out.slot_bytes;
+    has_checksums = has_checksums || mine.has_checksums(which);
     if (which.way != route::own_read) {
       continue;
     }
@@ -257,6 +279,9 @@ class rank_plan {
           });
       reads.flush(count);
     }
+  }
+  if (has_checksums) {
+    out.slot_bytes += checksums_bytes(options.verify, ranks.shards);
   }
   if (out.slot_bytes != 0) {
     const std::size_t buckets = made.schedule.buckets.size();

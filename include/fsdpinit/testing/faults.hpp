@@ -2,6 +2,7 @@
 
 #include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
@@ -165,6 +166,39 @@ class faulty_module {
   }
 
   M& inner_;
+  call_counter counter_;
+};
+
+/// An optimizer of which one question throws std::runtime_error. What must not fail is not counted.
+template <ShardableOptimizer O>
+class faulty_optimizer {
+ public:
+  faulty_optimizer(O& inner, call_counter counter) : inner_(inner), counter_(std::move(counter)) {}
+
+  [[nodiscard]] std::vector<std::vector<std::string>> parameter_groups() const {
+    check("injected into parameter_groups");
+    return std::as_const(inner_).parameter_groups();
+  }
+  [[nodiscard]] bool has_state() const {
+    check("injected into has_state");
+    return std::as_const(inner_).has_state();
+  }
+  void drop_references() noexcept { inner_.drop_references(); }
+  template <ParameterSlot Slot>
+  void rebind(std::size_t group, std::string_view fqn, Slot& slot) noexcept
+    requires RebindsTo<O, Slot>
+  {
+    inner_.rebind(group, fqn, slot);
+  }
+
+ private:
+  void check(const char* what) const {
+    if (counter_.fails_now()) {
+      throw std::runtime_error(what);
+    }
+  }
+
+  O& inner_;
   call_counter counter_;
 };
 

@@ -1,0 +1,282 @@
+#include "arguments.hpp"
+#include "byte_size.hpp"
+#include "commands.hpp"
+#include "published_models.hpp"
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/plan/transport.hpp>
+#include <fsdpinit/plan/verification.hpp>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit::tool {
+namespace {
+
+constexpr const char* about =
+    "Brings a fully sharded model up from a safetensors checkpoint at the memory cost of its shards.\n"
+    "CHECKPOINT is a .safetensors file, an index (*.index.json), or a folder that holds one of them.";
+
+template <class Value>
+using choices = std::vector<std::pair<std::string_view, Value>>;
+
+template <class Value>
+std::optional<Value> find(const choices<Value>& among, std::string_view name) {
+  for (const auto& [known, value] : among) {
+    if (known == name) {
+      return value;
+    }
+  }
+  return std::nullopt;
+}
+
+/// An option with a few named values.
+template <class Target, class Value>
+CLI::Option* add_choice(CLI::App& command, const std::string& name, Target& target, const choices<Value>& among,
+                        const std::string& help) {
+  return command
+      .add_option_function<std::string>(
+          name, [&target, among](const std::string& text) { target = *find(among, text); }, help)
+      ->check([among](const std::string& text) {
+        if (find(among, text)) {
+          return std::string();
+        }
+        std::string all;
+        for (const auto& each : among) {
+          all += fmt::format("{}{}", all.empty() ? "" : ", ", each.first);
+        }
+        return fmt::format("\"{}\" is unknown; use one of {}", text, all);
+      });
+}
+
+CLI::Option* add_path(CLI::App& command, const std::string& name, std::string& path, const std::string& help) {
+  return command.add_option(name, path, help)->check([](const std::string& text) {
+    return text.empty() ? std::string("the path is empty") : std::string();
+  });
+}
+
+void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_shards) {
+  add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
+  const auto is_count = [=](const std::string& text) {
+    std::size_t value = 0;
+    const bool fits = CLI::detail::lexical_cast(text, value) && value >= 1 && value <= most_shards;
+    return fits ? std::string() : fmt::format("\"{}\" is no number from 1 to {}", text, most_shards);
+  };
+  command.add_option("--shards", how.shards, "number of ranks to shard over")
+      ->required()
+      ->check(is_count)
+      ->type_name("S");
+  command.add_option("--replicas", how.replicas, "copies of the sharded model; there are R x S ranks; default 1")
+      ->check(is_count)
+      ->type_name("R");
+  command.add_option("--source-rank", how.source_rank, "the rank that reads for the others; default 0")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N");
+  add_choice<policy_kind, policy_kind>(
+      command, "--policy", how.policy,
+      {{"native-sharding", policy_kind::native_sharding},
+       {"cpu-ram-efficient-loading", policy_kind::cpu_ram_efficient_loading},
+       {"every-rank-loads", policy_kind::every_rank_loads}},
+      "native-sharding (default); cpu-ram-efficient-loading: the source rank loads the whole model\n"
+      "first, then it is distributed from there; every-rank-loads: the baseline")
+      ->type_name("P");
+  add_choice<transport_kind, transport_kind>(
+      command, "--transport", how.transport,
+      {{"scatter", transport_kind::scatter},
+       {"broadcast", transport_kind::broadcast},
+       {"own-read", transport_kind::own_read},
+       {"automatic", transport_kind::automatic}},
+      "scatter (default): each rank is sent its part; broadcast: each is sent everything and\n"
+      "keeps its part; own-read: each reads its part; automatic: own-read for large chunks where\n"
+      "every rank can read the checkpoint, else scatter. Means nothing to every-rank-loads")
+      ->type_name("T");
+  command
+      .add_option_function<std::string>(
+          "--bucket-bytes", [&how](const std::string& text) { how.bucket_bytes = *parse_byte_size(text); },
+          "size of one staging bucket, such as 65536, 4MiB, 16M; default 4MiB")
+      ->check([](const std::string& text) {
+        return parse_byte_size(text).value_or(0) != 0
+                   ? std::string()
+                   : fmt::format("\"{}\" is no size; give a number of bytes, such as 65536, 4MiB, 16M", text);
+      })
+      ->type_name("B");
+  add_choice<verification, verification>(
+      command, "--verify", how.verify,
+      {{"off", verification::off}, {"transfer", verification::transfer}, {"reread", verification::reread}},
+      "transfer: check on every rank that what was placed is what was read; reread: also read\n"
+      "each rank's part of the checkpoint again and compare; default: off")
+      ->type_name("LEVEL");
+}
+
+void add_adaptors(CLI::App& command, sharding_request& how) {
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--rename",
+          [&how](const std::vector<std::string>& rules) {
+            for (const std::string& rule : rules) {
+              const std::size_t equals = rule.find('=');
+              how.renames.emplace_back(rule.substr(0, equals), rule.substr(equals + 1));
+            }
+          },
+          "names that begin with FROM begin with TO instead; may be given several times")
+      ->check([](const std::string& text) {
+        const std::size_t equals = text.find('=');
+        return equals != std::string::npos && text.find('=', equals + 1) == std::string::npos
+                   ? std::string()
+                   : fmt::format("\"{}\" is not FROM=TO", text);
+      })
+      ->allow_extra_args(false)
+      ->type_name("FROM=TO");
+  add_choice<std::optional<dtype>, dtype>(command, "--dtype", how.type,
+                                          {{"bf16", dtype::bf16}, {"f16", dtype::f16}, {"f32", dtype::f32}},
+                                          "cast floating tensors: bf16, f16 or f32; default: as stored")
+      ->type_name("TYPE");
+}
+
+choices<std::string> model_names() {
+  choices<std::string> names;
+  for (const published_model& model : published_models) {
+    names.emplace_back(model.name, model.name);
+  }
+  return names;
+}
+constexpr const char* model_names_text = "qwen3-0.6b, qwen3-8b, llama3-8b or gpt2";
+
+void add_module(CLI::App& command, sharding_request& how) {
+  add_choice(command, "--model", how.model, model_names(),
+             fmt::format("the module is this published model ({}),\n"
+                         "which the checkpoint has to fit; default: the checkpoint's own list of tensors",
+                         model_names_text))
+      ->type_name("NAME");
+  command.add_option("--layers", how.layers, "only the first L layers of that model")->type_name("L");
+  command.add_flag("!--non-strict", how.strict,
+                   "tensors that only one of the two has are listed in the report, not errors");
+}
+
+CLI::App& add_inspect(CLI::App& app, inspect_request& how) {
+  CLI::App& command = *app.add_subcommand("inspect", "Show what a checkpoint holds");
+  add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
+  command.add_flag("--json", how.json, "every tensor, as JSON");
+  return command;
+}
+
+CLI::App& add_plan(CLI::App& app, plan_request& how) {
+  CLI::App& command = *app.add_subcommand("plan", "Predict each rank's memory and traffic, reading no tensor");
+  add_sharding(command, how, most_planned_ranks);
+  add_adaptors(command, how);
+  add_module(command, how);
+  command.add_flag("--json", how.json, "every rank, as JSON");
+  return command;
+}
+
+CLI::App& add_load(CLI::App& app, load_request& how) {
+  CLI::App& command = *app.add_subcommand(
+      "load", "Load a checkpoint on S ranks: the processes that mpirun or srun has started, else threads");
+  add_sharding(command, how, most_thread_ranks);
+  add_adaptors(command, how);
+  add_module(command, how);
+  add_path(command, "--dump", how.dump, "write every rank's shards, a file each, to a folder that is empty or absent")
+      ->type_name("DIR");
+  add_path(command, "--report", how.report, "write the report as JSON")->type_name("FILE.json");
+  add_choice<launcher_kind, launcher_kind>(
+      command, "--launcher", how.launcher, {{"threads", launcher_kind::threads}, {"mpi", launcher_kind::mpi}},
+      "threads, or mpi; default: mpi where mpirun or srun has started this process")
+      ->type_name("L");
+  command
+      .add_option("--deadline", how.deadline_seconds, "how long to wait for a rank that does not answer; default 600")
+      ->check([](const std::string& text) {
+        double value = 0;
+        return CLI::detail::lexical_cast(text, value) && value > 0 && value < 1e9
+                   ? std::string()
+                   : fmt::format("\"{}\" is no number of seconds above 0", text);
+      })
+      ->type_name("SECONDS");
+  command.add_flag("--optimizer", how.optimizer, "then create the state of AdamW, as a training job would");
+  add_path(command, "--timeline", how.timeline, "write each rank's memory over time as CSV")->type_name("FILE.csv");
+  return command;
+}
+
+CLI::App& add_verify(CLI::App& app, verify_request& how) {
+  CLI::App& command = *app.add_subcommand("verify", "Compare what load --dump has written with the checkpoint");
+  add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
+  add_path(command, "--dump", how.dump, "the folder that load --dump has written")->required()->type_name("DIR");
+  add_adaptors(command, how);
+  add_module(command, how);
+  return command;
+}
+
+CLI::App& add_synthesize(CLI::App& app, synthesize_request& how) {
+  CLI::App& command = *app.add_subcommand(
+      "synthesize", "Write a checkpoint with the names and shapes of a published model, and made-up values");
+  add_choice(command, "--model", how.model, model_names(), model_names_text)->required()->type_name("NAME");
+  add_path(command, "DIR", how.folder, "a folder that is empty or absent")->required();
+  command.add_option("--layers", how.layers, "only the first L layers")->type_name("L");
+  add_choice<std::optional<dtype>, dtype>(command, "--dtype", how.type, {{"bf16", dtype::bf16}, {"f32", dtype::f32}},
+                                          "bf16 or f32; default: as published")
+      ->type_name("TYPE");
+  command.add_option("--seed", how.seed, "other values; default 0")->type_name("N");
+  command.add_flag("--published-duplicates", how.published_duplicates,
+                   "store tied tensors twice where the published files do");
+  return command;
+}
+
+}  // namespace
+
+std::optional<request> parse_arguments(int count, const char* const* arguments, std::string& command) {
+  CLI::App app(about, "fsdpinit");
+  app.require_subcommand(0, 1);
+  app.set_version_flag("--version", "fsdpinit " FSDPINIT_VERSION);
+  app.footer(
+      "Exit codes: 0; 1 with `fsdpinit: error: <file or tensor>: <what, and the remedy>` on stderr; 2 for usage.\n"
+      "Example: fsdpinit synthesize --model gpt2 /tmp/gpt2 && fsdpinit load /tmp/gpt2 --shards 4");
+  inspect_request inspect;
+  plan_request planning;
+  load_request load;
+  verify_request verify;
+  synthesize_request synthesize;
+  const CLI::App& inspect_command = add_inspect(app, inspect);
+  const CLI::App& plan_command = add_plan(app, planning);
+  const CLI::App& load_command = add_load(app, load);
+  const CLI::App& verify_command = add_verify(app, verify);
+  add_synthesize(app, synthesize);
+  const auto name_command = [&] {
+    for (const CLI::App* each : app.get_subcommands()) {
+      command = each->get_name();
+    }
+  };
+  try {
+    app.parse(count, arguments);
+  } catch (const CLI::Success& asked) {
+    app.exit(asked);  // --help or --version
+    return std::nullopt;
+  } catch (const CLI::ParseError& wrong) {
+    name_command();
+    throw usage_error(wrong.what());
+  }
+  name_command();
+  if (command.empty()) {
+    throw usage_error("no command given; use inspect, plan, load, verify or synthesize");
+  }
+  if (inspect_command.parsed()) {
+    return inspect;
+  }
+  if (plan_command.parsed()) {
+    return planning;
+  }
+  if (load_command.parsed()) {
+    return load;
+  }
+  if (verify_command.parsed()) {
+    return verify;
+  }
+  return synthesize;
+}
+
+}  // namespace fsdpinit::tool

@@ -1,0 +1,155 @@
+#include "init/random_case.hpp"
+#include "support/fake_device_memory.hpp"
+#include "support/test_checksum.hpp"
+#include <fsdpinit/core/float_conversion.hpp>
+#include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/sources/adaptors.hpp>
+#include <fsdpinit/testing/rank_harness.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit::testing_support {
+namespace {
+
+constexpr const char* policy_names[random_case::policies] = {
+    "scatter", "broadcast", "own-read", "automatic", "every-rank-loads", "cpu-ram-efficient-loading"};
+
+/// The same tensors with their floats in `type`, where they are cast.
+std::vector<reference_tensor> with_floats_as(dtype type, const std::vector<reference_tensor>& stored) {
+  std::vector<reference_tensor> out;
+  for (reference_tensor tensor : stored) {
+    if (is_convertible_float(tensor.type) && !tensor.captured()) {
+      const std::uint64_t count = tensor.bytes.size() / (bits(tensor.type) / 8);
+      std::vector<std::byte> converted(count * bits(type) / 8);
+      convert_floats(tensor.type, tensor.bytes.data(), type, converted.data(), count);
+      tensor.bytes = std::move(converted);
+      tensor.type = type;
+    }
+    out.push_back(std::move(tensor));
+  }
+  return out;
+}
+
+/// What one rank did.
+struct outcome {
+  std::string faults;
+  rank_report report;
+};
+
+template <class Source, class Space>
+rank_report bring_up(const random_case& made, dynamic_module& module, Source source, threads_communicator& world,
+                     Space& memory) {
+  switch (made.policy) {
+    case 0:
+      return initialize<native_sharding<transport::scatter>>(module, source, world, made.how, memory);
+    case 1:
+      return initialize<native_sharding<transport::broadcast>>(module, source, world, made.how, memory);
+    case 2:
+      return initialize<native_sharding<transport::own_read>>(module, source, world, made.how, memory);
+    case 3:
+      return initialize<native_sharding<transport::automatic>>(module, source, world, made.how, memory);
+    case 4:
+      return initialize<every_rank_loads>(module, source, world, made.how, memory);
+    default:
+      if constexpr (Space::host_accessible) {
+        load_pretrained(module, source, world, {.active = true, .source_rank = made.how.source_rank}, {}, memory);
+        return prepare(module, world, made.how, memory);
+      } else {
+        return initialize(module, source, world, made.how, memory);
+      }
+  }
+}
+
+template <class Space>
+outcome run_rank(const random_case& made, const reference_model& stored, const reference_model& wanted,
+                 threads_communicator& world) {
+  Space memory;
+  dynamic_module module = wanted.module(memory, world.rank() == made.how.source_rank);
+  const bool ignores = !made.how.ignored_prefixes.empty() && made.policy != 5;
+  const auto marker = std::make_shared<std::byte>();
+  if (ignores) {
+    module.add_parameter("ignored.weight", dtype::u8, {5});
+    module.get_parameter("ignored.weight").adopt({.shape = {5}, .offset = 0, .bytes = 5, .data = marker});
+  }
+  outcome got;
+  if (made.cast) {
+    got.report = bring_up(made, module, stored.source() | cast(*made.cast), world, memory);
+  } else {
+    got.report = bring_up(made, module, stored.source(), world, memory);
+  }
+  const mesh grid{.shards = made.shards, .replicas = made.how.replicas};
+  got.faults = wanted.faults_of(module, memory, grid.shards, grid.shard_of(world.rank()));
+  if (ignores && module.get_parameter("ignored.weight").local().data != marker) {
+    got.faults += "what was to be ignored is not as it was\n";
+  }
+  const auto require_predicted = [&](std::string_view what, std::uint64_t predicted, std::uint64_t done) {
+    if (predicted != done) {
+      got.faults += concat(what, ": ", done, " where ", predicted, " was predicted\n");
+    }
+  };
+  const prediction& predicted = got.report.predicted;
+  require_predicted("bytes read", predicted.bytes_read, got.report.bytes_read);
+  require_predicted("bytes sent", predicted.bytes_sent, got.report.bytes_sent);
+  require_predicted("bytes received", predicted.bytes_received, got.report.bytes_received);
+  if (made.policy != 5) {  // where the account also has the source's own copy
+    require_predicted("peak", predicted.peak_bytes(), got.report.accounted_peak_bytes);
+  }
+  return got;
+}
+
+}  // namespace
+
+std::string to_string(const random_case& made) {
+  std::string out = concat(policy_names[made.policy], ", ", made.shards, " shards x ", made.how.replicas,
+                           " replicas, source ", made.how.source_rank, ", buckets of ", made.how.bucket_bytes, ", ",
+                           made.how.buckets_in_flight, " in flight, ", made.device ? "device" : "host", ", verify ",
+                           name(made.how.verify), made.cast ? concat(", cast to ", name(*made.cast)) : "",
+                           made.how.ignored_prefixes.empty() ? "" : ", something ignored", "\n");
+  for (const reference_tensor& tensor : made.stored) {
+    out += concat("  ", name(tensor.role), " ", tensor.fqn, " ", name(tensor.type), " ", to_string(tensor.extents), " ",
+                  to_string(tensor.how));
+    for (const std::string& tied : tensor.tied) {
+      out += concat(" tied to ", tied, tensor.stored_as.size() == 2 ? ", stored twice" : "");
+    }
+    out += "\n";
+  }
+  return out;
+}
+
+std::string faults_of(const random_case& made) {
+  random_case how = made;
+  how.how.checksum = &test_checksum;
+  const reference_model stored(how.stored);
+  const reference_model wanted =
+      how.cast ? reference_model(with_floats_as(*how.cast, stored.tensors())) : reference_model(stored.tensors());
+  const threads_world ranks(how.ranks());
+  std::vector<outcome> got(how.ranks());
+  const auto errors = testing::errors_of_ranks(ranks, [&](std::size_t rank, threads_communicator& world) {
+    got[rank] = how.device ? run_rank<fake_device_memory>(how, stored, wanted, world)
+                           : run_rank<host_memory>(how, stored, wanted, world);
+  });
+  std::string faults;
+  std::uint64_t sent = 0;
+  std::uint64_t received = 0;
+  for (std::size_t rank = 0; rank < how.ranks(); ++rank) {
+    if (errors[rank]) {
+      faults += concat("rank ", rank, ": ", errors[rank]->what(), "\n");
+    } else if (!got[rank].faults.empty()) {
+      faults += concat("rank ", rank, ": ", got[rank].faults);
+    }
+    sent += got[rank].report.bytes_sent;
+    received += got[rank].report.bytes_received;
+  }
+  if (sent != received) {
+    faults += concat(sent, " bytes were sent, ", received, " received\n");
+  }
+  return faults;
+}
+
+}  // namespace fsdpinit::testing_support
