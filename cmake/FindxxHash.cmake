@@ -22,3 +22,16 @@ if(xxHash_FOUND)
   set_target_properties(xxHash::xxhash PROPERTIES IMPORTED_LOCATION "${xxHash_LIBRARY}"
                                                   INTERFACE_INCLUDE_DIRECTORIES "${xxHash_INCLUDE_DIR}")
 endif()
+
+# Most builds of the library for x86 can choose among vector widths when the program runs; a header of its own declares it.
+if(xxHash_FOUND AND NOT DEFINED xxHash_DISPATCHES)
+  file(STRINGS "${xxHash_LIBRARY}" xxHash_symbols REGEX "XXH3_64bits_update_dispatch" LIMIT_COUNT 1)
+  if(xxHash_symbols)
+    set(xxHash_DISPATCHES TRUE CACHE INTERNAL "")
+  else()
+    set(xxHash_DISPATCHES FALSE CACHE INTERNAL "")
+  endif()
+endif()
+if(xxHash_FOUND AND xxHash_DISPATCHES)
+  set_target_properties(xxHash::xxhash PROPERTIES INTERFACE_COMPILE_DEFINITIONS FSDPINIT_XXH3_DISPATCHES)
+endif()
