@@ -16,7 +16,7 @@ rounds=9
 
 # The aim for fsdpinit.hpp is 1.0 s; it stands at 1.26 s scaled, of which <memory>, <string>, <vector>, <span> and <map> are 0.7. The
 # limit keeps it from growing until it gets there.
-declare -A limit=([core.hpp]=0.5 [fsdpinit.hpp]=1.35)
+declare -A limit=([core.hpp]=0.5 [fsdpinit.hpp]=1.45)
 headers=(core.hpp fsdpinit.hpp)
 forbidden='/(nlohmann|fmt)/|/(ranges|iostream|regex|mpi\.h)$|/boost/hana\.hpp$|/gsl/gsl$'
 

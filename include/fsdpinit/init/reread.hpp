@@ -9,7 +9,6 @@
 #include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/plan.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -66,10 +65,13 @@ class part_rereader {
     placer_.for_each_placed(tensor_, own.begin, expected.size(), [&](std::uint64_t local, bytes_view placed) {
       const std::byte* const wanted = expected.data() + (local - own.begin);
       if (std::memcmp(placed.data(), wanted, placed.size()) != 0) {
-        const auto [here, there] = std::mismatch(placed.begin(), placed.end(), wanted);
+        std::size_t at = 0;
+        while (placed[at] == wanted[at]) {
+          ++at;
+        }
         throw error(errc::corrupted, names_[planned.request].fqn,
-                    concat("byte ", local + static_cast<std::uint64_t>(here - placed.begin()), " of the shard is ",
-                           std::to_integer<int>(*here), ", where the checkpoint has ", std::to_integer<int>(*there),
+                    concat("byte ", local + at, " of the shard is ", std::to_integer<int>(placed[at]),
+                           ", where the checkpoint has ", std::to_integer<int>(wanted[at]),
                            "; try again, and have memory and network of this rank checked"));
       }
     });
