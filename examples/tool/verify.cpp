@@ -18,6 +18,7 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <string>
 #include <string_view>
@@ -154,14 +155,13 @@ class dump_check {
         checkpoint_.read(stored, global, wanted.subspan(local - begin, length));
       });
       file_.source.read(found->second, begin, got);
-      const auto [here, there] = std::mismatch(got.begin(), got.end(), wanted.begin());
-      if (here != got.end()) {
-        throw error(
-            errc::corrupted, slot.fqn,
-            fmt::format("byte {} of its shard in {} is {:#04x}, by the checkpoint it is {:#04x}; dump again, and have "
-                        "memory and disk checked",
-                        begin + static_cast<std::uint64_t>(here - got.begin()), printable(file_.path()),
-                        std::to_integer<unsigned>(*here), std::to_integer<unsigned>(*there)));
+      if (std::memcmp(got.data(), wanted.data(), count) != 0) {
+        const auto [here, there] = std::mismatch(got.begin(), got.end(), wanted.begin());
+        throw error(errc::corrupted, slot.fqn,
+                    fmt::format("byte {} of its shard in {} is {:#04x}, by the checkpoint it is {:#04x}; dump again, "
+                                "and have memory and disk checked",
+                                begin + static_cast<std::uint64_t>(here - got.begin()), printable(file_.path()),
+                                std::to_integer<unsigned>(*here), std::to_integer<unsigned>(*there)));
       }
       shown_.add(count, total_);
     }

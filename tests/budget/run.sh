@@ -14,7 +14,7 @@ compiler=${CXX:-g++}
 reference_seconds=0.25
 rounds=9
 
-# The aim for fsdpinit.hpp is 1.0 s; it stands at 1.26 s scaled, of which <memory>, <string>, <vector>, <span> and <map> are 0.7. The
+# The aim for fsdpinit.hpp is 1.0 s; it stands at 1.38 s scaled, of which <memory>, <string>, <vector>, <span> and <map> are 0.7. The
 # limit keeps it from growing until it gets there.
 declare -A limit=([core.hpp]=0.5 [fsdpinit.hpp]=1.45)
 headers=(core.hpp fsdpinit.hpp)

@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #ifdef FSDPINIT_XXH3_DISPATCHES  // set by FindxxHash.cmake
+// NOLINTNEXTLINE(readability-identifier-naming): libxxhash's
 extern "C" XXH_errorcode XXH3_64bits_update_dispatch(XXH3_state_t* state, const void* bytes, std::size_t n);
 #endif
 

@@ -38,7 +38,8 @@ struct options {
   /// FQN prefixes of what is left alone: neither dropped, sharded nor moved, and not missed; their names in the checkpoint are
   /// not unexpected.
   std::vector<std::string> ignored_prefixes{};
-  /// Are the bytes that were placed compared with those that were read? A difference is error{corrupted} on every rank.
+  /// Are the bytes that were placed compared with those that were read? A difference is error{corrupted} on every rank. Costs two
+  /// hashes of each byte (one where it is read, one where it is placed), and a second operation in flight for each bucket.
   verification verify = verification::off;
   /// What they are compared by: `&xxh3` of fsdpinit/core/xxh3.hpp, or one of your own.
   const fsdpinit::checksum* checksum = nullptr;
