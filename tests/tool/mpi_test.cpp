@@ -1,5 +1,6 @@
 #include "checkpoints.hpp"
 #include "tool_process.hpp"
+#include <support/safetensors_bytes.hpp>
 #include <support/sanitizers.hpp>
 #include <support/temp_dir.hpp>
 
@@ -190,8 +191,11 @@ TEST_F(mpi, one_rank_without_memory_is_said_once) {
     GTEST_SKIP() << "a sanitizer takes more address space than the limit leaves";
   }
   const temp_dir dir;
-  write_plain(dir / "model.safetensors", {{"layers.0.weight", made_up("U8", 1, {96 << 10, 4096})}});  // 384 MiB
-  const std::string load = tool_path() + " load " + (dir / "model.safetensors") + " --shards 2";
+  const std::string model = dir.write(
+      "model.safetensors",
+      safetensors_bytes("{" + safetensors_entry_json("layers.0.weight", "U8", "[98304,4096]", "[0,402653184]") + "}"));
+  fs::resize_file(model, fs::file_size(model) + 402653184);  // zeros, without a disk block
+  const std::string load = tool_path() + " load " + model + " --shards 2";
   arguments job{command(1, {}).front(), "-n", "1", "sh", "-c", load, ":", "-n", "1", "sh", "-c",
                 // Enough for the program and MPI's own memory, not for its shard.
                 "ulimit -v $((500 * 1024)); " + load};
