@@ -10,9 +10,11 @@
 #include <fsdpinit/plan/bucket_schedule.hpp>
 #include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -77,10 +79,15 @@ void require_placed(tensor_placer<Space>& placer, std::size_t tensor, const byte
   }
 }
 
-/// Copies this rank's part of the full model into its slabs; with a `hash` it is then compared. \throws error{corrupted}
+/// Copies this rank's part of the full model into its slabs; with verification it is then compared, by `with`.
+/// \throws error{corrupted}
 template <MemorySpace Space>
 void keep_own_part(const plan& made, std::size_t rank, workspace<Space>& work, std::span<const tensor_request> names,
-                   running_checksum* hash) {
+                   const checksum* with) {
+  std::optional<running_checksum> hash;
+  if (made.options.verify != verification::off) {
+    hash.emplace(*with);
+  }
   tensor_placer<Space> placer(made, rank, work);
   bytes_view rest = work.full_copy.bytes();
   for (std::size_t i = 0; i < made.tensors.size(); ++i) {
@@ -90,7 +97,7 @@ void keep_own_part(const plan& made, std::size_t rank, workspace<Space>& work, s
     const bytes_view whole = rest.first(made.tensors[i].partition.bytes());
     rest = rest.subspan(whole.size());
     placer.place_global(i, 0, whole);
-    if (hash != nullptr) {
+    if (hash) {
       placer.wait();
       require_placed(placer, i, made.tensors[i].partition.region(made.options.ranks.shard_of(rank)), whole,
                      names[made.tensors[i].request].fqn, *hash);

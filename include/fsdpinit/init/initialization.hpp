@@ -96,9 +96,12 @@ class initialization {
         }
       });
       if (options_.verify == verification::reread) {
-        part_rereader<opened, Space> again(plan_, rank_, *reader_, work_, requests_);
-        agreed([&] { enter("verify"); });
-        in_turns([&] { return again.compare_some(); });
+        std::optional<part_rereader<opened, Space>> again;  // its queue may fail, on one rank alone
+        agreed([&] {
+          enter("verify");
+          again.emplace(plan_, rank_, *reader_, work_, requests_);
+        });
+        in_turns([&] { return again->compare_some(); });
       }
       agreed([&] {
         tensor_placer<Space>(plan_, rank_, work_).widen();
@@ -290,17 +293,11 @@ class initialization {
   void load_everything() {
     full_reader<opened, Space, Watch> all(plan_, *reader_, work_, *progress_);
     in_turns([&] { return all.read_some(); });
-    agreed([&] { keep_everything(); });
-  }
-
-  void keep_everything() {
-    enter("shard");
-    std::optional<running_checksum> hash;
-    if (options_.verify != verification::off) {
-      hash.emplace(*options_.checksum);
-    }
-    keep_own_part(plan_, rank_, work_, requests_, hash ? &*hash : nullptr);
-    enter("stream");
+    agreed([&] {
+      enter("shard");
+      keep_own_part(plan_, rank_, work_, requests_, options_.checksum);
+      enter("stream");
+    });
   }
 
   void release_staging() noexcept {
