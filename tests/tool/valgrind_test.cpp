@@ -1,6 +1,5 @@
 #include "checkpoints.hpp"
 #include "tool_process.hpp"
-#include <support/sanitizers.hpp>
 #include <support/temp_dir.hpp>
 
 #include <gtest/gtest.h>
@@ -13,16 +12,10 @@ namespace {
 
 /// What no sanitizer sees: bytes that are read before they are written, in a whole run of the tool.
 TEST(valgrind, has_nothing_to_say_of_a_load) {
-  if (is_sanitized) {
-    GTEST_SKIP() << "valgrind cannot run programs that are built with a sanitizer";
-  }
-  if (run_process({"sh", "-c", "command -v valgrind >/dev/null"}).code != 0) {
-    GTEST_SKIP() << "valgrind is not installed; bash cmake/packages.sh test";
-  }
   const temp_dir dir;
   write_plain(dir / "model.safetensors", small_model());
   for (const std::string policy : {"native-sharding", "cpu-ram-efficient-loading", "every-rank-loads"}) {
-    const finished_process process = run_process({"valgrind",
+    const finished_process process = run_process({FSDPINIT_VALGRIND,
                                                   "--quiet",
                                                   "--error-exitcode=99",
                                                   "--leak-check=full",

@@ -5,24 +5,20 @@
 #include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/init/agreed_call.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/bucket_stream.hpp>
 #include <fsdpinit/init/full_load.hpp>
 #include <fsdpinit/init/gathered_reports.hpp>
-#include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/module_view.hpp>
-#include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/pending_shards.hpp>
 #include <fsdpinit/init/policies.hpp>
-#include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/reread.hpp>
 #include <fsdpinit/init/retained_memory.hpp>
-#include <fsdpinit/init/source_in_use.hpp>
-#include <fsdpinit/init/source_ranks.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
@@ -46,34 +42,30 @@ template <ShardableModule Module, class Source, class Data, class Control, Memor
           ShardableOptimizer Optimizer, class Initialiser>
 class initialization {
  public:
-  using opened = typename source_in_use<Source, Space>::opened;
+  using call = agreed_call<Module, Source, Data, Control, Space, Optimizer>;
+  using opened = typename call::opened;
   using slot_space = typename slot_space_of<Data, staging_space<Space>>::type;
-  static constexpr bool from_module = is_module_state<Source>;
+  static constexpr bool from_module = call::from_module;
   static constexpr bool initialises_missing = MissingInitialiser<Initialiser>;
   static_assert(!initialises_missing || Space::host_accessible,
                 "fsdpinit: `missing` writes into the shards: `memory` must be host_accessible");
 
   initialization(const policy_facts& policy, Module& module, Source& source, channels<Data, Control> links,
                  const options& how, Space& memory, Watch& watch, Optimizer& optimizer, Initialiser& initialiser)
-      : policy_(policy),
-        transport_(transport_of(policy)),
-        module_(module),
-        data_(links.data),
+      : data_(links.data),
         control_(links.control),
         options_(how),
         watch_(watch),
-        optimizer_(optimizer),
         initialiser_(initialiser),
         rank_(links.control.rank()),
-        ranks_(links.control.size()),
         work_{.memory = memory, .host = staging_for(memory)},
-        source_(source) {
+        call_(policy, module, source, links, how, work_.memory, optimizer) {
     already_accounted_ = work_.memory.accounted();
     work_.memory.restart_peak();
   }
 
   rank_report run() {
-    preflight();
+    call_.settle(initialises_missing, [&] { enter("open"); });
     agreed([&] { make(); });
     agreed([&] { allocate(); });
     drop_to_meta();
@@ -81,10 +73,10 @@ class initialization {
       if constexpr (initialises_missing) {
         agreed([&] {
           tensor_placer<Space> placer(plan_, rank_, work_);
-          fill_missing(initialiser_, plan_, view_, items_, placer, mesh_.shard_of(rank_));
+          fill_missing(initialiser_, plan_, call_.view(), items_, placer, call_.ranks().shard_of(rank_));
         });
       }
-      if (transport_ == transport_kind::none) {
+      if (every_rank_loads()) {
         load_everything();
       }
       in_turns([&] {
@@ -112,7 +104,7 @@ class initialization {
       agree_on_slowest(control_, report_, clock_.total(), options_.deadline_seconds);
     } catch (const error& cause) {
       if constexpr (from_module) {
-        give_up_state(control_, source_.get(), options_.release_source, cause, options_.deadline_seconds);
+        give_up_state(control_, call_.source(), options_.release_source, cause, options_.deadline_seconds);
       }
       throw;
     }
@@ -141,109 +133,34 @@ class initialization {
     clock_.enter(phase);
     watch_.phase(phase);
   }
-  /// A module's own state is where it is: on the source rank alone, or, where every rank loads, on each; then a rank takes
-  /// its part of it without another full copy.
-  [[nodiscard]] static constexpr transport_kind transport_of(const policy_facts& policy) noexcept {
-    if (from_module && policy.every_rank_reads) {
-      return transport_kind::own_read;
-    }
-    return policy.transport == transport_kind::scatter && !CanScatter<Data> ? transport_kind::broadcast
-                                                                            : policy.transport;
-  }
-  [[nodiscard]] bool is_source() const noexcept { return sources_.serving(rank_) == rank_; }
-  [[nodiscard]] bool every_rank_reads() const noexcept {
-    return policy_.every_rank_reads || transport_ == transport_kind::own_read;
-  }
 
-  /// What all ranks must have in common.
-  [[nodiscard]] std::string describe_call() {
-    enter("open");
-    require_valid(options_, ranks_);
-    if (from_module && options_.verify == verification::reread) {
-      throw error(errc::invalid_argument, "verify",
-                  "a module's own state cannot be read a second time; use verification::transfer");
-    }
-    mesh_ = {.shards = ranks_ / options_.replicas, .replicas = options_.replicas};
-    sources_ = sources_of(data_, options_, ranks_);
-    // Where every rank loads from its own module replicas have nothing to share.
-    sources_.grouped = sources_.grouped && !(from_module && policy_.every_rank_reads);
-    view_ = view_of(module_, options_.unit_prefixes, options_.ignored_prefixes);
-    const std::vector<optimizer_entry> entries = check_optimizer(view_, optimizer_);
-    binding_ = bind_optimizer(module_, view_, entries, optimizer_);
-    return concat(manifest_of(view_, options_,
-                              {.policy = policy_.name,
-                               .transport = name(transport_),
-                               .from_module = from_module,
-                               .initialises_missing = initialises_missing},
-                              ranks_),
-                  manifest_of(view_, entries));
-  }
-
-  void preflight() {
-    const double limit = options_.deadline_seconds;
-    require_equal_calls(control_, limit, [&] { return describe_call(); });
-    const bool reads = every_rank_reads() || options_.verify == verification::reread || is_source();
-    contents_ = contents_of_source(control_, options_.source_rank, reads, limit,
-                                   [&]() -> const opened& { return open_source(); });
-    if (transport_ == transport_kind::automatic) {
-      std::optional<error> unreadable;
-      if (!reads) {
-        unreadable =
-            attempt([&] { require_equal_sources(contents_, contents_of(open_source()), options_.source_rank); });
-      }
-      reason_ = why_not_all_read(control_, limit, unreadable);
-      if (!reason_.empty()) {
-        chosen_ = CanScatter<Data> ? transport_kind::scatter : transport_kind::broadcast;
-        if (!reads) {
-          source_.leave();  // another checkpoint, perhaps
-        }
-      }
-    }
-  }
-
-  const opened& open_source() {
-    if constexpr (from_module) {
-      source_.open(view_, work_.memory, options_.release_source);
-    } else {
-      source_.open();
-    }
-    if constexpr (requires { source_.get()->readable(); }) {
-      const bool rereads = options_.verify == verification::reread;
-      if ((transport_ == transport_kind::automatic || rereads) && !source_.get()->readable()) {
-        throw error(errc::invalid_argument, "source",
-                    concat("it is on the source rank only",
-                           rereads ? ", so that others cannot read it again; use verification::transfer" : ""));
-      }
-    }
-    return *source_.get();
-  }
+  [[nodiscard]] bool every_rank_loads() const noexcept { return call_.transport() == transport_kind::none; }
 
   void make() {
     enter("preflight");
-    items_ = match(view_, contents_, options_.strict ? nullptr : &unmatched_);
+    const module_view& view = call_.view();
+    items_ = match(view, call_.contents(), options_.strict ? nullptr : &unmatched_);
     if constexpr (initialises_missing) {
-      add_missing(view_, items_);
+      add_missing(view, items_);
     }
     for (const load_item& item : items_) {
-      const slot_record& slot = view_.first_slot(view_.tensors[item.tensor]);
+      const slot_record& slot = view.first_slot(view.tensors[item.tensor]);
       if (item.missing) {
         require_initialisable(info_of(slot));
       }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
-    requests_ = requests_of(view_, items_, contents_.stored);
-    add_positions(requests_, items_, source_.get());
-    plan_ = make_plan(requests_, {.ranks = mesh_,
-                                  .sources = sources_,
-                                  .transport = chosen_,
+    requests_ = requests_of(view, items_, call_.contents().stored);
+    add_positions(requests_, items_, call_.source());
+    plan_ = make_plan(requests_, {.ranks = call_.ranks(),
+                                  .sources = call_.sources(),
+                                  .transport = call_.chosen(),
                                   .bucket_bytes = options_.bucket_bytes,
                                   .buckets_in_flight = options_.buckets_in_flight,
                                   .access = {.host = Space::host_accessible, .communicator = CanAccess<Data, Space>},
                                   .verify = options_.verify});
     predicted_ = predict(plan_, rank_);
-    if (transport_ == transport_kind::automatic && reason_.empty()) {
-      reason_ = routes_of(plan_);
-    }
+    reason_ = call_.is_automatic() && call_.reason().empty() ? routes_of(plan_) : call_.reason();
   }
 
   /// Everything a rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
@@ -258,17 +175,17 @@ class initialization {
     }
     work_.scratch = block(work_.host, predicted_.scratch_bytes);
     work_.full_copy = block(work_.host, predicted_.full_copy_bytes);
-    pending_ = pending_shards(plan_, view_, items_, rank_, work_);
+    pending_ = pending_shards(plan_, call_.view(), items_, rank_, work_);
     prepare_stream();
   }
 
   /// From here on the module is on meta until the commit, but for what it still has to give.
   void drop_to_meta() noexcept {
-    drop_references(binding_);
-    if (from_module && source_.get() != nullptr) {
+    drop_references(call_.binding());
+    if (from_module && call_.source() != nullptr) {
       return;
     }
-    for (const slot_record& slot : view_.slots) {
+    for (const slot_record& slot : call_.view().slots) {
       if (slot.role != slot_role::non_persistent_buffer) {
         slot.handle.drop();
       }
@@ -278,7 +195,7 @@ class initialization {
   /// What can fail before the stream fails here: a rank that left its peers alone within the stream could not reach
   /// them.
   void prepare_stream() {
-    reader_.emplace(plan_, items_, captured_, source_.get(), work_, counters_);
+    reader_.emplace(plan_, items_, captured_, call_.source(), work_, counters_);
     progress_.emplace(watch_, rank_ == options_.source_rank, bytes_to_read(plan_, rank_),
                       options_.progress_interval_seconds);
     std::vector<mutable_bytes> slots;
@@ -287,7 +204,7 @@ class initialization {
     }
     stream_.emplace(plan_, data_, *reader_, work_, slots, counters_, *progress_, options_.deadline_seconds, requests_,
                     options_.checksum);
-    enter(transport_ == transport_kind::none ? "read" : "stream");
+    enter(every_rank_loads() ? "read" : "stream");
   }
 
   void load_everything() {
@@ -308,12 +225,12 @@ class initialization {
 
   void commit() noexcept {
     if constexpr (from_module) {
-      if (source_.get() != nullptr) {
-        source_.get()->drop_all();
+      if (call_.source() != nullptr) {
+        call_.source()->drop_all();
       }
     }
     adopt(pending_);
-    rebind(binding_);
+    rebind(call_.binding());
   }
 
   /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
@@ -323,10 +240,10 @@ class initialization {
       peak += work_.host.accounted_peak();
     }
     return {.rank = rank_,
-            .shards = mesh_.shards,
-            .replicas = mesh_.replicas,
-            .policy = policy_.name,
-            .transport = name(transport_),
+            .shards = call_.ranks().shards,
+            .replicas = call_.ranks().replicas,
+            .policy = call_.policy().name,
+            .transport = name(call_.transport()),
             .transport_reason = reason_,
             .verified = options_.verify,
             .predicted = predicted_,
@@ -342,30 +259,19 @@ class initialization {
             .phases = clock_.phases()};
   }
 
-  policy_facts policy_;
-  transport_kind transport_;
-  Module& module_;
   Data& data_;
   Control& control_;
   const options& options_;
   Watch& watch_;
-  Optimizer& optimizer_;
   Initialiser& initialiser_;
   std::size_t rank_;
-  std::size_t ranks_;
-  mesh mesh_;
-  source_layout sources_;
-  transport_kind chosen_ = transport_;  // of tensors; what `automatic` falls back to
-  std::string reason_;                  // of an automatic choice
   workspace<Space> work_;
   std::vector<block<slot_space>> slots_;
   std::uint64_t already_accounted_ = 0;
   phase_clock clock_;
 
-  source_in_use<Source, Space> source_;
-  module_view view_;
-  optimizer_binding<Optimizer> binding_;
-  state_dict_contents contents_;
+  call call_;
+  std::string reason_;  // of an automatic choice
   std::vector<load_item> items_;
   unmatched_names unmatched_;
   std::vector<const std::byte*> captured_;  // per request
@@ -379,5 +285,23 @@ class initialization {
   std::optional<bucket_stream<Data, opened, Space, Watch>> stream_;
   rank_report report_;
 };
+
+/// The whole of it. A function template that is not inline, so that a program may instantiate it in one place (`extern template`).
+template <ShardableModule Module, class Source, class Data, class Control, MemorySpace Space, Observer Watch,
+          ShardableOptimizer Optimizer, class Initialiser>
+rank_report run_initialization(const policy_facts& policy, Module& module, Source& source,
+                               channels<Data, Control> links, const options& how, Space& memory, Watch& watch,
+                               Optimizer& optimizer, Initialiser& initialiser) {
+  try {
+    return initialization<Module, Source, Data, Control, Space, Watch, Optimizer, Initialiser>(
+               policy, module, source, links, how, memory, watch, optimizer, initialiser)
+        .run();
+  } catch (...) {
+    if constexpr (InterruptibleCommunicator<Data>) {
+      links.data.rearm();
+    }
+    throw;
+  }
+}
 
 }  // namespace fsdpinit::detail

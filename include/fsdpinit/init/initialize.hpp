@@ -94,20 +94,8 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
                 "generator of that tensor's elements");
   if constexpr (ShardableOptimizer<optimizer_type> && is_initialiser && is_policy && ShardableModule<Module> &&
                 is_source && detail::AreLinks<Channels> && MemorySpace<Space> && Observer<observer>) {
-    auto both = detail::channels_of(links);
-    using data = std::remove_reference_t<decltype(both.data)>;
-    using control = std::remove_reference_t<decltype(both.control)>;
-    try {
-      return detail::initialization<Module, given, data, control, Space, observer, optimizer_type,
-                                    std::remove_reference_t<Initialiser>>(detail::facts_of<Policy>, module, source,
-                                                                          both, how, memory, watch, optimizer, missing)
-          .run();
-    } catch (...) {
-      if constexpr (InterruptibleCommunicator<data>) {
-        both.data.rearm();
-      }
-      throw;
-    }
+    return detail::run_initialization(detail::facts_of<Policy>, module, source, detail::channels_of(links), how, memory,
+                                      watch, optimizer, missing);
   }
 }
 
