@@ -10,6 +10,7 @@ set(FSDPINIT_SAFETENSORS_NEEDS nlohmann_json::nlohmann_json "nlohmann_json 3.11 
 set(FSDPINIT_TEXT_NEEDS fmt::fmt "fmt 9 CONFIG")
 set(FSDPINIT_XXH3_NEEDS xxHash::xxhash "xxHash 0.8")
 set(FSDPINIT_MPI_NEEDS MPI::MPI_CXX "MPI COMPONENTS CXX")
+set(FSDPINIT_CUDA_NEEDS CUDA::cudart "CUDAToolkit 12")
 
 # Goes on without <part>, which <why> prevents, and says so; fails if FSDPINIT_REQUIRE_<PART> is set, here or in the environment.
 function(fsdpinit_leave_out part why)

@@ -1,9 +1,10 @@
 #include "support/adamw.hpp"
-#include "support/fake_device_memory.hpp"
 #include "support/fault_sweep.hpp"
 #include "support/reference_model.hpp"
 #include "support/test_checksum.hpp"
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/memory/cuda_memory.hpp>
+#include <fsdpinit/testing/fake_cuda.hpp>
 #include <fsdpinit/testing/faults.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
@@ -17,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -25,6 +27,7 @@ namespace {
 using namespace fsdpinit;
 using namespace fsdpinit::testing_support;
 using fsdpinit::testing::errors_of_ranks;
+using fsdpinit::testing::fake_cuda;
 using fsdpinit::testing::faulty_communicator;
 using fsdpinit::testing::faulty_memory;
 using fsdpinit::testing::faulty_module;
@@ -36,6 +39,7 @@ using fsdpinit::testing::faulty_source;
 enum seam : std::size_t {
   source_seam,
   memory_seam,
+  cuda_seam,
   module_seam,
   observer_seam,
   optimizer_seam,
@@ -43,8 +47,8 @@ enum seam : std::size_t {
   control_seam,
   seams
 };
-constexpr std::array<std::string_view, seams> seam_names{"source",    "memory", "module", "observer",
-                                                         "optimizer", "data",   "control"};
+constexpr std::array<std::string_view, seams> seam_names{"source",   "memory",    "CUDA runtime", "module",
+                                                         "observer", "optimizer", "data",         "control"};
 
 /// Shards of every kind, buffers of both, a tie stored twice, and three buckets or more of each kind.
 reference_model small_model() {
@@ -57,11 +61,28 @@ reference_model small_model() {
   });
 }
 
+using fake_cuda_memory = basic_cuda_memory<fake_cuda>;
+
+/// The same memory for the test's own copies, which no seam counts.
+template <class Space>
+Space uncounted(const Space& memory) {
+  return memory;
+}
+template <>
+fake_cuda_memory uncounted(const fake_cuda_memory& memory) {
+  fake_cuda cuda = memory.cuda();
+  cuda.calls = fsdpinit::testing::call_counter();
+  return fake_cuda_memory(memory.device(), cuda);
+}
+
 /// One rank's objects, kept from the first attempt to the second.
 template <class Space>
 struct rank_objects {
   rank_objects(const reference_model& reference, bool is_source)
-      : module(reference.module(memory, is_source)), source(reference.source(), counters[source_seam]) {
+      : module(reference.module(copies, is_source)), source(reference.source(), counters[source_seam]) {
+    if constexpr (std::is_same_v<Space, fake_cuda_memory>) {
+      counters[cuda_seam] = memory.cuda().calls;
+    }
     // Parameters begin with storage of their own, so that "untouched" and "on meta" can be told apart.
     module.visit_slots([&](std::string_view, auto& slot) {
       if (slot.is_meta()) {
@@ -72,6 +93,7 @@ struct rank_objects {
 
   seam_counters<seams> counters;
   Space memory;
+  Space copies = uncounted(memory);
   std::shared_ptr<std::byte> marker = std::make_shared<std::byte>();
   dynamic_module module;
   adamw optimizer{{adamw::group{}}, 8};
@@ -117,11 +139,27 @@ class sweep {
   }
 
  private:
-  void make_objects() {
+  /// What was on a device has been given back, and nothing done wrong on it.
+  void drop_objects() {
+    if constexpr (std::is_same_v<Space, fake_cuda_memory>) {
+      std::vector<fake_cuda> devices;
+      for (const auto& rank : objects_) {
+        devices.push_back(rank->memory.cuda());
+      }
+      objects_.clear();
+      for (const fake_cuda& device : devices) {
+        EXPECT_EQ(device.left(), 0U);
+        EXPECT_EQ(device.faults(), std::vector<std::string>{});
+      }
+    }
     objects_.clear();
+  }
+  void make_objects() {
+    drop_objects();
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       objects_.push_back(std::make_unique<rank_objects<Space>>(model_, rank == source_rank()));
     }
+    restart_counters(objects_);
     data_.emplace(ranks_);
     control_.emplace(ranks_);
   }
@@ -155,7 +193,7 @@ class sweep {
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       rank_objects<Space>& mine = *objects_[rank];
       ASSERT_FALSE(errors[rank].has_value()) << what << ", rank " << rank << ": " << errors[rank]->what();
-      EXPECT_EQ(model_.faults_of(mine.module, mine.memory, grid_.shards, grid_.shard_of(rank)), "")
+      EXPECT_EQ(model_.faults_of(mine.module, mine.copies, grid_.shards, grid_.shard_of(rank)), "")
           << what << ", rank " << rank;
       const parameter& embedding = mine.module.get_parameter("embed");
       EXPECT_EQ(mine.optimizer.address_of(embedding), embedding.data()) << what << ", rank " << rank;
@@ -178,13 +216,14 @@ class sweep {
     const slots_state state = state_of(*objects_[0]);
     EXPECT_NE(state, slots_state::mixed);
     expect_injected_error(errors, failing);
-    EXPECT_EQ(errors[failing]->native_code(), at == source_seam ? 5 : 0);
+    EXPECT_EQ(errors[failing]->native_code(), at == source_seam ? 5 : at == cuda_seam ? fake_cuda::injected : 0);
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       EXPECT_EQ(state_of(*objects_[rank]), state) << "rank " << rank;
       EXPECT_EQ(objects_[rank]->memory.accounted(), accounted[rank]) << "rank " << rank;
     }
     restart_counters(objects_);
     expect_success("second attempt");
+    drop_objects();
   }
 
   reference_model model_ = small_model();
@@ -203,13 +242,13 @@ void sweep_everything() {
   injections += sweep<Policy, host_memory>(2, true).run();
   injections += sweep<Policy, host_memory>(3, false).run();
   injections += sweep<Policy, host_memory>(4, true).run();
-  injections += sweep<Policy, fake_device_memory>(3, true).run();
-  injections += sweep<Policy, fake_device_memory>(2, false).run();
+  injections += sweep<Policy, fake_cuda_memory>(3, true).run();
+  injections += sweep<Policy, fake_cuda_memory>(2, false).run();
   injections += sweep<Policy, host_memory>(3, true, 1, verification::reread).run();
-  injections += sweep<Policy, fake_device_memory>(2, true, 1, verification::transfer).run();
+  injections += sweep<Policy, fake_cuda_memory>(2, true, 1, verification::transfer).run();
   if (Policy::transport != transport_kind::none) {
     injections += sweep<Policy, host_memory>(4, true, 2).run();
-    injections += sweep<Policy, fake_device_memory>(2, true, 2).run();
+    injections += sweep<Policy, fake_cuda_memory>(2, true, 2).run();
   }
   std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
   EXPECT_GT(injections, 500U / calls_per_injection);

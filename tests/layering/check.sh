@@ -11,7 +11,7 @@ set -euo pipefail
 
 rooms=(core plan concepts observe control memory sources communicators modules init units testing adapters)
 
-declare -A owner=([nlohmann/*]=safetensors [fmt/*]=text [mpi*.h]=mpi)
+declare -A owner=([nlohmann/*]=safetensors [fmt/*]=text [mpi*.h]=mpi [cuda*.h]=cuda)
 
 root=$1
 shift

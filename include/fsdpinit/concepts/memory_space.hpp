@@ -17,6 +17,7 @@ namespace fsdpinit {
 /// memory,
 ///   one after the other to `destination`. `copy_out(destination, source, bytes, queue)`: back to the host, contiguous.
 /// - A queue orders copies; `wait(queue)` returns when they are done. Host memory's queue is empty.
+/// - A space that the host may not touch may name host memory that it copies from and to quickly: `staging()` returns that space.
 /// - `accounted()`, `accounted_peak()`: bytes allocated now, and at most since `restart_peak()`.
 template <class S>
 concept MemorySpace = std::copyable<S> && std::default_initializable<typename S::queue> &&

@@ -28,6 +28,7 @@ enum class errc : std::uint8_t {
   disagreement,     ///< ranks were called with different modules, sources or options
   user_exception,   ///< something else than `error` came out of user code
   communication,    ///< a communicator reported a failure
+  device,           ///< a device's runtime reported a failure; `native_code()` is its code
   peer_lost,        ///< a rank did not arrive within the deadline
   source_consumed,  ///< the module's own state was the source, and part of it is gone: a retry needs it loaded again
   interrupted,      ///< this rank was fine; a peer aborted. Replaced by the peer's error in the agreement
@@ -63,6 +64,8 @@ enum class errc : std::uint8_t {
       return "user_exception";
     case errc::communication:
       return "communication";
+    case errc::device:
+      return "device";
     case errc::peer_lost:
       return "peer_lost";
     case errc::source_consumed:

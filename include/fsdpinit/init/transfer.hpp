@@ -22,6 +22,7 @@
 #include <memory>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 /// \file
@@ -30,18 +31,20 @@
 
 namespace fsdpinit::detail {
 
-/// Where buckets are staged: in the module's own space if the host may touch it, else in host memory.
-template <class Space>
-using staging_space = std::conditional_t<Space::host_accessible, Space, host_memory>;
-
+/// Where buckets are staged: in the module's own space if the host may touch it, else in the host memory that it names, or any.
 template <MemorySpace Space>
-[[nodiscard]] staging_space<Space> staging_for([[maybe_unused]] const Space& memory) {
+[[nodiscard]] auto staging_for([[maybe_unused]] const Space& memory) {
   if constexpr (Space::host_accessible) {
     return memory;
+  } else if constexpr (requires { memory.staging(); }) {
+    return memory.staging();
   } else {
-    return {};
+    return host_memory();
   }
 }
+
+template <class Space>
+using staging_space = decltype(staging_for(std::declval<const Space&>()));
 
 /// Where a non-persistent buffer's values are, on the rank that gives them to all. \throws error{missing_tensor} without any.
 [[nodiscard]] inline const std::byte* captured_values(const slot_record& slot) {

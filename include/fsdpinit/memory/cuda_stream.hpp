@@ -1,0 +1,114 @@
+#pragma once
+
+#include <fsdpinit/core/text.hpp>
+#include <fsdpinit/memory/cuda_api.hpp>
+
+#include <cstdint>
+#include <ctime>
+#include <utility>
+
+#include <sched.h>
+
+namespace fsdpinit {
+
+namespace detail {
+
+/// How often something is looked at that takes from microseconds to seconds: often at first, then every 20 microseconds.
+class poll_interval {
+ public:
+  void wait() noexcept {
+    if (++polls_ < eager_polls) {
+      sched_yield();
+      return;
+    }
+    const std::timespec pause{.tv_sec = 0, .tv_nsec = 20'000};
+    nanosleep(&pause, nullptr);
+  }
+
+ private:
+  static constexpr int eager_polls = 200;
+  int polls_ = 0;
+};
+
+/// Looks at it until it is done. A device that fails says so; one that hangs is not left alone.
+/// \throws error{device}
+template <CudaApi Cuda, class Query>
+void wait_for_cuda(Cuda& cuda, Query&& query) {
+  poll_interval interval;
+  for (;;) {
+    const int code = query();
+    if (code == Cuda::success) {
+      return;
+    }
+    if (code != Cuda::not_ready) {
+      require_cuda(cuda, code, "finish what was started on the device");
+    }
+    interval.wait();
+  }
+}
+
+}  // namespace detail
+
+/// A stream of one's own on a device. Its destruction does not wait for what was started on it.
+template <CudaApi Cuda>
+class basic_cuda_stream {
+ public:
+  using handle = typename Cuda::stream;
+
+  /// \throws error{device}
+  basic_cuda_stream(Cuda cuda, int device) : cuda_(std::move(cuda)) {
+    const detail::cuda_device_guard<Cuda> here(cuda_, device);
+    detail::require_cuda(cuda_, cuda_.create_stream(&stream_), concat("make a stream on device ", device));
+  }
+  ~basic_cuda_stream() { cuda_.destroy_stream(stream_); }
+  basic_cuda_stream(const basic_cuda_stream&) = delete;
+  basic_cuda_stream& operator=(const basic_cuda_stream&) = delete;
+
+  [[nodiscard]] handle get() const noexcept { return stream_; }
+  /// Returns when all that was started is done. \throws error{device}
+  void wait() {
+    detail::wait_for_cuda(cuda_, [&] { return cuda_.query_stream(stream_); });
+  }
+  /// Returns when nothing that was started is under way any more, done or failed.
+  void settle() noexcept {
+    detail::poll_interval interval;
+    while (cuda_.query_stream(stream_) == Cuda::not_ready) {
+      interval.wait();
+    }
+  }
+
+ private:
+  Cuda cuda_;
+  handle stream_{};
+};
+
+/// A moment in a stream, for others to wait for.
+template <CudaApi Cuda>
+class basic_cuda_event {
+ public:
+  /// \throws error{device}
+  basic_cuda_event(Cuda cuda, int device) : cuda_(std::move(cuda)) {
+    const detail::cuda_device_guard<Cuda> here(cuda_, device);
+    detail::require_cuda(cuda_, cuda_.create_event(&event_), concat("make an event on device ", device));
+  }
+  ~basic_cuda_event() { cuda_.destroy_event(event_); }
+  basic_cuda_event(const basic_cuda_event&) = delete;
+  basic_cuda_event& operator=(const basic_cuda_event&) = delete;
+
+  /// When all that has been started on the stream is done. \throws error{device}
+  void record(typename Cuda::stream in) { detail::require_cuda(cuda_, cuda_.record(event_, in), "record an event"); }
+  /// What is started on `in` from now on waits for it. \throws error{device}
+  void hold(typename Cuda::stream in) {
+    detail::require_cuda(cuda_, cuda_.wait_event(in, event_), "wait for an event");
+  }
+  /// Returns when it has come; at once if it was never recorded. \throws error{device}
+  void wait() {
+    detail::wait_for_cuda(cuda_, [&] { return cuda_.query_event(event_); });
+  }
+
+ private:
+  Cuda cuda_;
+  typename Cuda::event event_{};
+};
+
+}  // namespace fsdpinit

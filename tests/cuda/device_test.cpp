@@ -1,0 +1,77 @@
+#include <fsdpinit/cuda.hpp>
+#include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/testing/rank_harness.hpp>
+#include <support/expect_error.hpp>
+#include <support/reference_model.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+/// \file
+/// What only a GPU can show. Without one these tests are skipped; the same code is tested with testing::fake_cuda everywhere.
+
+namespace fsdpinit::testing_support {
+namespace {
+
+static_assert(CudaApi<cuda_runtime>);
+static_assert(MemorySpace<cuda_memory> && MemorySpace<pinned_memory>);
+
+class CudaDevice : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    int count = 0;
+    const cudaError_t code = cudaGetDeviceCount(&count);
+    if (code != cudaSuccess || count == 0) {
+      GTEST_SKIP() << "no CUDA device: " << cudaGetErrorString(code);
+    }
+  }
+};
+
+TEST_F(CudaDevice, GivesBackWhatWasCopiedInRowByRow) {
+  cuda_memory memory;
+  const block<cuda_memory> held(memory, 6);
+  cuda_memory::queue order;
+  std::vector<std::byte> in;
+  for (int i = 0; i < 12; ++i) {
+    in.push_back(static_cast<std::byte>(i + 1));
+  }
+  std::vector<std::byte> out(6);
+  memory.copy_in(held.data(), in.data(), 5, 2, 3, order);
+  memory.copy_out(out.data(), held.data(), 6, order);
+  memory.wait(order);
+  EXPECT_EQ(out, (std::vector{in[0], in[1], in[5], in[6], in[10], in[11]}));
+}
+
+TEST_F(CudaDevice, OutOfMemoryIsATypedErrorAndNotTheNextOne) {
+  cuda_memory memory;
+  const auto caught = thrown_by([&] { static_cast<void>(memory.allocate(std::uint64_t{1} << 50)); });
+  ASSERT_TRUE(caught);
+  EXPECT_EQ(caught->code(), errc::out_of_memory) << caught->what();
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+  EXPECT_EQ(memory.accounted(), 0U);
+}
+
+template <class Policy>
+void expect_shards() {
+  const reference_model model = varied_model();
+  testing::run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    cuda_memory memory;
+    dynamic_module module = model.module(memory, rank == 0);
+    const rank_report report =
+        initialize<Policy>(module, model.source(), world, {.bucket_bytes = 100}, memory, null_observer());
+    EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");
+    EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
+  });
+}
+
+TEST_F(CudaDevice, HoldsTheShardsOfThreeRanksUnderScatter) { expect_shards<native_sharding<transport::scatter>>(); }
+TEST_F(CudaDevice, HoldsTheShardsOfThreeRanksUnderBroadcast) { expect_shards<native_sharding<transport::broadcast>>(); }
+TEST_F(CudaDevice, HoldsTheShardsOfThreeRanksUnderOwnReads) { expect_shards<native_sharding<transport::own_read>>(); }
+TEST_F(CudaDevice, HoldsTheShardsOfThreeRanksWhereEveryRankLoads) { expect_shards<every_rank_loads>(); }
+
+}  // namespace
+}  // namespace fsdpinit::testing_support

@@ -1,0 +1,286 @@
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/cuda_memory.hpp>
+#include <fsdpinit/memory/cuda_stream.hpp>
+#include <fsdpinit/testing/fake_cuda.hpp>
+#include <support/expect_error.hpp>
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace fsdpinit;
+using fsdpinit::testing::fake_cuda;
+using fsdpinit::testing_support::thrown_by;
+
+using device_memory = basic_cuda_memory<fake_cuda>;
+using pinned = basic_pinned_memory<fake_cuda>;
+using stream = basic_cuda_stream<fake_cuda>;
+using event = basic_cuda_event<fake_cuda>;
+
+static_assert(CudaApi<fake_cuda>);
+static_assert(MemorySpace<device_memory>);
+static_assert(MemorySpace<pinned> && pinned::host_accessible);
+
+std::vector<std::byte> numbers(std::size_t count) {
+  std::vector<std::byte> out(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    out[i] = static_cast<std::byte>(i + 1);
+  }
+  return out;
+}
+
+/// A device on which everything has been given back and nothing done wrong when the test ends.
+class CudaMemory : public ::testing::Test {
+ protected:
+  void TearDown() override {
+    EXPECT_EQ(cuda.left(), 0U);
+    for (const std::string& fault : cuda.faults()) {
+      ADD_FAILURE() << fault;
+    }
+  }
+  fake_cuda cuda;
+};
+
+TEST_F(CudaMemory, GivesBackWhatWasCopiedIn) {
+  device_memory memory(0, cuda);
+  const block<device_memory> held(memory, 12);
+  device_memory::queue order;
+  const std::vector<std::byte> in = numbers(12);
+  std::vector<std::byte> out(12);
+  memory.copy_in(held.data(), in.data(), 12, 12, 1, order);
+  memory.copy_out(out.data(), held.data(), 12, order);
+  memory.wait(order);
+  EXPECT_EQ(out, in);
+}
+
+TEST_F(CudaMemory, RowsLieOneAfterTheOther) {
+  device_memory memory(0, cuda);
+  const block<device_memory> held(memory, 6);
+  device_memory::queue order;
+  const std::vector<std::byte> in = numbers(12);
+  std::vector<std::byte> out(6);
+  memory.copy_in(held.data(), in.data(), 5, 2, 3, order);
+  memory.copy_out(out.data(), held.data(), 6, order);
+  memory.wait(order);
+  EXPECT_EQ(out, (std::vector{in[0], in[1], in[5], in[6], in[10], in[11]}));
+}
+
+TEST_F(CudaMemory, NothingIsCopiedBeforeItIsWaitedFor) {
+  device_memory memory(0, cuda);
+  const block<device_memory> held(memory, 4);
+  device_memory::queue order;
+  std::vector<std::byte> in = numbers(4);
+  std::vector<std::byte> out(4);
+  memory.copy_in(held.data(), in.data(), 4, 4, 1, order);
+  in[0] = std::byte{99};  // too early, and it shows
+  memory.copy_out(out.data(), held.data(), 4, order);
+  EXPECT_EQ(out[0], std::byte{0});
+  memory.wait(order);
+  EXPECT_EQ(out[0], std::byte{99});
+}
+
+TEST_F(CudaMemory, IsAccountedInBothPlaces) {
+  device_memory memory(0, cuda);
+  pinned staging = memory.staging();
+  {
+    const block<device_memory> held(memory, 100);
+    const block<pinned> other(staging, 30);
+    EXPECT_EQ(memory.accounted(), 100U);
+    EXPECT_EQ(staging.accounted(), 30U);
+  }
+  EXPECT_EQ(memory.accounted(), 0U);
+  EXPECT_EQ(memory.accounted_peak(), 100U);
+  EXPECT_EQ(staging.accounted(), 0U);
+  EXPECT_EQ(staging.accounted_peak(), 30U);
+}
+
+TEST_F(CudaMemory, LeavesTheCurrentDeviceAsItWas) {
+  cuda = fake_cuda(1000, 3);
+  ASSERT_EQ(cuda.set_device(2), fake_cuda::success);
+  device_memory memory(1, cuda);
+  const block<device_memory> held(memory, 8);
+  int current = 0;
+  ASSERT_EQ(cuda.device(&current), fake_cuda::success);
+  EXPECT_EQ(current, 2);
+}
+
+TEST_F(CudaMemory, IsOnTheCurrentDeviceWhereNoneIsNamed) { EXPECT_EQ(device_memory().device(), 0); }
+
+TEST_F(CudaMemory, ThatIsNotThereIsATypedError) {
+  cuda = fake_cuda(1000);
+  device_memory memory(0, cuda);
+  const auto caught = thrown_by([&] { static_cast<void>(memory.allocate(1001)); });
+  ASSERT_TRUE(caught);
+  EXPECT_EQ(caught->code(), errc::out_of_memory);
+  EXPECT_NE(caught->text().find("1001 bytes of device 0"), std::string::npos) << caught->what();
+  EXPECT_EQ(memory.accounted(), 0U);
+}
+
+TEST_F(CudaMemory, OfADeviceThatIsNotThereIsATypedError) {
+  device_memory memory(7, cuda);
+  const auto caught = thrown_by([&] { static_cast<void>(memory.allocate(1)); });
+  ASSERT_TRUE(caught);
+  EXPECT_EQ(caught->code(), errc::device);
+  EXPECT_EQ(caught->native_code(), 101);
+  EXPECT_NE(caught->text().find("cannot use device 7: invalid device ordinal"), std::string::npos) << caught->what();
+}
+
+TEST_F(CudaMemory, EveryCallThatFailsIsATypedErrorAndLeavesNothing) {
+  const std::vector<std::byte> in = numbers(6);
+  std::vector<std::byte> out(6);
+  const auto use = [&] {
+    device_memory memory(0, cuda);
+    pinned staging = memory.staging();
+    const block<pinned> between(staging, 6);
+    const block<device_memory> held(memory, 6);
+    device_memory::queue order;
+    memory.copy_in(held.data(), in.data(), 6, 6, 1, order);
+    memory.copy_in(held.data(), in.data(), 2, 1, 3, order);
+    memory.copy_out(out.data(), held.data(), 6, order);
+    memory.wait(order);
+  };
+  use();
+  const std::uint64_t calls = cuda.calls.calls();
+  ASSERT_GT(calls, 8U);
+  for (std::uint64_t call = 0; call < calls; ++call) {
+    cuda.calls.fail_at(call);
+    const auto caught = thrown_by(use);
+    ASSERT_TRUE(caught) << "call " << call;
+    EXPECT_EQ(caught->code(), errc::device);
+    EXPECT_EQ(caught->native_code(), fake_cuda::injected);
+    EXPECT_NE(caught->text().find("injected failure"), std::string::npos) << caught->what();
+  }
+  cuda.calls.restart();
+}
+
+TEST_F(CudaMemory, AQueueGoesWhenItsCopiesAreDone) {
+  device_memory memory(0, cuda);
+  const block<device_memory> held(memory, 3);
+  const std::vector<std::byte> in = numbers(3);
+  std::vector<std::byte> out(3);
+  {
+    device_memory::queue order;
+    memory.copy_in(held.data(), in.data(), 3, 3, 1, order);
+    memory.copy_out(out.data(), held.data(), 3, order);
+  }
+  EXPECT_EQ(out, in);
+}
+
+TEST_F(CudaMemory, AnEventOrdersTwoStreams) {
+  device_memory memory(0, cuda);
+  const block<device_memory> held(memory, 3);
+  const std::vector<std::byte> in = numbers(3);
+  std::vector<std::byte> out(3);
+  stream writes(cuda, 0);
+  stream reads(cuda, 0);
+  event written(cuda, 0);
+  ASSERT_EQ(cuda.copy_to_device(held.data(), in.data(), 3, writes.get()), fake_cuda::success);
+  written.record(writes.get());
+  written.hold(reads.get());
+  ASSERT_EQ(cuda.copy_to_host(out.data(), held.data(), 3, reads.get()), fake_cuda::success);
+  reads.wait();
+  EXPECT_EQ(out, in);
+}
+
+TEST_F(CudaMemory, AnEventIsWaitedForOrWasNeverRecorded) {
+  device_memory memory(0, cuda);
+  const block<device_memory> held(memory, 3);
+  const std::vector<std::byte> in = numbers(3);
+  stream writes(cuda, 0);
+  event written(cuda, 0);
+  written.wait();
+  ASSERT_EQ(cuda.copy_to_device(held.data(), in.data(), 3, writes.get()), fake_cuda::success);
+  written.record(writes.get());
+  EXPECT_EQ(cuda.query_event(nullptr), 400);
+  written.wait();
+  EXPECT_EQ(cuda.query_stream(writes.get()), fake_cuda::success);
+  ASSERT_EQ(cuda.faults().size(), 1U);  // that of the event that is none
+  cuda = fake_cuda();
+}
+
+/// What the double finds, so that the tests that use it can fail.
+class FakeCuda : public ::testing::Test {
+ protected:
+  void expect_fault(const std::string& text) {
+    ASSERT_EQ(cuda.faults().size(), 1U);
+    EXPECT_NE(cuda.faults().front().find(text), std::string::npos) << cuda.faults().front();
+  }
+  fake_cuda cuda;
+  std::array<std::byte, 8> host{};
+};
+
+TEST_F(FakeCuda, FindsAMissingEvent) {
+  device_memory memory(0, cuda);
+  const block<device_memory> held(memory, 8);
+  stream writes(cuda, 0);
+  stream reads(cuda, 0);
+  static_cast<void>(cuda.copy_to_device(held.data(), host.data(), 8, writes.get()));
+  static_cast<void>(cuda.copy_to_host(host.data(), held.data(), 8, reads.get()));
+  EXPECT_TRUE(thrown_by([&] { reads.wait(); }));
+  expect_fault("never written");
+}
+
+TEST_F(FakeCuda, FindsMemoryThatGoesTooEarly) {
+  device_memory memory(0, cuda);
+  stream writes(cuda, 0);
+  {
+    const block<device_memory> held(memory, 8);
+    static_cast<void>(cuda.copy_to_device(held.data(), host.data(), 8, writes.get()));
+  }
+  expect_fault("device memory is given back while a copy may use it");
+}
+
+TEST_F(FakeCuda, FindsStagingThatGoesTooEarly) {
+  device_memory memory(0, cuda);
+  const block<device_memory> held(memory, 8);
+  pinned staging = memory.staging();
+  stream writes(cuda, 0);
+  {
+    const block<pinned> between(staging, 8);
+    static_cast<void>(cuda.copy_to_device(held.data(), between.data(), 8, writes.get()));
+  }
+  expect_fault("pinned memory is given back while a copy may use it");
+}
+
+TEST_F(FakeCuda, FindsCopiesOutsideOfMemory) {
+  device_memory memory(0, cuda);
+  const block<device_memory> held(memory, 4);
+  stream writes(cuda, 0);
+  static_cast<void>(cuda.copy_to_device(held.data() + 1, host.data(), 4, writes.get()));
+  EXPECT_TRUE(thrown_by([&] { writes.wait(); }));
+  expect_fault("outside of device memory");
+}
+
+TEST_F(FakeCuda, FindsMemoryThatIsGivenBackTwice) {
+  void* address = nullptr;
+  ASSERT_EQ(cuda.allocate(&address, 4), fake_cuda::success);
+  cuda.deallocate(address);
+  cuda.deallocate(address);
+  expect_fault("given back that is not there");
+}
+
+TEST_F(FakeCuda, FindsUseAfterItWasGivenBack) {
+  void* address = nullptr;
+  ASSERT_EQ(cuda.allocate(&address, 8), fake_cuda::success);
+  cuda.deallocate(address);
+  stream writes(cuda, 0);
+  static_cast<void>(cuda.copy_to_device(address, host.data(), 8, writes.get()));
+  EXPECT_TRUE(thrown_by([&] { writes.wait(); }));
+  expect_fault("outside of device memory");
+}
+
+TEST_F(FakeCuda, FindsWhatIsLeft) {
+  void* address = nullptr;
+  ASSERT_EQ(cuda.allocate_pinned(&address, 8), fake_cuda::success);
+  EXPECT_EQ(cuda.left(), 1U);
+  cuda.deallocate_pinned(address);
+  EXPECT_EQ(cuda.left(), 0U);
+}
+
+}  // namespace
