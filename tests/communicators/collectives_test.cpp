@@ -18,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+namespace collectives_test {
 namespace {
 
 using namespace fsdpinit;
@@ -193,3 +194,4 @@ TEST(Collectives, ARankThatGaveUpTakesItsBufferBack) {
 }
 
 }  // namespace
+}  // namespace collectives_test

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 
+namespace laws_test {
 namespace {
 
 using namespace fsdpinit;
@@ -68,3 +69,4 @@ TEST(Laws, AreAskedOnlyOfWhatIsModelled) {
 }
 
 }  // namespace
+}  // namespace laws_test

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+namespace threads_test {
 namespace {
 
 using namespace fsdpinit;
@@ -307,3 +308,4 @@ TEST(World, HandlesKeepItAlive) {
 }
 
 }  // namespace
+}  // namespace threads_test

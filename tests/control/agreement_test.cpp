@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+namespace agreement_test {
 namespace {
 
 using namespace fsdpinit;
@@ -203,3 +204,4 @@ TEST(Wire, AMessageThatEndsEarlyIsAnError) {
 }
 
 }  // namespace
+}  // namespace agreement_test

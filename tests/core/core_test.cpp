@@ -12,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+namespace core_test {
 namespace {
 
 using namespace fsdpinit;
@@ -178,3 +179,4 @@ TEST(Deadline, PassesAndNever) {
 }
 
 }  // namespace
+}  // namespace core_test

@@ -19,6 +19,7 @@
 /// Against a reference that goes by the definition of the formats: what a pattern means is worked out as a double, which
 /// holds every value and every midpoint of theirs exactly; the nearest one is searched for.
 
+namespace float_conversion_test {
 namespace {
 
 using namespace fsdpinit;
@@ -285,3 +286,4 @@ static_assert(bf16_from_f32(0x3f808000U) == 0x3f80U && f32_from_bf16(0x3f80U) ==
 static_assert(is_convertible_float(dtype::bf16) && !is_convertible_float(dtype::f64));
 
 }  // namespace
+}  // namespace float_conversion_test

@@ -15,6 +15,7 @@
 /// What only a GPU can show. Without one these tests are skipped; the same code is tested with testing::fake_cuda everywhere.
 
 namespace fsdpinit::testing_support {
+namespace device_test {
 namespace {
 
 static_assert(CudaApi<cuda_runtime>);
@@ -74,4 +75,5 @@ TEST_F(CudaDevice, HoldsTheShardsOfThreeRanksUnderOwnReads) { expect_shards<nati
 TEST_F(CudaDevice, HoldsTheShardsOfThreeRanksWhereEveryRankLoads) { expect_shards<every_rank_loads>(); }
 
 }  // namespace
+}  // namespace device_test
 }  // namespace fsdpinit::testing_support

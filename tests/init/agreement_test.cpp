@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+namespace agreement_test {
 namespace {
 
 using namespace fsdpinit;
@@ -526,3 +527,4 @@ TEST(PeerLost, ARankThatHangsInTheStreamIsReportedEverywhere) {
 }
 
 }  // namespace
+}  // namespace agreement_test

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+namespace archetypes_test {
 namespace {
 
 using namespace fsdpinit;
@@ -112,3 +113,4 @@ TEST(Archetypes, WithoutInterruptionAFailureIsStillTheSameEverywhere) {
 }
 
 }  // namespace
+}  // namespace archetypes_test

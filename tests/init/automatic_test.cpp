@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+namespace automatic_test {
 namespace {
 
 using namespace fsdpinit;
@@ -160,3 +161,4 @@ TEST(NonStrict, AShapeThatDiffersIsStillAnError) {
 }
 
 }  // namespace
+}  // namespace automatic_test

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+namespace behaviour_test {
 namespace {
 
 using namespace fsdpinit;
@@ -231,10 +232,12 @@ struct whole_struct {
 };
 
 }  // namespace
+}  // namespace behaviour_test
 
-BOOST_HANA_ADAPT_STRUCT(block_of_layers, up, bias);
-BOOST_HANA_ADAPT_STRUCT(whole_struct, embed, layers, mask, head);
+BOOST_HANA_ADAPT_STRUCT(behaviour_test::block_of_layers, up, bias);
+BOOST_HANA_ADAPT_STRUCT(behaviour_test::whole_struct, embed, layers, mask, head);
 
+namespace behaviour_test {
 namespace {
 
 reference_model struct_reference() {
@@ -431,3 +434,4 @@ TEST(Optimizer, OfOtherGroupsOnOneRankIsADisagreement) {
 }
 
 }  // namespace
+}  // namespace behaviour_test

@@ -18,6 +18,7 @@
 /// \file
 /// The checkpoint changes while its bytes are streamed: the same error on every rank, never the bytes of two files in one model.
 
+namespace changed_checkpoint_test {
 namespace {
 
 using namespace fsdpinit;
@@ -92,3 +93,4 @@ TEST(ChangedCheckpoint, IsTheSameErrorEverywhereUnderBroadcast) {
 }
 
 }  // namespace
+}  // namespace changed_checkpoint_test

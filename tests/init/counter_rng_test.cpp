@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+namespace counter_rng_test {
 namespace {
 
 using namespace fsdpinit;
@@ -227,3 +228,4 @@ TEST(CounterRngDistribution, NeighboursAndTensorsAreNotCorrelated) {
 }
 
 }  // namespace
+}  // namespace counter_rng_test

@@ -13,6 +13,7 @@
 /// \file
 /// The deadline is for a rank that makes no progress, not for a load that takes long.
 
+namespace deadline_test {
 namespace {
 
 using namespace fsdpinit;
@@ -64,3 +65,4 @@ TEST(Deadline, IsForEachPieceWhereEveryRankLoads) {
 }
 
 }  // namespace
+}  // namespace deadline_test

@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+namespace fault_sweep_test {
 namespace {
 
 using namespace fsdpinit;
@@ -275,3 +276,4 @@ TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereWhereEveryRank
 }
 
 }  // namespace
+}  // namespace fault_sweep_test

@@ -21,6 +21,7 @@
 /// \file
 /// One bit is changed on its way to one rank: verification catches it, or it was of bytes that the rank does not keep.
 
+namespace flips_test {
 namespace {
 
 using namespace fsdpinit;
@@ -152,3 +153,4 @@ TEST(Flips, WhilePlacingAreCaught) {
 }
 
 }  // namespace
+}  // namespace flips_test

@@ -21,6 +21,7 @@
 /// \file
 /// A rank stops in front of each of its calls in turn. For a moment: nobody minds. For good: the others end with peer_lost, in time.
 
+namespace lost_rank_sweep_test {
 namespace {
 
 using namespace fsdpinit;
@@ -221,3 +222,4 @@ TEST(LateRank, IsWaitedForWhereEveryRankLoads) { sweep<from_checkpoint<every_ran
 TEST(LateRank, IsWaitedForUnderCpuRamEfficientLoading) { sweep<load_and_prepare>(false, every_one); }
 
 }  // namespace
+}  // namespace lost_rank_sweep_test

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+namespace matrix_test {
 namespace {
 
 using namespace fsdpinit;
@@ -195,3 +196,4 @@ TEST(Matrix, AModelWithoutAByteIsInitialised) {
 }
 
 }  // namespace
+}  // namespace matrix_test

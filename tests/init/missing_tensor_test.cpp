@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+namespace missing_tensor_test {
 namespace {
 
 using namespace fsdpinit;
@@ -183,3 +184,4 @@ TEST(MissingTensor, WhatTheGeneratorThrowsIsThrown) {
 }
 
 }  // namespace
+}  // namespace missing_tensor_test

@@ -20,6 +20,7 @@
 /// Every call fails in turn while a module's own state is streamed: either all of the state is still there and a second attempt
 /// works, or all of it is gone and every rank says so.
 
+namespace module_state_fault_sweep_test {
 namespace {
 
 using namespace fsdpinit;
@@ -184,3 +185,4 @@ TEST(ModuleStateFaultSweep, StateThatIsKeptAllowsASecondAttemptWhateverFailed) {
 }
 
 }  // namespace
+}  // namespace module_state_fault_sweep_test

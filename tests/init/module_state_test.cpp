@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+namespace module_state_test {
 namespace {
 
 using namespace fsdpinit;
@@ -227,3 +228,4 @@ TEST(ModuleState, OfAShardedModuleIsAnError) {
 }
 
 }  // namespace
+}  // namespace module_state_test

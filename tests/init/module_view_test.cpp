@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+namespace module_view_test {
 namespace {
 
 using namespace fsdpinit;
@@ -57,18 +58,22 @@ struct silent_module {
 };
 
 }  // namespace
+}  // namespace module_view_test
 
-BOOST_HANA_ADAPT_STRUCT(nested, body);
+BOOST_HANA_ADAPT_STRUCT(module_view_test::nested, body);
 
 template <>
-struct fsdpinit::module_traits<silent_module> {
+struct fsdpinit::module_traits<module_view_test::silent_module> {
   template <class Visitor>
-  static void visit_slots(silent_module& module, Visitor&& visitor) {
+  static void visit_slots(module_view_test::silent_module& module, Visitor&& visitor) {
     module.inner.visit_slots(visitor);
   }
-  static bool is_unit(const silent_module& /*module*/, std::string_view path) { return path == "embed"; }
+  static bool is_unit(const module_view_test::silent_module& /*module*/, std::string_view path) {
+    return path == "embed";
+  }
 };
 
+namespace module_view_test {
 namespace {
 
 static_assert(NamesUnits<decoder_of_halves> && NamesUnits<nested> && NamesUnits<silent_module>);
@@ -158,3 +163,4 @@ TEST(Manifest, NamesAParameterThatIsFrozenOnOneRankOnly) {
 }
 
 }  // namespace
+}  // namespace module_view_test

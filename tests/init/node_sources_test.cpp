@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+namespace node_sources_test {
 namespace {
 
 using namespace fsdpinit;
@@ -129,3 +130,4 @@ TEST(SourcePerNode, NeedsACommunicatorThatKnowsNodes) {
 }
 
 }  // namespace
+}  // namespace node_sources_test

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+namespace optimizer_binding_test {
 namespace {
 
 using namespace fsdpinit;
@@ -193,3 +194,4 @@ TEST(OptimizerBinding, AsksForNoMoreThanTheConcept) {
 }
 
 }  // namespace
+}  // namespace optimizer_binding_test

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+namespace prepare_test {
 namespace {
 
 using namespace fsdpinit;
@@ -105,3 +106,4 @@ TEST(CpuOffload, KeepsShardsInHostMemoryOrPutsThemOnTheDevice) {
 }
 
 }  // namespace
+}  // namespace prepare_test

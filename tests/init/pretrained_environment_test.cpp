@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+namespace pretrained_environment_test {
 namespace {
 
 using namespace fsdpinit;
@@ -254,3 +255,4 @@ TEST_F(environment, AProgramThatReplacesTheExportingOneMayExportItItself) {
 }
 
 }  // namespace
+}  // namespace pretrained_environment_test

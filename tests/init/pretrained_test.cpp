@@ -28,6 +28,7 @@
 #include <utility>
 #include <vector>
 
+namespace pretrained_test {
 namespace {
 
 using namespace fsdpinit;
@@ -668,3 +669,4 @@ TEST(PretrainedProgress, GrowsToTheTotalOnTheSourceRankOnly) {
 }
 
 }  // namespace
+}  // namespace pretrained_test

@@ -16,6 +16,7 @@
 /// What holds of every model, mesh, policy, transport, bucket and cast. A case that does not hold is made smaller before it is
 /// shown.
 
+namespace properties_test {
 namespace {
 
 using namespace fsdpinit;
@@ -37,3 +38,4 @@ TEST(Properties, ShardsAreThoseOfTheNaiveSlicesAndPlansAreSymmetric) {
 }
 
 }  // namespace
+}  // namespace properties_test

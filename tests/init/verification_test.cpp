@@ -23,6 +23,7 @@
 /// \file
 /// options::verify where nothing is wrong, and where it cannot be had; `flips_test.cpp` has what it is for.
 
+namespace verification_test {
 namespace {
 
 using namespace fsdpinit;
@@ -242,3 +243,4 @@ TEST(Verification, IsTheSameOnEveryRankOrAnError) {
 }
 
 }  // namespace
+}  // namespace verification_test

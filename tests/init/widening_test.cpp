@@ -21,6 +21,7 @@
 /// \file
 /// Tensors that are stored narrower than the module wants them: they travel as stored, and every rank widens its own part.
 
+namespace widening_test {
 namespace {
 
 using namespace fsdpinit;
@@ -224,3 +225,4 @@ TEST(Widening, RanksThatReadMustFindTheSameStoredType) {
 }
 
 }  // namespace
+}  // namespace widening_test

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+namespace cuda_memory_test {
 namespace {
 
 using namespace fsdpinit;
@@ -284,3 +285,4 @@ TEST_F(FakeCuda, FindsWhatIsLeft) {
 }
 
 }  // namespace
+}  // namespace cuda_memory_test

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+namespace memory_test {
 namespace {
 
 using namespace fsdpinit;
@@ -189,3 +190,4 @@ TEST(FakeDeviceMemoryDeathTest, HostCodeThatTouchesItDies) {
 }
 
 }  // namespace
+}  // namespace memory_test

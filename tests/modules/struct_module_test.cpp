@@ -67,6 +67,7 @@ BOOST_HANA_ADAPT_STRUCT(shapes::attention, query, key, mask);
 BOOST_HANA_ADAPT_STRUCT(shapes::decoder, embed, layers, heads, adapter, scales, nested, rates, learning_rate, handle);
 BOOST_HANA_ADAPT_STRUCT(shapes::empty);
 
+namespace struct_module_test {
 namespace {
 
 using namespace fsdpinit;
@@ -194,3 +195,4 @@ TEST(Buffer, TakesValuesOfItsSizeOnly) {
 }
 
 }  // namespace
+}  // namespace struct_module_test

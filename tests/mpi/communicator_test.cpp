@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+namespace communicator_test {
 namespace {
 
 using namespace fsdpinit;
@@ -293,3 +294,4 @@ TEST(MpiCommunicator, AFailingMpiCallIsATypedError) {
 }
 
 }  // namespace
+}  // namespace communicator_test

@@ -18,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+namespace initialize_test {
 namespace {
 
 using namespace fsdpinit;
@@ -303,3 +304,4 @@ TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderBroadc
 }
 
 }  // namespace
+}  // namespace initialize_test

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+namespace units_test {
 namespace {
 
 using namespace fsdpinit;
@@ -78,3 +79,4 @@ TEST(MpiUnits, OfDifferentKindsAtATimeAreADisagreement) {
 }
 
 }  // namespace
+}  // namespace units_test

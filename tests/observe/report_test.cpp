@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-namespace fsdpinit {
+namespace fsdpinit::report_test {
 namespace {
 
 using nlohmann::json;
@@ -160,4 +160,4 @@ TEST(report_json, takes_a_path_that_is_no_utf8) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::report_test

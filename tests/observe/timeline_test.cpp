@@ -15,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-namespace fsdpinit {
+namespace fsdpinit::timeline_test {
 namespace {
 
 static_assert(Observer<memory_timeline::rank_observer>);
@@ -172,4 +172,4 @@ TEST(resident_memory, follows_what_the_process_touches) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::timeline_test

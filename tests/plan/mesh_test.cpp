@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+namespace mesh_test {
 namespace {
 
 using namespace fsdpinit;
@@ -177,3 +178,4 @@ TEST(MeshPrediction, WhatIsSentIsReceivedOnEveryMesh) {
 }
 
 }  // namespace
+}  // namespace mesh_test

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+namespace partition_test {
 namespace {
 
 using namespace fsdpinit;
@@ -216,3 +217,4 @@ TEST(Placement, IsPrintedAsItIsWritten) {
 }
 
 }  // namespace
+}  // namespace partition_test

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+namespace plan_test {
 namespace {
 
 using namespace fsdpinit;
@@ -299,3 +300,4 @@ TEST(Units, NumbersThatAreNoIndicesDoNoHarm) {
 }
 
 }  // namespace
+}  // namespace plan_test

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+namespace read_coalescing_test {
 namespace {
 
 using namespace fsdpinit;
@@ -117,3 +118,4 @@ TEST(ReadCoalescing, OfRandomRunsCoversEachOnceWithinItsBounds) {
 }
 
 }  // namespace
+}  // namespace read_coalescing_test

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+namespace units_test {
 namespace {
 
 using namespace fsdpinit;
@@ -171,3 +172,4 @@ TEST(UnitPrefixes, OfRandomTreesAreWhatTheRuleSays) {
 }
 
 }  // namespace
+}  // namespace units_test

@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-namespace fsdpinit {
+namespace fsdpinit::adaptors_test {
 namespace {
 
 using testing_support::contents;
@@ -372,4 +372,4 @@ TEST(renamed, an_error_in_what_is_stored_gives_both_names) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::adaptors_test

@@ -21,7 +21,7 @@
 #include <utility>
 #include <vector>
 
-namespace fsdpinit {
+namespace fsdpinit::cast_test {
 namespace {
 
 using testing_support::content_for;
@@ -208,4 +208,4 @@ TEST(cast, a_renamed_and_cast_checkpoint_fills_a_model) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::cast_test

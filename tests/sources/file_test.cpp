@@ -23,7 +23,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-namespace fsdpinit {
+namespace fsdpinit::file_test {
 namespace {
 
 using testing_support::expect_error;
@@ -319,4 +319,4 @@ TEST(input_file, one_that_was_deleted_is_changed) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::file_test

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace fsdpinit {
+namespace fsdpinit::hf_index_test {
 namespace {
 
 using testing_support::expect_error;
@@ -96,4 +96,4 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& row) { return row.param.name; });
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::hf_index_test

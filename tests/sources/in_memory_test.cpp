@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-namespace fsdpinit {
+namespace fsdpinit::in_memory_test {
 namespace {
 
 using testing_support::expect_error;
@@ -95,4 +95,4 @@ TEST(in_memory_source, a_read_out_of_bounds_is_the_callers_bug) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::in_memory_test

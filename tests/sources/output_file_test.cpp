@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-namespace fsdpinit {
+namespace fsdpinit::output_file_test {
 namespace {
 
 using testing_support::content_of;
@@ -142,4 +142,4 @@ TEST(write_all, no_progress_is_an_error_not_a_loop) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::output_file_test

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-namespace fsdpinit {
+namespace fsdpinit::real_files_test {
 namespace {
 
 /// Files that other programs wrote, in `$FSDPINIT_SHARED_DATA`, or `../shared/data` seen from the repository's root,
@@ -113,4 +113,4 @@ TEST_F(real_files, their_folder_holds_several_checkpoints) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::real_files_test

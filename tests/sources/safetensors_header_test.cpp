@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-namespace fsdpinit {
+namespace fsdpinit::safetensors_header_test {
 namespace {
 
 using testing_support::expect_error;
@@ -475,4 +475,4 @@ TEST(safetensors_header, a_hundred_thousand_tensors_are_parsed) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::safetensors_header_test

@@ -24,7 +24,7 @@
 
 #include <sys/stat.h>
 
-namespace fsdpinit {
+namespace fsdpinit::safetensors_source_test {
 namespace {
 
 using testing_support::expect_error;
@@ -529,4 +529,4 @@ TEST(checkpoint, opens_only_when_it_is_called) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::safetensors_source_test

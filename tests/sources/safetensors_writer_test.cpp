@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-namespace fsdpinit {
+namespace fsdpinit::safetensors_writer_test {
 namespace {
 
 using testing_support::expect_error;
@@ -153,4 +153,4 @@ TEST(safetensors_layout, a_header_above_the_limit_is_rejected) {
 }
 
 }  // namespace
-}  // namespace fsdpinit
+}  // namespace fsdpinit::safetensors_writer_test

@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <string_view>
 
+namespace faults_test {
 namespace {
 
 using namespace fsdpinit;
@@ -93,3 +94,4 @@ TEST(FaultyModule, FailsTheVisitThatWasAskedFor) {
 }
 
 }  // namespace
+}  // namespace faults_test

@@ -23,6 +23,7 @@
 
 /// That our own models keep the laws, and that the kits notice those that do not.
 
+namespace laws_test {
 namespace {
 
 using namespace fsdpinit;
@@ -346,3 +347,4 @@ TEST(CommunicatorLaws, NoticeAReductionThatKeepsOld) {
 }
 
 }  // namespace
+}  // namespace laws_test

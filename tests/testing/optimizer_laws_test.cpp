@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+namespace optimizer_laws_test {
 namespace {
 
 using namespace fsdpinit;
@@ -104,3 +105,4 @@ TEST(OptimizerLaws, NoticeOneThatMakesStateOfBinding) {
 }
 
 }  // namespace
+}  // namespace optimizer_laws_test

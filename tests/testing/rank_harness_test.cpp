@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+namespace rank_harness_test {
 namespace {
 
 using namespace fsdpinit;
@@ -88,3 +89,4 @@ TEST(RankHarnessDeathTest, ARankThatHangsEndsTheProcessAndIsNamed) {
 }
 
 }  // namespace
+}  // namespace rank_harness_test

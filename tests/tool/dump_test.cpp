@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 
 namespace fsdpinit::testing_support {
+namespace dump_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -243,4 +244,5 @@ TEST(dump, makes_missing_parents) {
 }
 
 }  // namespace
+}  // namespace dump_test
 }  // namespace fsdpinit::testing_support

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 namespace fsdpinit::testing_support {
+namespace errors_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -215,4 +216,5 @@ TEST_F(tool_errors, an_interrupted_command_leaves_nothing) {
 }
 
 }  // namespace
+}  // namespace errors_test
 }  // namespace fsdpinit::testing_support

@@ -20,6 +20,7 @@
 /// Checkpoints that somebody has made to do harm. Each ends the tool with one clear line, at once, and leaves nothing behind.
 
 namespace fsdpinit::testing_support {
+namespace hostile_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -122,4 +123,5 @@ TEST_F(tool_hostile, a_hundred_thousand_tensors_are_loaded) {
 }
 
 }  // namespace
+}  // namespace hostile_test
 }  // namespace fsdpinit::testing_support

@@ -26,6 +26,7 @@
 #include <sys/types.h>
 
 namespace fsdpinit::testing_support {
+namespace mpi_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -254,4 +255,5 @@ TEST_F(mpi, a_rank_that_is_stopped_ends_the_load_by_its_deadline) {
 }
 
 }  // namespace
+}  // namespace mpi_test
 }  // namespace fsdpinit::testing_support

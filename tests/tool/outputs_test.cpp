@@ -13,6 +13,7 @@
 #include <vector>
 
 namespace fsdpinit::testing_support {
+namespace outputs_test {
 namespace {
 
 using nlohmann::json;
@@ -149,4 +150,5 @@ TEST_F(tool_outputs, of_a_load_on_many_ranks) {
 }
 
 }  // namespace
+}  // namespace outputs_test
 }  // namespace fsdpinit::testing_support

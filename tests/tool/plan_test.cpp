@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 namespace fsdpinit::testing_support {
+namespace plan_test {
 namespace {
 
 using nlohmann::json;
@@ -117,4 +118,5 @@ TEST(plan, of_many_ranks_stays_readable) {
 }
 
 }  // namespace
+}  // namespace plan_test
 }  // namespace fsdpinit::testing_support

@@ -28,6 +28,7 @@
 #include <sys/types.h>
 
 namespace fsdpinit::testing_support {
+namespace synthesize_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -262,4 +263,5 @@ TEST(synthesize, needs_little_memory) {
 }
 
 }  // namespace
+}  // namespace synthesize_test
 }  // namespace fsdpinit::testing_support

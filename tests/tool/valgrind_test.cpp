@@ -8,6 +8,7 @@
 #include <vector>
 
 namespace fsdpinit::testing_support {
+namespace valgrind_test {
 namespace {
 
 /// What no sanitizer sees: bytes that are read before they are written, in a whole run of the tool.
@@ -42,4 +43,5 @@ TEST(valgrind, has_nothing_to_say_of_a_load) {
 }
 
 }  // namespace
+}  // namespace valgrind_test
 }  // namespace fsdpinit::testing_support

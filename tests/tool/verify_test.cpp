@@ -11,6 +11,7 @@
 #include <vector>
 
 namespace fsdpinit::testing_support {
+namespace verify_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -122,4 +123,5 @@ TEST_F(tool_verify, a_load_verifies_itself) {
 }
 
 }  // namespace
+}  // namespace verify_test
 }  // namespace fsdpinit::testing_support

@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+namespace fault_sweep_test {
 namespace {
 
 using namespace fsdpinit;
@@ -148,3 +149,4 @@ TEST(UnitFaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereAndLeavesS
 }
 
 }  // namespace
+}  // namespace fault_sweep_test

@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+namespace gradients_test {
 namespace {
 
 using namespace fsdpinit;
@@ -198,3 +199,4 @@ TEST(Gradients, AreNamedByTheFirstNameOfATie) {
 }
 
 }  // namespace
+}  // namespace gradients_test

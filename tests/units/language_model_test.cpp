@@ -24,6 +24,7 @@
 /// gradients reduced one by one, by an optimizer that was made before. Whatever the policy the training is the same to the bit,
 /// and it is that of a single rank as nearly as sums of floats allow.
 
+namespace language_model_test {
 namespace {
 
 using namespace fsdpinit;
@@ -557,3 +558,4 @@ TEST(LanguageModel, HasGradientsThatAreTheDerivativesOfItsLoss) {
 }
 
 }  // namespace
+}  // namespace language_model_test

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+namespace sharded_units_test {
 namespace {
 
 using namespace fsdpinit;
@@ -546,3 +547,4 @@ TEST(Unshard, OfRandomModelsGivesTheWholeTensors) {
 }
 
 }  // namespace
+}  // namespace sharded_units_test

@@ -20,6 +20,7 @@
 /// All of it together: a model is initialised, its units are gathered one by one, gradients reduced, and an optimizer that
 /// was made over the whole model steps on the shards. The weights are those of the same training in one piece, bit for bit.
 
+namespace training_test {
 namespace {
 
 using namespace fsdpinit;
@@ -187,3 +188,4 @@ TEST(Training, OfShardsIsThatOfTheWholeModelBitForBit) {
 }
 
 }  // namespace
+}  // namespace training_test
