@@ -1,5 +1,6 @@
 #include <fsdpinit/cuda.hpp>
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/testing/laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 #include <support/expect_error.hpp>
 #include <support/reference_model.hpp>
@@ -8,8 +9,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
-#include <vector>
 
 /// \file
 /// What only a GPU can show. Without one these tests are skipped; the same code is tested with testing::fake_cuda everywhere.
@@ -32,19 +31,9 @@ class CudaDevice : public ::testing::Test {
   }
 };
 
-TEST_F(CudaDevice, GivesBackWhatWasCopiedInRowByRow) {
-  cuda_memory memory;
-  const block<cuda_memory> held(memory, 6);
-  cuda_memory::queue order;
-  std::vector<std::byte> in;
-  for (int i = 0; i < 12; ++i) {
-    in.push_back(static_cast<std::byte>(i + 1));
-  }
-  std::vector<std::byte> out(6);
-  memory.copy_in(held.data(), in.data(), 5, 2, 3, order);
-  memory.copy_out(out.data(), held.data(), 6, order);
-  memory.wait(order);
-  EXPECT_EQ(out, (std::vector{in[0], in[1], in[5], in[6], in[10], in[11]}));
+TEST_F(CudaDevice, MemoryKeepsTheLaws) { EXPECT_EQ(testing::check_memory(cuda_memory()), testing::violations{}); }
+TEST_F(CudaDevice, PinnedMemoryKeepsTheLaws) {
+  EXPECT_EQ(testing::check_memory(cuda_memory().staging()), testing::violations{});
 }
 
 TEST_F(CudaDevice, OutOfMemoryIsATypedErrorAndNotTheNextOne) {

@@ -2,13 +2,16 @@
 #include <fsdpinit/memory/cuda_memory.hpp>
 #include <fsdpinit/memory/cuda_stream.hpp>
 #include <fsdpinit/testing/fake_cuda.hpp>
+#include <fsdpinit/testing/laws.hpp>
 #include <support/expect_error.hpp>
+#include <support/sanitizers.hpp>
 
 #include <gtest/gtest.h>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -16,7 +19,10 @@ namespace cuda_memory_test {
 namespace {
 
 using namespace fsdpinit;
+using fsdpinit::testing::check_memory;
 using fsdpinit::testing::fake_cuda;
+using fsdpinit::testing::violations;
+using fsdpinit::testing_support::is_sanitized;
 using fsdpinit::testing_support::thrown_by;
 
 using device_memory = basic_cuda_memory<fake_cuda>;
@@ -48,28 +54,10 @@ class CudaMemory : public ::testing::Test {
   fake_cuda cuda;
 };
 
-TEST_F(CudaMemory, GivesBackWhatWasCopiedIn) {
-  device_memory memory(0, cuda);
-  const block<device_memory> held(memory, 12);
-  device_memory::queue order;
-  const std::vector<std::byte> in = numbers(12);
-  std::vector<std::byte> out(12);
-  memory.copy_in(held.data(), in.data(), 12, 12, 1, order);
-  memory.copy_out(out.data(), held.data(), 12, order);
-  memory.wait(order);
-  EXPECT_EQ(out, in);
-}
+TEST_F(CudaMemory, KeepsTheLaws) { EXPECT_EQ(check_memory(device_memory(0, cuda)), violations{}); }
 
-TEST_F(CudaMemory, RowsLieOneAfterTheOther) {
-  device_memory memory(0, cuda);
-  const block<device_memory> held(memory, 6);
-  device_memory::queue order;
-  const std::vector<std::byte> in = numbers(12);
-  std::vector<std::byte> out(6);
-  memory.copy_in(held.data(), in.data(), 5, 2, 3, order);
-  memory.copy_out(out.data(), held.data(), 6, order);
-  memory.wait(order);
-  EXPECT_EQ(out, (std::vector{in[0], in[1], in[5], in[6], in[10], in[11]}));
+TEST_F(CudaMemory, StagedInPinnedMemoryKeepsTheLaws) {
+  EXPECT_EQ(check_memory(device_memory(0, cuda).staging()), violations{});
 }
 
 TEST_F(CudaMemory, NothingIsCopiedBeforeItIsWaitedFor) {
@@ -212,6 +200,13 @@ class FakeCuda : public ::testing::Test {
     ASSERT_EQ(cuda.faults().size(), 1U);
     EXPECT_NE(cuda.faults().front().find(text), std::string::npos) << cuda.faults().front();
   }
+  /// 8 bytes of the device.
+  void* memory_that_was_given_back() {
+    void* address = nullptr;
+    EXPECT_EQ(cuda.allocate(&address, 8), fake_cuda::success);
+    cuda.deallocate(address);
+    return address;
+  }
   fake_cuda cuda;
   std::array<std::byte, 8> host{};
 };
@@ -259,19 +254,20 @@ TEST_F(FakeCuda, FindsCopiesOutsideOfMemory) {
 }
 
 TEST_F(FakeCuda, FindsMemoryThatIsGivenBackTwice) {
+  cuda.deallocate(memory_that_was_given_back());
+  expect_fault("device memory is given back that is not there");
+}
+
+TEST_F(FakeCuda, FindsMemoryThatIsGivenBackAsAnother) {
   void* address = nullptr;
   ASSERT_EQ(cuda.allocate(&address, 4), fake_cuda::success);
-  cuda.deallocate(address);
-  cuda.deallocate(address);
-  expect_fault("given back that is not there");
+  cuda.deallocate_pinned(address);
+  expect_fault("pinned memory is given back that is not there");
 }
 
 TEST_F(FakeCuda, FindsUseAfterItWasGivenBack) {
-  void* address = nullptr;
-  ASSERT_EQ(cuda.allocate(&address, 8), fake_cuda::success);
-  cuda.deallocate(address);
   stream writes(cuda, 0);
-  static_cast<void>(cuda.copy_to_device(address, host.data(), 8, writes.get()));
+  static_cast<void>(cuda.copy_to_device(memory_that_was_given_back(), host.data(), 8, writes.get()));
   EXPECT_TRUE(thrown_by([&] { writes.wait(); }));
   expect_fault("outside of device memory");
 }
@@ -282,6 +278,15 @@ TEST_F(FakeCuda, FindsWhatIsLeft) {
   EXPECT_EQ(cuda.left(), 1U);
   cuda.deallocate_pinned(address);
   EXPECT_EQ(cuda.left(), 0U);
+}
+
+TEST(FakeCudaDeathTest, HostCodeThatTouchesDeviceMemoryDies) {
+  if (is_sanitized) {
+    GTEST_SKIP() << "sanitizers have memory of their own";
+  }
+  device_memory memory(0, fake_cuda());
+  const block<device_memory> taken(memory, 4);
+  EXPECT_DEATH(std::memset(taken.data(), 1, 4), "");
 }
 
 }  // namespace

@@ -1,4 +1,3 @@
-#include "support/fake_device_memory.hpp"
 #include "support/sanitizers.hpp"
 #include <fsdpinit/memory/account.hpp>
 #include <fsdpinit/memory/block.hpp>
@@ -152,41 +151,6 @@ TEST(Block, IsReleasedOnce) {
     EXPECT_EQ(third.data(), nullptr);
   }
   EXPECT_EQ(memory.accounted(), 0U);
-}
-
-TEST(FakeDeviceMemory, KeepsTheLaws) { EXPECT_EQ(check_memory(fake_device_memory()), violations{}); }
-
-TEST(FakeDeviceMemory, CopiesNoEarlierThanWait) {
-  fake_device_memory memory;
-  const block<fake_device_memory> taken(memory, 4);
-  std::vector<std::byte> values(4, std::byte{1});
-  fake_device_memory::queue order;
-  memory.copy_in(taken.data(), values.data(), 4, 4, 1, order);
-  values.assign(4, std::byte{2});
-  memory.wait(order);
-  memory.copy_out(values.data(), taken.data(), 4, order);
-  memory.wait(order);
-  EXPECT_EQ(values, std::vector<std::byte>(4, std::byte{2}));
-  EXPECT_EQ(memory.copies_in(), 1U);
-  EXPECT_EQ(memory.copies_out(), 1U);
-}
-
-TEST(FakeDeviceMemory, CopiesOutsideOfAnAllocationAreFound) {
-  fake_device_memory memory;
-  const block<fake_device_memory> taken(memory, 4);
-  std::byte value{};
-  fake_device_memory::queue order;
-  memory.copy_out(&value, taken.data() + 4, 1, order);
-  EXPECT_THROW(memory.wait(order), std::logic_error);
-}
-
-TEST(FakeDeviceMemoryDeathTest, HostCodeThatTouchesItDies) {
-  if (is_sanitized) {
-    GTEST_SKIP() << "sanitizers have memory of their own";
-  }
-  fake_device_memory memory;
-  const block<fake_device_memory> taken(memory, 4);
-  EXPECT_DEATH(std::memset(taken.data(), 1, 4), "");
 }
 
 }  // namespace

@@ -3,8 +3,8 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/memory/cuda_api.hpp>
 
-#include <cstdint>
 #include <ctime>
+#include <string_view>
 #include <utility>
 
 #include <sched.h>
@@ -29,6 +29,14 @@ class poll_interval {
   static constexpr int eager_polls = 200;
   int polls_ = 0;
 };
+
+/// A call that concerns the current device, on another one.
+/// \throws error{device}
+template <CudaApi Cuda, class Call>
+void on_cuda_device(Cuda& cuda, int device, std::string_view what, Call&& call) {
+  const cuda_device_guard<Cuda> here(cuda, device);
+  require_cuda(cuda, call(), concat(what, " on device ", device));
+}
 
 /// Looks at it until it is done. A device that fails says so; one that hangs is not left alone.
 /// \throws error{device}
@@ -57,8 +65,7 @@ class basic_cuda_stream {
 
   /// \throws error{device}
   basic_cuda_stream(Cuda cuda, int device) : cuda_(std::move(cuda)) {
-    const detail::cuda_device_guard<Cuda> here(cuda_, device);
-    detail::require_cuda(cuda_, cuda_.create_stream(&stream_), concat("make a stream on device ", device));
+    detail::on_cuda_device(cuda_, device, "make a stream", [&] { return cuda_.create_stream(&stream_); });
   }
   ~basic_cuda_stream() { cuda_.destroy_stream(stream_); }
   basic_cuda_stream(const basic_cuda_stream&) = delete;
@@ -88,8 +95,7 @@ class basic_cuda_event {
  public:
   /// \throws error{device}
   basic_cuda_event(Cuda cuda, int device) : cuda_(std::move(cuda)) {
-    const detail::cuda_device_guard<Cuda> here(cuda_, device);
-    detail::require_cuda(cuda_, cuda_.create_event(&event_), concat("make an event on device ", device));
+    detail::on_cuda_device(cuda_, device, "make an event", [&] { return cuda_.create_event(&event_); });
   }
   ~basic_cuda_event() { cuda_.destroy_event(event_); }
   basic_cuda_event(const basic_cuda_event&) = delete;

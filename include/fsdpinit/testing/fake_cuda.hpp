@@ -1,24 +1,17 @@
 #pragma once
 
-#include <fsdpinit/core/bytes.hpp>
-#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/testing/call_counter.hpp>
+#include <fsdpinit/testing/fake_cuda_device.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <deque>
-#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <vector>
-
-#include <sys/mman.h>
 
 namespace fsdpinit::testing {
 
@@ -33,12 +26,9 @@ namespace fsdpinit::testing {
 ///
 /// Copies share the device. Safe to use from several threads.
 class fake_cuda {
-  struct stream_record;
-  struct event_record;
-
  public:
-  using stream = stream_record*;
-  using event = event_record*;
+  using stream = fake_cuda_device::stream_record*;
+  using event = fake_cuda_device::event_record*;
   static constexpr int success = 0;
   static constexpr int out_of_memory = 2;
   static constexpr int not_ready = 600;
@@ -46,7 +36,7 @@ class fake_cuda {
 
   /// \param bytes that the device has.
   explicit fake_cuda(std::uint64_t bytes = ~std::uint64_t{0}, int devices = 1)
-      : all_(std::make_shared<state>(bytes, devices)) {}
+      : all_(std::make_shared<shared>(bytes, devices)) {}
 
   /// Calls that may fail.
   call_counter calls;
@@ -54,19 +44,12 @@ class fake_cuda {
   /// What has been done wrong.
   [[nodiscard]] std::vector<std::string> faults() const {
     const std::lock_guard lock(all_->mutex);
-    return all_->faults;
+    return all_->device.faults();
   }
   /// Allocations, streams and events that are still there.
   [[nodiscard]] std::size_t left() const {
     const std::lock_guard lock(all_->mutex);
-    std::size_t out = all_->memory.size() + all_->pinned.size();
-    for (const auto& each : all_->streams) {
-      out += each->there ? 1 : 0;
-    }
-    for (const auto& each : all_->events) {
-      out += each->there ? 1 : 0;
-    }
-    return out;
+    return all_->device.left();
   }
 
   int device(int* out) noexcept {
@@ -85,122 +68,48 @@ class fake_cuda {
     });
   }
 
-  int allocate(void** out, std::uint64_t bytes) noexcept {
-    return counted([&] {
-      if (bytes > all_->room) {
-        return out_of_memory;
-      }
-      void* const address = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      if (address == MAP_FAILED) {
-        return out_of_memory;
-      }
-      all_->room -= bytes;
-      all_->memory.emplace(
-          static_cast<std::byte*>(address),
-          contents{.bytes = std::vector<std::byte>(bytes, std::byte{0xa5}), .written = std::vector<bool>(bytes)});
-      *out = address;
-      return success;
-    });
-  }
-  void deallocate(void* address) noexcept {
-    const std::lock_guard lock(all_->mutex);
-    const auto at = all_->memory.find(static_cast<std::byte*>(address));
-    if (at == all_->memory.end()) {
-      all_->fault("device memory is given back that is not there");
-      return;
-    }
-    all_->settle(at->first, at->second.bytes.size(), "device");
-    munmap(address, at->second.bytes.size());
-    all_->room += at->second.bytes.size();
-    all_->memory.erase(at);
-  }
-
-  int allocate_pinned(void** out, std::uint64_t bytes) noexcept {
-    return counted([&] {
-      void* const address = ::operator new(bytes, std::align_val_t{pinned_alignment}, std::nothrow);
-      if (address == nullptr) {
-        return out_of_memory;
-      }
-      std::memset(address, 0x5a, bytes);
-      all_->pinned.emplace(static_cast<std::byte*>(address), bytes);
-      *out = address;
-      return success;
-    });
-  }
-  void deallocate_pinned(void* address) noexcept {
-    const std::lock_guard lock(all_->mutex);
-    const auto at = all_->pinned.find(static_cast<std::byte*>(address));
-    if (at == all_->pinned.end()) {
-      all_->fault("pinned memory is given back that is not there");
-      return;
-    }
-    all_->settle(at->first, at->second, "pinned");
-    all_->pinned.erase(at);
-    ::operator delete(address, std::align_val_t{pinned_alignment});
-  }
+  int allocate(void** out, std::uint64_t bytes) noexcept { return allocated(place::device, out, bytes); }
+  void deallocate(void* address) noexcept { deallocated(place::device, address); }
+  int allocate_pinned(void** out, std::uint64_t bytes) noexcept { return allocated(place::pinned, out, bytes); }
+  void deallocate_pinned(void* address) noexcept { deallocated(place::pinned, address); }
 
   int create_stream(stream* out) noexcept {
     return counted([&] {
-      *out = all_->streams.emplace_back(std::make_unique<stream_record>()).get();
+      *out = all_->device.make_stream();
       return success;
     });
   }
   void destroy_stream(stream in) noexcept {
     const std::lock_guard lock(all_->mutex);
-    if (all_->is_there(in, "stream")) {
-      all_->run(*in, in->started);
+    if (all_->device.is_there(in)) {
+      all_->device.finish(*in);
       in->there = false;
     }
   }
   int query_stream(stream in) noexcept {
-    return counted([&] {
-      if (!all_->is_there(in, "stream")) {
-        return invalid_handle;
-      }
-      return all_->query(*in, in->started);
-    });
+    return with([&] { return code_of(all_->device.query(*in)); }, in);
   }
 
   int create_event(event* out) noexcept {
     return counted([&] {
-      *out = all_->events.emplace_back(std::make_unique<event_record>()).get();
+      *out = all_->device.make_event();
       return success;
     });
   }
   void destroy_event(event when) noexcept {
     const std::lock_guard lock(all_->mutex);
-    if (all_->is_there(when, "event")) {
+    if (all_->device.is_there(when)) {
       when->there = false;
     }
   }
   int record(event when, stream in) noexcept {
-    return counted([&] {
-      if (!all_->is_there(when, "event") || !all_->is_there(in, "stream")) {
-        return invalid_handle;
-      }
-      when->of = in;
-      when->after = in->started;
-      return success;
-    });
+    return started([&] { all_->device.record(*when, *in); }, when, in);
   }
   int query_event(event when) noexcept {
-    return counted([&] {
-      if (!all_->is_there(when, "event")) {
-        return invalid_handle;
-      }
-      return when->of == nullptr ? success : all_->query(*when->of, when->after);
-    });
+    return with([&] { return code_of(all_->device.query(*when)); }, when);
   }
   int wait_event(stream in, event when) noexcept {
-    return counted([&] {
-      if (!all_->is_there(when, "event") || !all_->is_there(in, "stream")) {
-        return invalid_handle;
-      }
-      if (when->of != nullptr) {
-        in->start({.run = [all = all_.get(), of = when->of, after = when->after] { all->run(*of, after); }});
-      }
-      return success;
-    });
+    return started([&] { all_->device.hold(*in, *when); }, when, in);
   }
 
   int copy_to_device(void* to, const void* from, std::uint64_t bytes, stream in) noexcept {
@@ -208,27 +117,13 @@ class fake_cuda {
   }
   int copy_rows_to_device(void* to, const void* from, std::uint64_t stride, std::uint64_t row, std::uint64_t rows,
                           stream in) noexcept {
-    return started(in, {.run =
-                            [=, all = all_.get()] {
-                              for (std::uint64_t i = 0; i < rows; ++i) {
-                                all->write(static_cast<std::byte*>(to) + i * row,
-                                           static_cast<const std::byte*>(from) + i * stride, row);
-                              }
-                            },
-                        .uses = {{to, row * rows}, {from, stride * (rows - 1) + row}}});
+    return started([&] { all_->device.copy_to_device(*in, to, from, stride, row, rows); }, in);
   }
   int copy_to_host(void* to, const void* from, std::uint64_t bytes, stream in) noexcept {
-    return started(in, {.run = [=, all = all_.get()] { all->read(static_cast<std::byte*>(to), from, bytes); },
-                        .uses = {{to, bytes}, {from, bytes}}});
+    return started([&] { all_->device.copy_to_host(*in, to, from, bytes); }, in);
   }
   int copy_on_device(void* to, const void* from, std::uint64_t bytes, stream in) noexcept {
-    return started(in, {.run =
-                            [=, all = all_.get()] {
-                              std::vector<std::byte> between(bytes);
-                              all->read(between.data(), from, bytes);
-                              all->write(static_cast<std::byte*>(to), between.data(), bytes);
-                            },
-                        .uses = {{to, bytes}, {from, bytes}}});
+    return started([&] { all_->device.copy_on_device(*in, to, from, bytes); }, in);
   }
 
   std::string_view text_of(int code) noexcept {
@@ -249,159 +144,64 @@ class fake_cuda {
   }
 
  private:
+  using place = fake_cuda_device::place;
   static constexpr int invalid_device = 101;
   static constexpr int invalid_handle = 400;
   static constexpr int failed = 719;
-  static constexpr std::size_t pinned_alignment = 4096;
 
-  struct range {
-    const void* begin = nullptr;
-    std::uint64_t bytes = 0;
-  };
-  struct work {
-    std::function<void()> run;
-    range uses[2]{};
-  };
-  struct stream_record {
-    void start(work next) {
-      pending.push_back(std::move(next));
-      ++started;
-    }
-    std::deque<work> pending{};
-    std::uint64_t started = 0;  // pieces of work, ever
-    bool looked_at = false;     // the next query finds it done
-    bool there = true;
-  };
-  struct event_record {
-    stream of = nullptr;  // where it was recorded last, after so many pieces of work
-    std::uint64_t after = 0;
-    bool there = true;
-  };
-  struct contents {
-    std::vector<std::byte> bytes;
-    std::vector<bool> written;
-  };
-
-  struct state {
-    state(std::uint64_t bytes, int count) : room(bytes), devices(count) {}
-    ~state() {
-      for (const auto& [address, what] : memory) {
-        munmap(address, what.bytes.size());
-      }
-      for (const auto& [address, bytes] : pinned) {
-        ::operator delete(address, std::align_val_t{pinned_alignment});
-      }
-    }
-    state(const state&) = delete;
-    state& operator=(const state&) = delete;
-
-    void fault(std::string what) { faults.push_back(std::move(what)); }
-
-    template <class Record>
-    bool is_there(const Record* record, std::string_view what) {
-      if (record == nullptr || !record->there) {
-        fault(concat("a call with a ", what, " that is not there"));
-        return false;
-      }
-      return true;
-    }
-
-    /// The first `count` pieces of work of a stream are done afterwards.
-    void run(stream_record& in, std::uint64_t count) {
-      while (in.started - in.pending.size() < count) {
-        const work next = std::move(in.pending.front());
-        in.pending.pop_front();
-        next.run();
-      }
-    }
-    int query(stream_record& in, std::uint64_t count) {
-      if (in.started - in.pending.size() >= count) {
-        return success;
-      }
-      in.looked_at = !in.looked_at;
-      if (in.looked_at) {
-        return not_ready;
-      }
-      const std::size_t before = faults.size();
-      run(in, count);
-      return faults.size() == before ? success : failed;
-    }
-    /// Memory is about to go: nothing that is pending should use it. What does is done first.
-    void settle(const std::byte* begin, std::uint64_t bytes, std::string_view what) {
-      for (const auto& each : streams) {
-        for (const work& waiting : each->pending) {
-          for (const range& used : waiting.uses) {
-            const auto* const first = static_cast<const std::byte*>(used.begin);
-            if (first < begin + bytes && begin < first + used.bytes) {
-              fault(concat(what, " memory is given back while a copy may use it"));
-            }
-          }
-        }
-        run(*each, each->started);
-      }
-    }
-    /// The memory at [address, address + bytes), at `offset`; nullptr and a fault if there is none.
-    contents* find(const void* address, std::uint64_t bytes, std::uint64_t& offset) {
-      auto at = memory.upper_bound(const_cast<std::byte*>(static_cast<const std::byte*>(address)));
-      if (at != memory.begin()) {
-        --at;
-        offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - at->first);
-        if (offset + bytes <= at->second.bytes.size()) {
-          return &at->second;
-        }
-      }
-      fault(concat("a copy of ", bytes, " bytes lies outside of device memory"));
-      return nullptr;
-    }
-    void write(std::byte* to, const std::byte* from, std::uint64_t bytes) {
-      std::uint64_t offset = 0;
-      if (contents* const there = find(to, bytes, offset)) {
-        std::memcpy(there->bytes.data() + offset, from, bytes);
-        for (std::uint64_t i = 0; i < bytes; ++i) {
-          there->written[offset + i] = true;
-        }
-      }
-    }
-    void read(std::byte* to, const void* from, std::uint64_t bytes) {
-      std::uint64_t offset = 0;
-      if (contents* const there = find(from, bytes, offset)) {
-        for (std::uint64_t i = 0; i < bytes; ++i) {
-          if (!there->written[offset + i]) {
-            fault(concat("byte ", i, " of a copy of ", bytes, " from the device was never written"));
-            break;
-          }
-        }
-        std::memcpy(to, there->bytes.data() + offset, bytes);
-      }
-    }
-
+  struct shared {
+    shared(std::uint64_t bytes, int count) : device(bytes), devices(count) {}
     std::mutex mutex;
-    std::map<std::byte*, contents> memory;
-    std::map<std::byte*, std::uint64_t> pinned;
-    std::vector<std::unique_ptr<stream_record>> streams;
-    std::vector<std::unique_ptr<event_record>> events;
-    std::map<std::thread::id, int> current;  // device
-    std::vector<std::string> faults;
-    std::uint64_t room;
+    fake_cuda_device device;
+    std::map<std::thread::id, int> current;
     int devices;
   };
 
+  static int code_of(fake_cuda_device::state state) {
+    switch (state) {
+      case fake_cuda_device::state::done:
+        return success;
+      case fake_cuda_device::state::under_way:
+        return not_ready;
+      default:
+        return failed;
+    }
+  }
   template <class Fn>
   int counted(Fn&& fn) noexcept {
     const std::lock_guard lock(all_->mutex);
     return calls.fails_now() ? injected : fn();
   }
-  int started(stream in, work what) noexcept {
+  /// A call that needs the handles.
+  template <class Fn, class... Handles>
+  int with(Fn&& fn, Handles... handles) noexcept {
+    return counted([&] { return (all_->device.is_there(handles) && ...) ? fn() : invalid_handle; });
+  }
+  template <class Fn, class... Handles>
+  int started(Fn&& fn, Handles... handles) noexcept {
+    return with(
+        [&] {
+          fn();
+          return success;
+        },
+        handles...);
+  }
+  int allocated(place where, void** out, std::uint64_t bytes) noexcept {
     return counted([&] {
-      if (!all_->is_there(in, "stream")) {
-        return invalid_handle;
+      void* const address = all_->device.allocate(where, bytes);
+      if (address == nullptr) {
+        return out_of_memory;
       }
-      in->start(std::move(what));
+      *out = address;
       return success;
     });
   }
+  void deallocated(place where, void* address) noexcept {
+    const std::lock_guard lock(all_->mutex);
+    all_->device.deallocate(where, address);
+  }
 
-  std::shared_ptr<state> all_;
+  std::shared_ptr<shared> all_;
 };
 
 }  // namespace fsdpinit::testing

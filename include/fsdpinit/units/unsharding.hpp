@@ -55,10 +55,8 @@ class unsharding {
     if constexpr (Space::host_accessible) {
       own_ = {layout.slab, layout.shard_bytes};
     } else if (layout.shard_bytes != 0) {  // a copy, in its place among the others
-      typename Space::queue order{};
       const mutable_bytes copy = all().subspan(layout.shard_bytes * where.index, layout.shard_bytes);
-      memory.copy_out(copy.data(), layout.slab, copy.size(), order);
-      memory.wait(order);
+      copy_out_shards(layout, where, memory, copy);
       own_ = copy;
     }
   }
@@ -70,16 +68,9 @@ class unsharding {
 
   /// Puts the whole tensors together from what was gathered.
   void assemble(const unit_layout& layout, std::size_t shards, Space& memory) const {
-    typename Space::queue order{};
-    try {
-      for (const unit_tensor& each : layout.tensors) {
-        assemble(each, layout.shard_bytes, shards, memory, order);
-      }
-    } catch (...) {
-      static_cast<void>(attempt([&] { memory.wait(order); }));  // what was staged is about to be given back
-      throw;
-    }
-    memory.wait(order);
+    in_order(memory, layout, [&](const unit_tensor& each, typename Space::queue& order) {
+      assemble(each, layout.shard_bytes, shards, memory, order);
+    });
   }
 
   /// The slots hold whole tensors from here on; what was staged is given back.
@@ -98,6 +89,29 @@ class unsharding {
   }
 
  private:
+  /// Copies of every tensor, done when it returns, also where one of them throws: what was staged is about to be given back.
+  template <class Copy>
+  static void in_order(Space& memory, const unit_layout& layout, Copy&& copy) {
+    typename Space::queue order{};
+    try {
+      for (const unit_tensor& each : layout.tensors) {
+        copy(each, order);
+      }
+    } catch (...) {
+      static_cast<void>(attempt([&] { memory.wait(order); }));
+      throw;
+    }
+    memory.wait(order);
+  }
+
+  /// Tensor by tensor: nobody has written what lies between them.
+  static void copy_out_shards(const unit_layout& layout, shard_position where, Space& memory, mutable_bytes copy) {
+    in_order(memory, layout, [&](const unit_tensor& each, typename Space::queue& order) {
+      memory.copy_out(copy.data() + each.shard_offset, layout.slab + each.shard_offset,
+                      each.partition.local_bytes(where.index), order);
+    });
+  }
+
   /// One tensor from its shards, which lie `stride` bytes apart.
   void assemble(const unit_tensor& each, std::uint64_t stride, std::size_t shards, Space& memory,
                 typename Space::queue& order) const {

@@ -1,0 +1,253 @@
+#pragma once
+
+#include <fsdpinit/core/text.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <new>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <sys/mman.h>
+
+namespace fsdpinit::testing {
+
+/// Memory, streams and events of a GPU that is not there: what `fake_cuda` calls. It does what it is told as late as it may, and
+/// keeps a list of what it should not have been told. Not safe to use from several threads.
+class fake_cuda_device {
+  struct range {
+    const void* begin = nullptr;
+    std::uint64_t bytes = 0;
+  };
+  struct work {
+    std::function<void()> run;
+    range uses[2]{};
+  };
+
+ public:
+  enum class place { device, pinned };
+  struct stream_record {
+    std::deque<work> pending{};
+    std::uint64_t started = 0;  // pieces of work, ever
+    bool looked_at = false;     // the next query finds it done
+    bool there = true;
+  };
+  struct event_record {
+    stream_record* of = nullptr;  // where it was recorded last, after so many pieces of work
+    std::uint64_t after = 0;
+    bool there = true;
+  };
+  enum class state { done, under_way, failed };
+
+  explicit fake_cuda_device(std::uint64_t bytes) : room_(bytes) {}
+  ~fake_cuda_device() {
+    for (const auto& [address, what] : memory_) {
+      release(address, what);
+    }
+  }
+  fake_cuda_device(const fake_cuda_device&) = delete;
+  fake_cuda_device& operator=(const fake_cuda_device&) = delete;
+
+  [[nodiscard]] const std::vector<std::string>& faults() const noexcept { return faults_; }
+  /// Allocations, streams and events that are still there.
+  [[nodiscard]] std::size_t left() const {
+    const auto is_there = [](const auto& each) { return each->there; };
+    return memory_.size() + static_cast<std::size_t>(std::ranges::count_if(streams_, is_there) +
+                                                     std::ranges::count_if(events_, is_there));
+  }
+
+  /// nullptr: there is no room.
+  [[nodiscard]] void* allocate(place where, std::uint64_t bytes) {
+    allocation made{.where = where, .bytes = bytes};
+    void* address = nullptr;
+    if (where == place::pinned) {
+      address = ::operator new(bytes, alignment, std::nothrow);
+      if (address != nullptr) {
+        std::memset(address, 0x5a, bytes);
+      }
+    } else if (bytes <= room_) {
+      address = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      address = address == MAP_FAILED ? nullptr : address;
+      made.contents.assign(bytes, std::byte{0xa5});
+      made.written.assign(bytes, false);
+    }
+    if (address != nullptr) {
+      room_ -= where == place::device ? bytes : 0;
+      memory_.emplace(static_cast<std::byte*>(address), std::move(made));
+    }
+    return address;
+  }
+  void deallocate(place where, void* address) {
+    const auto at = memory_.find(static_cast<std::byte*>(address));
+    if (at == memory_.end() || at->second.where != where) {
+      fault(concat(name_of(where), " memory is given back that is not there"));
+      return;
+    }
+    settle(at->first, at->second);
+    room_ += where == place::device ? at->second.bytes : 0;
+    release(at->first, at->second);
+    memory_.erase(at);
+  }
+
+  [[nodiscard]] stream_record* make_stream() { return streams_.emplace_back(std::make_unique<stream_record>()).get(); }
+  [[nodiscard]] event_record* make_event() { return events_.emplace_back(std::make_unique<event_record>()).get(); }
+  /// Records are kept, so that the use of one that has gone is found; a fault where it has.
+  [[nodiscard]] bool is_there(const stream_record* in) { return is_there(in, "stream"); }
+  [[nodiscard]] bool is_there(const event_record* when) { return is_there(when, "event"); }
+
+  void copy_to_device(stream_record& in, void* to, const void* from, std::uint64_t stride, std::uint64_t row,
+                      std::uint64_t rows) {
+    start(in, {.run =
+                   [=, this] {
+                     for (std::uint64_t i = 0; i < rows; ++i) {
+                       write(static_cast<std::byte*>(to) + i * row, static_cast<const std::byte*>(from) + i * stride,
+                             row);
+                     }
+                   },
+               .uses = {{to, row * rows}, {from, stride * (rows - 1) + row}}});
+  }
+  void copy_to_host(stream_record& in, void* to, const void* from, std::uint64_t bytes) {
+    start(in,
+          {.run = [=, this] { read(static_cast<std::byte*>(to), from, bytes); }, .uses = {{to, bytes}, {from, bytes}}});
+  }
+  void copy_on_device(stream_record& in, void* to, const void* from, std::uint64_t bytes) {
+    start(in, {.run =
+                   [=, this] {
+                     std::vector<std::byte> between(bytes);
+                     read(between.data(), from, bytes);
+                     write(static_cast<std::byte*>(to), between.data(), bytes);
+                   },
+               .uses = {{to, bytes}, {from, bytes}}});
+  }
+  void record(event_record& when, stream_record& in) {
+    when.of = &in;
+    when.after = in.started;
+  }
+  void hold(stream_record& in, const event_record& when) {
+    if (when.of != nullptr) {
+      start(in, {.run = [this, of = when.of, after = when.after] { run(*of, after); }});
+    }
+  }
+
+  [[nodiscard]] state query(const event_record& when) {
+    return when.of == nullptr ? state::done : query(*when.of, when.after);
+  }
+  [[nodiscard]] state query(stream_record& in) { return query(in, in.started); }
+  /// All that was started on it is done afterwards.
+  void finish(stream_record& in) { run(in, in.started); }
+
+ private:
+  static constexpr std::align_val_t alignment{4096};
+
+  struct allocation {
+    place where = place::device;
+    std::uint64_t bytes = 0;
+    std::vector<std::byte> contents{};  // of device memory, of which the host has the addresses alone
+    std::vector<bool> written{};
+  };
+
+  static std::string_view name_of(place where) { return where == place::device ? "device" : "pinned"; }
+  static void release(std::byte* address, const allocation& what) {
+    if (what.where == place::device) {
+      munmap(address, what.bytes);
+    } else {
+      ::operator delete(address, alignment);
+    }
+  }
+  void fault(std::string what) { faults_.push_back(std::move(what)); }
+  template <class Record>
+  bool is_there(const Record* record, std::string_view what) {
+    if (record == nullptr || !record->there) {
+      fault(concat("a call with a ", what, " that is not there"));
+      return false;
+    }
+    return true;
+  }
+
+  static void start(stream_record& in, work next) {
+    in.pending.push_back(std::move(next));
+    ++in.started;
+  }
+  /// The first `count` pieces of work of a stream are done afterwards.
+  static void run(stream_record& in, std::uint64_t count) {
+    while (in.started - in.pending.size() < count) {
+      const work next = std::move(in.pending.front());
+      in.pending.pop_front();
+      next.run();
+    }
+  }
+  state query(stream_record& in, std::uint64_t count) {
+    if (in.started - in.pending.size() >= count) {
+      return state::done;
+    }
+    in.looked_at = !in.looked_at;
+    if (in.looked_at) {
+      return state::under_way;
+    }
+    const std::size_t before = faults_.size();
+    run(in, count);
+    return faults_.size() == before ? state::done : state::failed;
+  }
+  /// Memory is about to go: nothing that is pending should use it. What does is done first.
+  void settle(const std::byte* begin, const allocation& what) {
+    for (const auto& each : streams_) {
+      for (const work& waiting : each->pending) {
+        for (const range& used : waiting.uses) {
+          const auto* const first = static_cast<const std::byte*>(used.begin);
+          if (first < begin + what.bytes && begin < first + used.bytes) {
+            fault(concat(name_of(what.where), " memory is given back while a copy may use it"));
+          }
+        }
+      }
+      finish(*each);
+    }
+  }
+
+  /// The device memory at [address, address + bytes), at `offset`; nullptr and a fault if there is none.
+  allocation* find(const void* address, std::uint64_t bytes, std::uint64_t& offset) {
+    auto at = memory_.upper_bound(const_cast<std::byte*>(static_cast<const std::byte*>(address)));
+    if (at != memory_.begin()) {
+      --at;
+      offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - at->first);
+      if (at->second.where == place::device && offset + bytes <= at->second.bytes) {
+        return &at->second;
+      }
+    }
+    fault(concat("a copy of ", bytes, " bytes lies outside of device memory"));
+    return nullptr;
+  }
+  void write(std::byte* to, const std::byte* from, std::uint64_t bytes) {
+    std::uint64_t offset = 0;
+    if (allocation* const there = find(to, bytes, offset)) {
+      std::memcpy(there->contents.data() + offset, from, bytes);
+      std::fill_n(there->written.begin() + static_cast<std::ptrdiff_t>(offset), bytes, true);
+    }
+  }
+  void read(std::byte* to, const void* from, std::uint64_t bytes) {
+    std::uint64_t offset = 0;
+    if (const allocation* const there = find(from, bytes, offset)) {
+      const auto first = there->written.begin() + static_cast<std::ptrdiff_t>(offset);
+      const auto last = first + static_cast<std::ptrdiff_t>(bytes);
+      if (const auto missing = std::find(first, last, false); missing != last) {
+        fault(concat("byte ", missing - first, " of a copy of ", bytes, " from the device was never written"));
+      }
+      std::memcpy(to, there->contents.data() + offset, bytes);
+    }
+  }
+
+  std::map<std::byte*, allocation> memory_;
+  std::vector<std::unique_ptr<stream_record>> streams_;
+  std::vector<std::unique_ptr<event_record>> events_;
+  std::vector<std::string> faults_;
+  std::uint64_t room_;
+};
+
+}  // namespace fsdpinit::testing
