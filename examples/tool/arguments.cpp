@@ -3,6 +3,7 @@
 #include "commands.hpp"
 #include "published_models.hpp"
 #include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/init/options.hpp>
 #include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/plan/verification.hpp>
 
@@ -62,13 +63,17 @@ CLI::Option* add_path(CLI::App& command, const std::string& name, std::string& p
   });
 }
 
+auto count_up_to(std::size_t most) {
+  return [=](const std::string& text) {
+    std::size_t value = 0;
+    const bool fits = CLI::detail::lexical_cast(text, value) && value >= 1 && value <= most;
+    return fits ? std::string() : fmt::format("\"{}\" is no number from 1 to {}", text, most);
+  };
+}
+
 void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_shards) {
   add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
-  const auto is_count = [=](const std::string& text) {
-    std::size_t value = 0;
-    const bool fits = CLI::detail::lexical_cast(text, value) && value >= 1 && value <= most_shards;
-    return fits ? std::string() : fmt::format("\"{}\" is no number from 1 to {}", text, most_shards);
-  };
+  const auto is_count = count_up_to(most_shards);
   command.add_option("--shards", how.shards, "number of ranks to shard over")
       ->required()
       ->check(is_count)
@@ -189,6 +194,11 @@ CLI::App& add_load(CLI::App& app, load_request& how) {
       command, "--launcher", how.launcher, {{"threads", launcher_kind::threads}, {"mpi", launcher_kind::mpi}},
       "threads, or mpi; default: mpi where mpirun or srun has started this process")
       ->type_name("L");
+  command
+      .add_option("--reader-threads", how.reader_threads,
+                  "threads that read together on each rank that reads; default 1")
+      ->check(count_up_to(fsdpinit::most_reader_threads))
+      ->type_name("N");
   command
       .add_option("--deadline", how.deadline_seconds, "how long to wait for a rank that does not answer; default 600")
       ->check([](const std::string& text) {

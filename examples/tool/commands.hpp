@@ -67,6 +67,7 @@ struct plan_request : sharding_request {
 struct load_request : sharding_request {
   launcher_kind launcher = launcher_kind::automatic;
   double deadline_seconds = 600;
+  std::size_t reader_threads = 1;
   bool optimizer = false;
   std::string dump;
   std::string report;

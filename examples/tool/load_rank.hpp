@@ -58,6 +58,7 @@ class rank_watch {
 
 [[nodiscard]] inline options options_of(const load_request& how) {
   return {.bucket_bytes = how.bucket_bytes,
+          .reader_threads = how.reader_threads,
           .source_rank = how.source_rank,
           .replicas = how.replicas,
           .strict = how.strict,

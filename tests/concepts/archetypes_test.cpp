@@ -342,6 +342,20 @@ struct read_stored_returns_a_count : without_read_stored {
 };
 static_assert(!CastingSource<read_stored_returns_a_count>);
 
+static_assert(ConcurrentSource<in_memory_source> && !ConcurrentSource<minimal_source<in_memory_source>>);
+struct concurrent_source : minimal_source<in_memory_source> {
+  static constexpr bool reads_concurrently = true;
+};
+static_assert(ConcurrentSource<concurrent_source>);
+struct not_concurrent : minimal_source<in_memory_source> {
+  static constexpr bool reads_concurrently = false;
+};
+static_assert(!ConcurrentSource<not_concurrent>);
+struct concurrent_alone {
+  static constexpr bool reads_concurrently = true;
+};
+static_assert(!ConcurrentSource<concurrent_alone>);
+
 static_assert(PositionedSource<minimal_positioned_source<in_memory_source>>);
 static_assert(!PositionedSource<minimal_source<in_memory_source>> && !PositionedSource<in_memory_source>);
 struct positions_alone {
@@ -575,7 +589,7 @@ template <class S>
 constexpr bool is_transparent_source = [] {
   using F = faulty_source<S>;
   return StateDictSource<F> && CastingSource<F> == CastingSource<S> && PositionedSource<F> == PositionedSource<S> &&
-         RenamingSource<F> == RenamingSource<S>;
+         RenamingSource<F> == RenamingSource<S> && ConcurrentSource<F> == ConcurrentSource<S>;
 }();
 static_assert(is_transparent_source<in_memory_source>);
 static_assert(is_transparent_source<minimal_casting_source<in_memory_source>>);

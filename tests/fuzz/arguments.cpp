@@ -55,6 +55,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             if constexpr (std::is_same_v<Request, tool::load_request>) {
               require_within_bounds(how);
               require(how.shards <= tool::most_thread_ranks, "too many shards");
+              require(how.reader_threads > 0 && how.reader_threads <= most_reader_threads, "threads out of bounds");
               require(how.deadline_seconds > 0 && how.deadline_seconds < 1e9, "a deadline out of bounds");
             }
             if constexpr (std::is_same_v<Request, tool::plan_request>) {

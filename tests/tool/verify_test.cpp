@@ -104,6 +104,17 @@ TEST_F(tool_verify, knows_the_ties_of_a_model) {
   expect_success(run_tool(check));
 }
 
+TEST_F(tool_verify, threads_that_read_together_load_the_same) {
+  const std::string large = dir / "large.safetensors";
+  write_plain(large, {{"table", made_up("U8", 1, {1000, 3000})}, {"up", made_up("U8", 1, {2, 1500000})}});
+  for (const std::string transport : {"scatter", "own-read"}) {
+    const std::string out = dir / ("dump-" + transport);
+    expect_success(
+        run_tool({"load", large, "--shards", "2", "--transport", transport, "--reader-threads", "3", "--dump", out}));
+    expect_success(run_tool({"verify", large, "--dump", out}));
+  }
+}
+
 TEST_F(tool_verify, a_load_verifies_itself) {
   for (const std::string level : {"transfer", "reread"}) {
     for (const std::string transport : {"scatter", "broadcast", "own-read", "automatic"}) {

@@ -19,7 +19,7 @@ namespace fsdpinit {
 ///   its addresses stay the same for the life of the source.
 /// - `read(tensor, offset, destination)`: fills `destination` with bytes [offset, offset + destination.size()) of the
 ///   tensor at index `tensor`, all of them or it throws. `destination` is host memory. The only I/O primitive; called
-///   by one thread at a time, any number of times, in any order.
+///   by one thread at a time (but see `ConcurrentSource`), any number of times, in any order.
 ///
 /// \throws fsdpinit::error naming the file; anything else becomes `errc::user_exception`.
 template <class S>
@@ -72,6 +72,11 @@ template <class S>
 concept RenamingSource = StateDictSource<S> && requires(const S& constant, std::size_t tensor) {
   { constant.stored_name(tensor) } -> std::convertible_to<std::string_view>;
 };
+
+/// A source whose `read`, `read_stored` and `read_file` several threads may call at the same time, and which says so:
+/// `static constexpr bool reads_concurrently = true`.
+template <class S>
+concept ConcurrentSource = StateDictSource<S> && requires { requires bool{S::reads_concurrently}; };
 
 /// Opens a state dict where, and only where, it is read: `initialize` calls it on the source rank alone (a checkpoint
 /// may exist on that rank's disk only), or on every rank for a policy in which every rank reads.

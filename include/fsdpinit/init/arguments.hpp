@@ -65,6 +65,9 @@ inline void require_valid(const options& how, std::size_t ranks) {
     reject("replicas",
            concat(how.replicas, " replicas cannot be made of ", ranks, " ranks; use a divisor of their number"));
   }
+  if (how.reader_threads == 0 || how.reader_threads > most_reader_threads) {
+    reject("reader_threads", concat("must be from 1 to ", most_reader_threads, "; 1 reads without further threads"));
+  }
   if (how.buckets_in_flight == 0) {
     reject("buckets_in_flight", "must be at least 1; 2 lets reading and receiving overlap");
   }

@@ -35,7 +35,8 @@ struct token_of<Data> {
 /// Moves every bucket of a plan from the ranks that read to the slabs of all ranks; the same order on each.
 ///
 /// A bucket moves in one operation, or in two: a scatter within the source's replica, then a broadcast of each part to the
-/// other replicas. Bucket k + 1 is being filled and sent while bucket k is passed on and received. If this rank fails, an
+/// other replicas. Bucket k + 1 is being filled and sent while bucket k is passed on and received,
+/// and copied to its place by a device. If this rank fails, an
 /// interruptible communicator is interrupted and the failure thrown at once; on others the rank goes through the remaining
 /// motions without reading or placing, so that no peer is left waiting, until the next agreement, which is the caller's.
 /// Collective; no allocation per bucket.
@@ -57,6 +58,7 @@ class bucket_stream {
         deadline_seconds_(deadline_seconds),
         flights_(made.options.buckets_in_flight) {
     for (std::size_t i = 0; i < flights_.size(); ++i) {
+      flights_[i].placer.emplace(made, data.rank(), work);
       flights_[i].windows.resize(made.options.ranks.size());
       if (i < slots.size()) {
         const std::size_t sums = checksums_bytes(made.options.verify, made.options.ranks.shards);
@@ -90,6 +92,9 @@ class bucket_stream {
         finish(next);
         prepare(next, which);
         start(next);
+        if (mine_.reads(which)) {
+          begin_placing(next, which);
+        }
         if (previous != nullptr && previous != &next) {
           relay(*previous);
         }
@@ -107,6 +112,7 @@ class bucket_stream {
       for (flight& each : flights_) {
         static_cast<void>(attempt([&] { wait(each.token); }));
         static_cast<void>(attempt([&] { wait(each.checksums_token); }));
+        static_cast<void>(attempt([&] { each.placer->wait(); }));
       }
       throw cause;
     }
@@ -130,9 +136,11 @@ class bucket_stream {
     mutable_bytes checksums;  // on the rank that reads, and where they are received
     mutable_bytes own;        // this rank's part: what it receives, or has to pass on
     bool to_place = false;    // its part is still in the staging memory
+    bool placing = false;     // copies from there have been started
     bool to_check = false;    // once it is in the slabs
     bool to_relay = false;    // the second operation has not been started
     std::vector<bytes_view> windows;
+    std::optional<tensor_placer<Space>> placer;  // with a queue for this bucket alone
   };
 
   /// Work that only this rank does. Without interruption its failure is kept until the next agreement.
@@ -275,9 +283,8 @@ class bucket_stream {
     wait(each.checksums_token);
     each.which = nullptr;
     count(each, *which);
-    if (each.to_place) {
-      locally([&] { place(each, *which); });
-    }
+    begin_placing(each, *which);
+    finish_placing(each);
     if (each.to_check) {
       locally([&] { verifier_->check(*which, each.checksums); });
     }
@@ -308,6 +315,27 @@ class bucket_stream {
     }
   }
 
+  /// Starts to copy this rank's part out of the staging memory: right after it was read, so that it is on its way to a device while
+  /// the next bucket is being read.
+  void begin_placing(flight& each, const bucket& which) {
+    if (std::exchange(each.to_place, false)) {
+      each.placing = true;
+      locally([&] { place(each, which); });
+    }
+  }
+  /// The staging memory may be written to afterwards, also where it throws.
+  void finish_placing(flight& each) {
+    if (!std::exchange(each.placing, false)) {
+      return;
+    }
+    if constexpr (InterruptibleCommunicator<Data>) {
+      each.placer->wait();
+    } else {
+      std::optional<error> failed = attempt([&] { each.placer->wait(); });
+      failure_ = failure_ ? failure_ : failed;
+    }
+  }
+
   void place(flight& each, const bucket& which) {
     bytes_view rest = each.own;
     for (std::size_t i = which.first; i < which.last; ++i) {
@@ -317,12 +345,11 @@ class bucket_stream {
       const bytes_view piece = rest.first(cut.end - cut.begin);
       rest = rest.subspan(piece.size());
       if (which.has_windows()) {
-        placer_.place_local(part.tensor, cut.begin, piece);
+        each.placer->place_local(part.tensor, cut.begin, piece);
       } else {
-        placer_.place_global(part.tensor, cut.begin, piece);
+        each.placer->place_global(part.tensor, cut.begin, piece);
       }
     }
-    placer_.wait();
   }
 
   const plan& plan_;

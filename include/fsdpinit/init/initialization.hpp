@@ -17,6 +17,7 @@
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/pending_shards.hpp>
 #include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/init/read_threads.hpp>
 #include <fsdpinit/init/reread.hpp>
 #include <fsdpinit/init/retained_memory.hpp>
 #include <fsdpinit/init/transfer.hpp>
@@ -195,7 +196,9 @@ class initialization {
   /// What can fail before the stream fails here: a rank that left its peers alone within the stream could not reach
   /// them.
   void prepare_stream() {
-    reader_.emplace(plan_, items_, captured_, call_.source(), work_, counters_);
+    const bool reads_together = ConcurrentSource<opened> && call_.source() != nullptr;
+    threads_.emplace(reads_together ? options_.reader_threads : 1);
+    reader_.emplace(plan_, items_, captured_, call_.source(), *threads_, work_, counters_);
     progress_.emplace(watch_, rank_ == options_.source_rank, bytes_to_read(plan_, rank_),
                       options_.progress_interval_seconds);
     std::vector<mutable_bytes> slots;
@@ -280,6 +283,7 @@ class initialization {
   prediction predicted_;
   std::vector<pending_shard> pending_;
   transfer_counters counters_;
+  std::optional<read_threads> threads_;
   std::optional<tensor_reader<opened, Space>> reader_;
   std::optional<progress_meter<Watch>> progress_;
   std::optional<bucket_stream<Data, opened, Space, Watch>> stream_;

@@ -18,12 +18,18 @@ enum class source_ranks : std::uint8_t {
              ///< know nodes, and the checkpoint must be on each
 };
 
+inline constexpr std::size_t most_reader_threads = 256;
+
 /// How to initialise. Must be equal on every rank; a difference is an error that names it.
 struct options {
   /// Staging per bucket in flight. Small enough to stay in cache, large enough that latency does not show.
   std::uint64_t bucket_bytes = 4 * mib;
   /// Buckets being filled, sent and placed at the same time; 2 lets the source read while the others receive.
   std::size_t buckets_in_flight = 2;
+  /// Threads that read one bucket together on a rank that reads, where the source allows it (`ConcurrentSource`: all of this library
+  /// do, but for a module's own state): one copies out of the page cache more slowly than a link to a GPU takes it. Need not be
+  /// equal on all ranks.
+  std::size_t reader_threads = 1;
   /// The rank that reads the checkpoint, and whose non-persistent buffers all ranks get.
   std::size_t source_rank = 0;
   /// With `per_node` every node has a rank that reads for it, and weights never cross nodes.

@@ -7,6 +7,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/read_threads.hpp>
 #include <fsdpinit/init/stored_copies.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
@@ -122,8 +123,14 @@ class tensor_reader {
  public:
   /// `source` may be nullptr on ranks that never read. `captured[i]` is the memory of request i, for captured ones.
   tensor_reader(const plan& made, std::span<const load_item> items, std::span<const std::byte* const> captured,
-                Source* source, workspace<Space>& work, transfer_counters& counters) noexcept
-      : plan_(made), items_(items), captured_(captured), source_(source), work_(work), counters_(counters) {}
+                Source* source, read_threads& threads, workspace<Space>& work, transfer_counters& counters) noexcept
+      : plan_(made),
+        items_(items),
+        captured_(captured),
+        source_(source),
+        threads_(threads),
+        work_(work),
+        counters_(counters) {}
 
   /// Global bytes [offset, offset + destination.size()) of a planned tensor, into host memory. Further copies of it in
   /// the source are read along and compared, piece by piece within the scratch memory. \throws what the source throws;
@@ -182,16 +189,28 @@ class tensor_reader {
  private:
   /// Bytes of a tensor under one of its names, as they travel.
   void read_travelling(const planned_tensor& planned, std::size_t name, std::uint64_t offset, mutable_bytes to) {
-    if (planned.widening) {
-      read_stored(*source_, name, offset, to);
+    together(to, [&](std::uint64_t at, mutable_bytes piece) {
+      if (planned.widening) {
+        read_stored(*source_, name, offset + at, piece);
+      } else {
+        source_->read(name, offset + at, piece);
+      }
+    });
+  }
+  /// Calls `read(offset, piece)` for all pieces of `to`, by several threads if the source has nothing against it.
+  template <class Read>
+  void together(mutable_bytes to, Read&& read) {
+    if constexpr (ConcurrentSource<Source>) {
+      threads_.fill(to, std::forward<Read>(read));
     } else {
-      source_->read(name, offset, to);
+      read(std::uint64_t{0}, to);
     }
   }
   /// A position as the plan has it: in a file, or in a tensor where the source does not know files.
   void read_at(const file_position& at, mutable_bytes destination) {
     if constexpr (knows_positions<Source>) {
-      source_->read_file(at.file, at.offset, destination);
+      together(destination,
+               [&](std::uint64_t from, mutable_bytes piece) { source_->read_file(at.file, at.offset + from, piece); });
     } else {
       read_travelling(plan_.tensors[at.file], items_[plan_.tensors[at.file].request].source, at.offset, destination);
     }
@@ -202,6 +221,7 @@ class tensor_reader {
   std::span<const load_item> items_;
   std::span<const std::byte* const> captured_;
   Source* source_;
+  read_threads& threads_;
   workspace<Space>& work_;
   transfer_counters& counters_;
   [[no_unique_address]] typename Space::queue queue_{};

@@ -37,6 +37,8 @@ class cast_source {
   using inner = std::remove_reference_t<S>;
 
  public:
+  static constexpr bool reads_concurrently = ConcurrentSource<inner>;
+
   /// \throws error{invalid_argument} naming the tensor where its size would overflow.
   template <class Predicate>
   cast_source(S&& source, dtype target, const Predicate& chosen) : source_(std::forward<S>(source)) {

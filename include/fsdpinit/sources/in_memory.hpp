@@ -27,6 +27,8 @@ struct in_memory_tensor {
 /// in which the tensors were given.
 class in_memory_source {
  public:
+  static constexpr bool reads_concurrently = true;
+
   in_memory_source() = default;
 
   /// Cost n log n in the number of tensors; no bytes are copied. \throws error{invalid_argument} naming the tensor, for

@@ -36,6 +36,8 @@ class merged_source {
   static_assert(sizeof...(S) > 0, "fsdpinit: merged() must be given at least one state dict");
 
  public:
+  static constexpr bool reads_concurrently = (ConcurrentSource<std::remove_reference_t<S>> && ...);
+
   /// Cost n log n in the number of tensors. \throws error{invalid_argument} for a name that two sources have.
   explicit merged_source(S&&... sources) : sources_(detail::held_source<S>(std::forward<S>(sources))...) {
     std::map<std::string_view, std::size_t> source_of;

@@ -26,6 +26,8 @@ namespace fsdpinit {
 template <StateDictSource S>
 class remote_source {
  public:
+  static constexpr bool reads_concurrently = ConcurrentSource<S>;
+
   remote_source(std::optional<S> local, state_dict_contents contents)
       : local_(std::move(local)), contents_(std::move(contents)) {}
 

@@ -48,6 +48,8 @@ struct safetensors_place {
 /// Movable; moving keeps the addresses that `tensors()` gave out.
 class safetensors_source {
  public:
+  static constexpr bool reads_concurrently = true;
+
   /// All tensors of one file. Cost: one read of the header, linear in it.
   /// \throws error{io} or error{invalid_file} naming the file, as `input_file` and `parse_safetensors_header` do.
   explicit safetensors_source(std::string path) {

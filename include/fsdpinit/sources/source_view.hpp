@@ -34,6 +34,8 @@ class source_view {
   using inner = std::remove_reference_t<S>;
 
  public:
+  static constexpr bool reads_concurrently = ConcurrentSource<inner>;
+
   /// Shows the tensors `indices[i]` of `source`, as `descriptors[i]`, of which dtype and shape are the source's.
   source_view(S&& source, std::vector<tensor_descriptor> descriptors, std::vector<std::size_t> indices)
       : source_(std::forward<S>(source)), descriptors_(std::move(descriptors)), indices_(std::move(indices)) {

@@ -52,6 +52,12 @@ class fake_cuda {
     return all_->device.left();
   }
 
+  /// Pieces of work that were started and are not done.
+  [[nodiscard]] std::size_t pending() const {
+    const std::lock_guard lock(all_->mutex);
+    return all_->device.pending();
+  }
+
   int device(int* out) noexcept {
     return counted([&] {
       *out = all_->current[std::this_thread::get_id()];

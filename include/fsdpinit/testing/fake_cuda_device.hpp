@@ -64,6 +64,15 @@ class fake_cuda_device {
                                                      std::ranges::count_if(events_, is_there));
   }
 
+  /// Pieces of work that were started and are not done.
+  [[nodiscard]] std::size_t pending() const {
+    std::size_t out = 0;
+    for (const auto& each : streams_) {
+      out += each->pending.size();
+    }
+    return out;
+  }
+
   /// nullptr: there is no room.
   [[nodiscard]] void* allocate(place where, std::uint64_t bytes) {
     allocation made{.where = where, .bytes = bytes};
@@ -133,7 +142,7 @@ class fake_cuda_device {
   }
   void hold(stream_record& in, const event_record& when) {
     if (when.of != nullptr) {
-      start(in, {.run = [this, of = when.of, after = when.after] { run(*of, after); }});
+      start(in, {.run = [of = when.of, after = when.after] { run(*of, after); }});
     }
   }
 

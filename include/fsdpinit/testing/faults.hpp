@@ -34,6 +34,8 @@ namespace fsdpinit::testing {
 template <StateDictSource S>
 class faulty_source {
  public:
+  static constexpr bool reads_concurrently = ConcurrentSource<S>;
+
   faulty_source(S inner, call_counter counter) : inner_(std::move(inner)), counter_(std::move(counter)) {}
 
   [[nodiscard]] std::span<const tensor_descriptor> tensors() const { return inner_.tensors(); }
