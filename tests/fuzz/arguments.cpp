@@ -3,6 +3,7 @@
 #include "arguments.hpp"
 #include "commands.hpp"
 #include "fuzz_target.hpp"
+#include <fsdpinit/init/options.hpp>
 
 #include <cstddef>
 #include <cstdint>

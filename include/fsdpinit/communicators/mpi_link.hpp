@@ -106,6 +106,7 @@ class mpi_link {
         return;
       }
       if (limit.passed()) {
+        hear_what_is_old();
         lose(error(errc::peer_lost, "", "no answer within the deadline"));
       }
       pause();
@@ -124,6 +125,13 @@ class mpi_link {
     }
     for (std::size_t peer = 0; peer < size_; ++peer) {
       notices_.tell(peer, {.what = mpi_notice::closing, .epoch = epoch_, .issued = issued_[peer]});
+    }
+  }
+
+  /// Takes in what has arrived. \throws error{peer_lost} if a peer has reported a loss.
+  void hear() {
+    if (listen_once() && !poisoned()) {
+      give_up(error(errc::peer_lost, "", "no answer within the deadline"), answer::hearsay);
     }
   }
 
@@ -189,6 +197,7 @@ class mpi_link {
   static constexpr std::uint64_t epochs_apart = 8;
   static constexpr std::uint64_t operations_apart = 1024;
   static constexpr double roll_call_seconds = 1;
+  static constexpr double second_look_seconds = 0.05;
   static constexpr unsigned most_seconds_of_abort = 2;
 
   /// What a rank has said about a loss; its own entry is this rank's.
@@ -212,10 +221,11 @@ class mpi_link {
     throw error(*cause_);
   }
 
-  /// Takes in what has arrived. \throws error{peer_lost} if a peer has reported a loss.
-  void hear() {
-    if (listen_once() && !poisoned()) {
-      give_up(error(errc::peer_lost, "", "no answer within the deadline"), answer::hearsay);
+  /// A rank that was stopped and goes on may not find at its first look what the others have said long ago: that it is lost.
+  void hear_what_is_old() {
+    polling_pause pause;
+    for (const deadline limit = deadline::after(second_look_seconds); !limit.passed(); pause()) {
+      hear();
     }
   }
 
