@@ -13,6 +13,9 @@ foreach(component IN LISTS FSDPINIT_COMPONENTS)
   string(TOUPPER "${component}" COMPONENT)
   list(JOIN FSDPINIT_${COMPONENT}_NEEDS "\" \"" needs)
   string(APPEND FSDPINIT_ALL_NEEDS "set(fsdpinit_needs_of_${component} \"${needs}\")\n")
+  if(FSDPINIT_${COMPONENT}_BUILDS_ON)
+    string(APPEND FSDPINIT_ALL_NEEDS "set(fsdpinit_below_${component} ${FSDPINIT_${COMPONENT}_BUILDS_ON})\n")
+  endif()
 
   set(target fsdpinit_${component})
   if(component STREQUAL "core")
@@ -30,5 +33,5 @@ configure_file("${CMAKE_CURRENT_LIST_DIR}/fsdpinit-config.cmake.in" "${generated
 # As long as the version is 0.x, each minor version may break what the last one promised.
 write_basic_package_version_file("${generated}/fsdpinit-config-version.cmake" COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES "${generated}/fsdpinit-config.cmake" "${generated}/fsdpinit-config-version.cmake"
-              "${CMAKE_CURRENT_LIST_DIR}/FindxxHash.cmake" DESTINATION "${destination}")
+              "${CMAKE_CURRENT_LIST_DIR}/FindNCCL.cmake" "${CMAKE_CURRENT_LIST_DIR}/FindxxHash.cmake" DESTINATION "${destination}")
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}")

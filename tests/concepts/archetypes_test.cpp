@@ -544,6 +544,30 @@ struct rebinds_to_storage : minimal_optimizer {
 };
 static_assert(!RebindsTo<rebinds_to_storage, foreign_tensor>);
 
+// -- interruption by and for others
+
+struct alerting : interruptible_communicator {
+  bool interrupted();
+};
+static_assert(AlertingCommunicator<alerting> && AlertingCommunicator<threads_communicator>);
+static_assert(!AlertingCommunicator<interruptible_communicator>);
+struct alerts_by_a_number : interruptible_communicator {
+  int interrupted();
+};
+static_assert(!AlertingCommunicator<alerts_by_a_number>);
+struct alerts_alone : non_blocking_communicator {
+  bool interrupted();
+};
+static_assert(!AlertingCommunicator<alerts_alone>);
+struct connecting : interruptible_communicator {
+  void connect();
+};
+static_assert(ConnectingCommunicator<connecting> && !ConnectingCommunicator<interruptible_communicator>);
+struct connects_maybe : interruptible_communicator {
+  bool connect();
+};
+static_assert(!ConnectingCommunicator<connects_maybe>);
+
 // -- Observer
 
 static_assert(Observer<minimal_observer> && Observer<null_observer>);

@@ -13,7 +13,7 @@ log=$work/log
 prefix=$scratch/prefix
 core_prefix=$scratch/core-prefix
 alone=(--preset package)
-nothing_optional=(-DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,fmt,xxHash,MPI,CUDAToolkit}=ON)
+nothing_optional=(-DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,fmt,xxHash,MPI,CUDAToolkit,NCCL}=ON)
 
 unset DESTDIR "${!FSDPINIT_REQUIRE_@}"
 rm -rf "$work"
@@ -96,7 +96,7 @@ without_components_all_that_is_there() {
 }
 
 unknown_component_is_named() {
-  refuse "fsdpinit has no component 'texts'; it has core, safetensors, text, xxh3, mpi, cuda" "$here/ask" -Dfsdpinit_ROOT="$prefix" \
+  refuse "fsdpinit has no component 'texts'; it has core, safetensors, text, xxh3, mpi, cuda, nccl" "$here/ask" -Dfsdpinit_ROOT="$prefix" \
     "-DASK=REQUIRED;COMPONENTS;core;texts"
 }
 
@@ -130,6 +130,7 @@ core_installs_without_parts() {
   expect "fsdpinit: xxh3 left out: xxHash 0.8 was not found"
   expect "fsdpinit: mpi left out: MPI was not found"
   expect "fsdpinit: cuda left out: CUDAToolkit 12 was not found"
+  expect "fsdpinit: nccl left out: NCCL 2.18 was not found"
   rm -rf "$core_prefix"
   quietly "$cmake" --install "$work/build" --prefix "$core_prefix"
 }
@@ -141,7 +142,7 @@ core_alone_is_enough() {
 
 headers_of_absent_parts_stay_away() {
   if [[ ! -f $core_prefix/include/fsdpinit/fsdpinit.hpp ]]; then fail "nothing was installed"; fi
-  if grep -rnE '# *include [<"](nlohmann/|fmt/|xxhash|mpi\.h|cuda_)' "$core_prefix/include"; then fail "headers of parts are installed"; fi
+  if grep -rnE '# *include [<"](nlohmann/|fmt/|xxhash|mpi\.h|cuda_|nccl\.h)' "$core_prefix/include"; then fail "headers of parts are installed"; fi
   if [[ -e $core_prefix/include/fsdpinit/sources/safetensors.hpp ]]; then fail "safetensors.hpp is installed"; fi
 }
 

@@ -4,14 +4,16 @@
 # Checks what the headers under INCLUDE_DIR/fsdpinit include:
 #   - a room includes only itself and rooms above it in the list below, never another room's detail/, never an umbrella
 #     (a header directly under fsdpinit/); umbrellas themselves may include any room;
-#   - a header that matches a part's pattern belongs to it: only headers of the same part include it, and only they include
-#     what belongs to the part's packages (the table below);
+#   - a header that matches a part's pattern belongs to it: only headers of the same part, and of one that builds on it, include it,
+#     and only they include what belongs to the part's packages (the tables below);
 #   - never all of Boost.Hana or of the GSL.
 set -euo pipefail
 
 rooms=(core plan concepts observe control memory sources communicators modules init units testing adapters)
 
-declare -A owner=([nlohmann/*]=safetensors [fmt/*]=text [mpi*.h]=mpi [cuda*.h]=cuda)
+declare -A owner=([nlohmann/*]=safetensors [fmt/*]=text [mpi*.h]=mpi [cuda*.h]=cuda [nccl.h]=nccl)
+# A part whose headers may include what belongs to another.
+declare -A builds_on=([nccl]=cuda)
 
 root=$1
 shift
@@ -47,7 +49,7 @@ check_foreign_include() {  # header, its part (empty for the main target), inclu
   local pattern
   for pattern in "${!owner[@]}"; do
     # shellcheck disable=SC2053  # the right side is a pattern
-    if [[ $3 == $pattern && $2 != "${owner[$pattern]}" ]]; then
+    if [[ $3 == $pattern && $2 != "${owner[$pattern]}" && ${builds_on[${2:-none}]:-} != "${owner[$pattern]}" ]]; then
       violation "$1" "includes <$3>, but is not part of fsdpinit::${owner[$pattern]}"
     fi
   done
@@ -74,7 +76,7 @@ check_own_include() {  # header, its room (empty for an umbrella), included head
   part_of "$header"
   local own_part=$part
   part_of "$target"
-  if [[ -n $part && $part != "$own_part" ]]; then
+  if [[ -n $part && $part != "$own_part" && ${builds_on[${own_part:-none}]:-} != "$part" ]]; then
     violation "$header" "includes fsdpinit/$target, which only fsdpinit::$part provides"
   fi
 

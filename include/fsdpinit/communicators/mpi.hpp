@@ -174,6 +174,12 @@ class mpi_communicator {
     state_->link.rearm();
     state_->transfers.rearm();
   }
+  [[nodiscard]] bool interrupted() {
+    return state_->link.guarded([&] {
+      state_->link.hear();
+      return state_->link.interrupted();
+    });
+  }
   /// A peer was lost; MPI may still read and write the buffers of operations that were in flight.
   [[nodiscard]] bool poisoned() const noexcept { return state_->link.poisoned(); }
 

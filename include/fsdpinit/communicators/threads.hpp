@@ -123,6 +123,10 @@ class threads_communicator {
     const detail::monitor::lock lock(state_->changed);
     state_->payload.rearm(rank_);
   }
+  [[nodiscard]] bool interrupted() noexcept {
+    const detail::monitor::lock lock(state_->changed);
+    return state_->payload.is_interrupted(rank_);
+  }
 
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value, deadline limit = deadline::never()) {
     return state_->control.all_reduce_max(rank_, value, limit);

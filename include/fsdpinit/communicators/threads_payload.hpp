@@ -105,6 +105,10 @@ class threads_payload {
     changed_.notify_all();
   }
   /// \pre the monitor is locked.
+  [[nodiscard]] bool is_interrupted(std::size_t self) const noexcept {
+    return interrupted_epoch_ >= ranks_[self].epoch;
+  }
+  /// \pre the monitor is locked.
   void rearm(std::size_t self) noexcept {
     ++ranks_[self].epoch;
     ranks_[self].started = 0;

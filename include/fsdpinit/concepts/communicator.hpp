@@ -124,6 +124,20 @@ concept InterruptibleCommunicator = NonBlockingCommunicator<C> && requires(C& co
   { comm.rearm() } noexcept;
 };
 
+/// `interrupted()`: has any rank interrupted this attempt? Asked by who waits for something else than this communicator.
+/// \throws error{peer_lost} where that is what it finds.
+template <class C>
+concept AlertingCommunicator = InterruptibleCommunicator<C> && requires(C& comm) {
+  { comm.interrupted() } -> std::same_as<bool>;
+};
+
+/// A communicator that has to be made anew after it was interrupted. `connect()`: collective, ends in an agreement of its own, and
+/// does nothing where the ranks are connected. `initialize` calls it first of all, so that a second attempt works.
+template <class C>
+concept ConnectingCommunicator = InterruptibleCommunicator<C> && requires(C& comm) {
+  { comm.connect() } -> std::same_as<void>;
+};
+
 /// Peers copy payload straight from staging memory that the communicator provides: `staging(space)` is a host-accessible
 /// MemorySpace, in the account of `space`.
 template <class C, class Space>

@@ -297,6 +297,9 @@ rank_report run_initialization(const policy_facts& policy, Module& module, Sourc
                                channels<Data, Control> links, const options& how, Space& memory, Watch& watch,
                                Optimizer& optimizer, Initialiser& initialiser) {
   try {
+    if constexpr (ConnectingCommunicator<Data>) {
+      links.data.connect();
+    }
     return initialization<Module, Source, Data, Control, Space, Watch, Optimizer, Initialiser>(
                policy, module, source, links, how, memory, watch, optimizer, initialiser)
         .run();

@@ -18,6 +18,7 @@ namespace fsdpinit {
 /// - `allocate`, `create_stream`, `create_event` do it on the current device, `device` and `set_device` ask for and choose it.
 /// - `copy_rows_to_device(to, from, stride, row, rows, in)`: rows of `row` bytes, `stride` apart in host memory, one after the
 ///   other to `to`.
+/// - `on_device(address)`: is it the device's memory, which calls of the host must not touch?
 /// - Copies are done in the order of their stream, and may read and write as late as `query` says that they are done.
 template <class R>
 concept CudaApi =
@@ -45,6 +46,7 @@ concept CudaApi =
       { cuda.copy_rows_to_device(to, from, bytes, bytes, bytes, in) } noexcept -> std::same_as<int>;
       { cuda.copy_to_host(to, from, bytes, in) } noexcept -> std::same_as<int>;
       { cuda.copy_on_device(to, from, bytes, in) } noexcept -> std::same_as<int>;
+      { cuda.on_device(from) } noexcept -> std::same_as<bool>;
       { cuda.text_of(0) } noexcept -> std::convertible_to<std::string_view>;
     };
 

@@ -53,6 +53,12 @@ struct cuda_runtime {
     return taken(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, in));
   }
 
+  bool on_device(const void* address) noexcept {
+    cudaPointerAttributes what{};
+    return address != nullptr && taken(cudaPointerGetAttributes(&what, address)) == success &&
+           (what.type == cudaMemoryTypeDevice || what.type == cudaMemoryTypeManaged);
+  }
+
   const char* text_of(int code) noexcept { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
 
  private:

@@ -107,6 +107,14 @@ class basic_cuda_event {
   void hold(typename Cuda::stream in) {
     detail::require_cuda(cuda_, cuda_.wait_event(in, event_), "wait for an event");
   }
+  /// At once; true also if it was never recorded. \throws error{device}
+  [[nodiscard]] bool has_come() {
+    const int code = cuda_.query_event(event_);
+    if (code != Cuda::not_ready) {
+      detail::require_cuda(cuda_, code, "finish what was started on the device");
+    }
+    return code == Cuda::success;
+  }
   /// Returns when it has come; at once if it was never recorded. \throws error{device}
   void wait() {
     detail::wait_for_cuda(cuda_, [&] { return cuda_.query_event(event_); });

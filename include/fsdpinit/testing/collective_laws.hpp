@@ -191,7 +191,7 @@ class collective_laws {
   }
   void recover() {
     barrier(comm_);
-    comm_.rearm();
+    begin_anew(comm_);
     barrier(comm_);
   }
 

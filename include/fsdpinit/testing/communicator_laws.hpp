@@ -215,7 +215,7 @@ class communicator_laws {
       laws_.expect_throw(errc::interrupted, "an operation started after interrupt() is interrupted",
                          [&] { comm_.wait(token, limit()); });
       barrier(comm_);
-      comm_.rearm();
+      begin_anew(comm_);
       start_broadcast();
     }
   }
@@ -234,7 +234,7 @@ class communicator_laws {
     barrier(comm_);
     comm_.interrupt();
     barrier(comm_);
-    comm_.rearm();
+    begin_anew(comm_);
     start_broadcast();
   }
 
@@ -257,7 +257,7 @@ class communicator_laws {
                        got.rank() == cause.rank() && got.native_code() == cause.native_code(),
                    concat("fail() returns the failure of rank ", failing, " on every rank"));
       if constexpr (InterruptibleCommunicator<C>) {
-        comm_.rearm();  // a failure of the control channel interrupts started operations as well
+        begin_anew(comm_);  // a failure of the control channel interrupts started operations as well
       }
     }
     barrier(comm_);

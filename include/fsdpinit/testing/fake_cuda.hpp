@@ -132,6 +132,20 @@ class fake_cuda {
     return started([&] { all_->device.copy_on_device(*in, to, from, bytes); }, in);
   }
 
+  bool on_device(const void* address) noexcept {
+    const std::lock_guard lock(all_->mutex);
+    return all_->device.is_on_device(address);
+  }
+
+  /// For doubles of libraries that work on streams: `run(device)` as `fake_cuda_device::work` has it. Never fails by `calls`.
+  template <class Run>
+  void start(stream in, Run run, const std::vector<fake_cuda_device::range>& uses) {
+    const std::lock_guard lock(all_->mutex);
+    if (all_->device.is_there(in)) {
+      fake_cuda_device::start(*in, {.run = [run, device = &all_->device] { return run(*device); }, .uses = uses});
+    }
+  }
+
   std::string_view text_of(int code) noexcept {
     switch (code) {
       case success:

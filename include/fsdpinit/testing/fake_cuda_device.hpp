@@ -23,16 +23,16 @@ namespace fsdpinit::testing {
 /// Memory, streams and events of a GPU that is not there: what `fake_cuda` calls. It does what it is told as late as it may, and
 /// keeps a list of what it should not have been told. Not safe to use from several threads.
 class fake_cuda_device {
+ public:
   struct range {
     const void* begin = nullptr;
     std::uint64_t bytes = 0;
   };
+  /// What a stream does in its turn: `run` returns whether it is done, or false where it has to wait for another stream.
   struct work {
-    std::function<void()> run;
-    range uses[2]{};
+    std::function<bool()> run;
+    std::vector<range> uses{};
   };
-
- public:
   enum class place { device, pinned };
   struct stream_record {
     std::deque<work> pending{};
@@ -112,6 +112,20 @@ class fake_cuda_device {
   [[nodiscard]] bool is_there(const stream_record* in) { return is_there(in, "stream"); }
   [[nodiscard]] bool is_there(const event_record* when) { return is_there(when, "event"); }
 
+  [[nodiscard]] bool is_on_device(const void* address) const {
+    auto at = memory_.upper_bound(const_cast<std::byte*>(static_cast<const std::byte*>(address)));
+    if (at == memory_.begin()) {
+      return false;
+    }
+    --at;
+    return at->second.where == place::device && static_cast<const std::byte*>(address) < at->first + at->second.bytes;
+  }
+
+  /// The last thing that the stream does, until something else is started.
+  static void start(stream_record& in, work next) {
+    in.pending.push_back(std::move(next));
+    ++in.started;
+  }
   void copy_to_device(stream_record& in, void* to, const void* from, std::uint64_t stride, std::uint64_t row,
                       std::uint64_t rows) {
     start(in, {.run =
@@ -120,21 +134,35 @@ class fake_cuda_device {
                        write(static_cast<std::byte*>(to) + i * row, static_cast<const std::byte*>(from) + i * stride,
                              row);
                      }
+                     return true;
                    },
                .uses = {{to, row * rows}, {from, stride * (rows - 1) + row}}});
   }
   void copy_to_host(stream_record& in, void* to, const void* from, std::uint64_t bytes) {
-    start(in,
-          {.run = [=, this] { read(static_cast<std::byte*>(to), from, bytes); }, .uses = {{to, bytes}, {from, bytes}}});
+    start(in, {.run =
+                   [=, this] {
+                     read(static_cast<std::byte*>(to), from, bytes);
+                     return true;
+                   },
+               .uses = {{to, bytes}, {from, bytes}}});
   }
   void copy_on_device(stream_record& in, void* to, const void* from, std::uint64_t bytes) {
     start(in, {.run =
                    [=, this] {
-                     std::vector<std::byte> between(bytes);
-                     read(between.data(), from, bytes);
-                     write(static_cast<std::byte*>(to), between.data(), bytes);
+                     copy_now(to, from, bytes);
+                     return true;
                    },
                .uses = {{to, bytes}, {from, bytes}}});
+  }
+  /// On the device, at once.
+  void copy_now(void* to, const void* from, std::uint64_t bytes) {
+    std::vector<std::byte> between(bytes);
+    read(between.data(), from, bytes);
+    write(static_cast<std::byte*>(to), between.data(), bytes);
+  }
+  /// Something is written there, nobody knows what.
+  void spoil(void* to, std::uint64_t bytes) {
+    write(static_cast<std::byte*>(to), std::vector<std::byte>(bytes, std::byte{0xdb}).data(), bytes);
   }
   void record(event_record& when, stream_record& in) {
     when.of = &in;
@@ -142,7 +170,7 @@ class fake_cuda_device {
   }
   void hold(stream_record& in, const event_record& when) {
     if (when.of != nullptr) {
-      start(in, {.run = [of = when.of, after = when.after] { run(*of, after); }});
+      start(in, {.run = [of = when.of, after = when.after] { return run(*of, after); }});
     }
   }
 
@@ -150,8 +178,13 @@ class fake_cuda_device {
     return when.of == nullptr ? state::done : query(*when.of, when.after);
   }
   [[nodiscard]] state query(stream_record& in) { return query(in, in.started); }
-  /// All that was started on it is done afterwards.
-  void finish(stream_record& in) { run(in, in.started); }
+  /// All that was started on it is done afterwards. A fault where something waits for what no longer comes.
+  void finish(stream_record& in) {
+    if (!run(in, in.started)) {
+      fault("a stream goes while what was started on it waits for another");
+    }
+  }
+  void fault(std::string what) { faults_.push_back(std::move(what)); }
 
  private:
   static constexpr std::align_val_t alignment{4096};
@@ -171,7 +204,6 @@ class fake_cuda_device {
       ::operator delete(address, alignment);
     }
   }
-  void fault(std::string what) { faults_.push_back(std::move(what)); }
   template <class Record>
   bool is_there(const Record* record, std::string_view what) {
     if (record == nullptr || !record->there) {
@@ -181,17 +213,15 @@ class fake_cuda_device {
     return true;
   }
 
-  static void start(stream_record& in, work next) {
-    in.pending.push_back(std::move(next));
-    ++in.started;
-  }
-  /// The first `count` pieces of work of a stream are done afterwards.
-  static void run(stream_record& in, std::uint64_t count) {
+  /// Are the first `count` pieces of work of a stream done? They are, unless one has to wait.
+  static bool run(stream_record& in, std::uint64_t count) {
     while (in.started - in.pending.size() < count) {
-      const work next = std::move(in.pending.front());
+      if (!in.pending.front().run()) {
+        return false;
+      }
       in.pending.pop_front();
-      next.run();
     }
+    return true;
   }
   state query(stream_record& in, std::uint64_t count) {
     if (in.started - in.pending.size() >= count) {
@@ -202,7 +232,9 @@ class fake_cuda_device {
       return state::under_way;
     }
     const std::size_t before = faults_.size();
-    run(in, count);
+    if (!run(in, count)) {
+      return state::under_way;
+    }
     return faults_.size() == before ? state::done : state::failed;
   }
   /// Memory is about to go: nothing that is pending should use it. What does is done first.
@@ -216,7 +248,7 @@ class fake_cuda_device {
           }
         }
       }
-      finish(*each);
+      static_cast<void>(run(*each, each->started));
     }
   }
 

@@ -177,7 +177,7 @@ class group_laws {
     }
     laws_.expect(thrown && thrown->code() == errc::interrupted, "interrupt() reaches ranks whose group is themselves");
     barrier(comm_);
-    comm_.rearm();
+    begin_anew(comm_);
     mixed_operations();
   }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
@@ -38,6 +39,15 @@ void barrier(C& comm) {
   for (std::size_t root = 0; root < comm.size(); ++root) {
     std::byte nothing{};
     comm.broadcast({&nothing, 1}, root);
+  }
+}
+
+/// Every rank has seen that the attempt is over: operations work again.
+template <class C>
+void begin_anew(C& comm) {
+  comm.rearm();
+  if constexpr (ConnectingCommunicator<C>) {
+    comm.connect();
   }
 }
 

@@ -36,6 +36,9 @@ class lockstep {
   template <class Fn>
   void all_or_nothing(Fn&& fn) const {
     try {
+      if constexpr (ConnectingCommunicator<Data>) {
+        data_.connect();
+      }
       fn();
     } catch (...) {
       if constexpr (InterruptibleCommunicator<Data>) {

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/cuda_api.hpp>
+#include <fsdpinit/memory/cuda_memory.hpp>
+#include <fsdpinit/memory/cuda_stream.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+
+namespace fsdpinit::detail {
+
+/// Device memory through which payload in host memory passes on its way to or from other GPUs: a few slots, in turns.
+///
+/// Each turn is a copy in, an exchange and a copy out, on streams of their own, which wait for each other only for the sake of a slot:
+/// the next slot is filled while this one is exchanged.
+template <CudaApi Cuda>
+class nccl_ring {
+ public:
+  nccl_ring(int device, const Cuda& cuda, std::size_t slots, std::uint64_t slot_bytes)
+      : memory_(device, cuda), in_(cuda, device), exchange_(cuda, device), out_(cuda, device), slot_bytes_(slot_bytes) {
+    for (std::size_t i = 0; i < slots; ++i) {
+      slots_.emplace_back(memory_, device, cuda, slot_bytes);
+    }
+  }
+
+  [[nodiscard]] std::uint64_t slot_bytes() const noexcept { return slot_bytes_; }
+  [[nodiscard]] const basic_cuda_memory<Cuda>& memory() const noexcept { return memory_; }
+  [[nodiscard]] typename Cuda::stream in() const noexcept { return in_.get(); }
+  [[nodiscard]] typename Cuda::stream exchange() const noexcept { return exchange_.get(); }
+  [[nodiscard]] typename Cuda::stream out() const noexcept { return out_.get(); }
+
+  /// One turn: `fill(slot)` starts copies on `in()`, `move(slot)` starts calls on `exchange()`, `empty(slot)` copies on `out()`.
+  /// \throws error{device} and what they throw
+  template <class Fill, class Move, class Empty>
+  void turn(Fill&& fill, Move&& move, Empty&& empty) {
+    slot& mine = slots_[next_];
+    next_ = (next_ + 1) % slots_.size();
+    std::byte* const memory = mine.memory.data();
+    mine.emptied.hold(in_.get());
+    fill(memory);
+    mine.filled.record(in_.get());
+    mine.filled.hold(exchange_.get());
+    move(memory);
+    mine.moved.record(exchange_.get());
+    mine.moved.hold(out_.get());
+    empty(memory);
+    mine.emptied.record(out_.get());
+  }
+
+  /// Returns when nothing is under way any more, done or failed.
+  void settle() noexcept {
+    in_.settle();
+    exchange_.settle();
+    out_.settle();
+  }
+
+ private:
+  struct slot {
+    slot(const basic_cuda_memory<Cuda>& space, int device, const Cuda& cuda, std::uint64_t bytes)
+        : memory(space, bytes), filled(cuda, device), moved(cuda, device), emptied(cuda, device) {}
+    block<basic_cuda_memory<Cuda>> memory;
+    basic_cuda_event<Cuda> filled;
+    basic_cuda_event<Cuda> moved;
+    basic_cuda_event<Cuda> emptied;
+  };
+
+  basic_cuda_memory<Cuda> memory_;
+  basic_cuda_stream<Cuda> in_;
+  basic_cuda_stream<Cuda> exchange_;
+  basic_cuda_stream<Cuda> out_;
+  std::uint64_t slot_bytes_;
+  std::deque<slot> slots_;
+  std::size_t next_ = 0;
+};
+
+}  // namespace fsdpinit::detail
