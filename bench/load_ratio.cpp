@@ -4,61 +4,21 @@
 //
 // The floor: one thread preads all W bytes, in pieces of a bucket, into fresh memory mapped and advised as the library
 // does it. Each contender starts from nothing and ends with its shards in place; giving the memory back is not timed.
-#include "checkpoint_module.hpp"
 #include "ratio.hpp"
+#include "thread_loads.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <functional>
-#include <optional>
 #include <string>
-#include <thread>
 #include <vector>
-
-namespace {
 
 using namespace fsdpinit;
 using namespace fsdpinit::bench;
-
-template <class Policy>
-double load_seconds(const std::string& path, std::size_t ranks, const options& how) {
-  const safetensors_source source = open_safetensors(path);
-  std::vector<dynamic_module> modules;
-  for (std::size_t r = 0; r < ranks; ++r) {
-    modules.push_back(tool::module_of(source.tensors()));
-  }
-  const threads_world world(ranks);
-  std::vector<std::exception_ptr> failures(ranks);
-  const double begin = monotonic_seconds();
-  std::vector<std::thread> threads;
-  for (std::size_t r = 0; r < ranks; ++r) {
-    threads.emplace_back([&, r] {
-      try {
-        initialize<Policy>(modules[r], checkpoint{path}, world.rank(r), how);
-      } catch (...) {
-        failures[r] = std::current_exception();
-      }
-    });
-  }
-  for (std::thread& thread : threads) {
-    thread.join();
-  }
-  const double seconds = monotonic_seconds() - begin;
-  for (const std::exception_ptr& failure : failures) {
-    if (failure) {
-      std::rethrow_exception(failure);
-    }
-  }
-  return seconds;
-}
-
-}  // namespace
 
 int main(int count, char** arguments) {
   if (count < 2) {

@@ -3,6 +3,7 @@
 #include <fsdpinit/testing/laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 #include <support/expect_error.hpp>
+#include <support/gpu_test.hpp>
 #include <support/reference_model.hpp>
 
 #include <gtest/gtest.h>
@@ -20,16 +21,7 @@ namespace {
 static_assert(CudaApi<cuda_runtime>);
 static_assert(MemorySpace<cuda_memory> && MemorySpace<pinned_memory>);
 
-class CudaDevice : public ::testing::Test {
- protected:
-  void SetUp() override {
-    int count = 0;
-    const cudaError_t code = cudaGetDeviceCount(&count);
-    if (code != cudaSuccess || count == 0) {
-      GTEST_SKIP() << "no CUDA device: " << cudaGetErrorString(code);
-    }
-  }
-};
+class CudaDevice : public gpu_test {};
 
 TEST_F(CudaDevice, MemoryKeepsTheLaws) { EXPECT_EQ(testing::check_memory(cuda_memory()), testing::violations{}); }
 TEST_F(CudaDevice, PinnedMemoryKeepsTheLaws) {

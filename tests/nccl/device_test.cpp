@@ -3,6 +3,7 @@
 #include <fsdpinit/nccl.hpp>
 #include <fsdpinit/testing/laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
+#include <support/gpu_test.hpp>
 #include <support/reference_model.hpp>
 
 #include <gtest/gtest.h>
@@ -19,18 +20,7 @@ namespace {
 static_assert(NcclApi<nccl_runtime, cuda_runtime>);
 static_assert(CanAccess<nccl_communicator<threads_communicator>, cuda_memory>);
 
-class NcclDevice : public ::testing::Test {
- protected:
-  void SetUp() override {
-    int count = 0;
-    const cudaError_t code = cudaGetDeviceCount(&count);
-    if (code != cudaSuccess || count == 0) {
-      GTEST_SKIP() << "no CUDA device: " << cudaGetErrorString(code);
-    }
-    gpus = static_cast<std::size_t>(count);
-  }
-  std::size_t gpus = 0;
-};
+class NcclDevice : public gpu_test {};
 
 TEST_F(NcclDevice, KeepsTheLaws) {
   testing::run_ranks(gpus, [](std::size_t rank, threads_communicator& world) {
