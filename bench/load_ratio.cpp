@@ -12,7 +12,6 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <string>
 #include <vector>
@@ -27,12 +26,9 @@ int main(int count, char** arguments) {
   }
   try {
     const std::string path = arguments[1];
-    const auto number = [&](int index, std::uint64_t otherwise) {
-      return count > index ? std::strtoull(arguments[index], nullptr, 10) : otherwise;
-    };
-    const std::uint64_t rounds = number(2, 9);
-    const std::size_t ranks = number(3, 4);
-    const options how{.bucket_bytes = number(4, 4 * mib)};
+    const std::uint64_t rounds = number_argument(count, arguments, 2, 9);
+    const std::size_t ranks = number_argument(count, arguments, 3, 4);
+    const options how{.bucket_bytes = number_argument(count, arguments, 4, 4 * mib)};
     std::vector<contender> all{
         {"floor: pread, one thread", [&] { return floor_seconds(path, how.bucket_bytes); }},
         {"native-sharding, scatter", [&] { return load_seconds<native_sharding<>>(path, ranks, how); }},

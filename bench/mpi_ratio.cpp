@@ -14,7 +14,6 @@
 #include <fmt/format.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -54,8 +53,8 @@ void forget_pages(const safetensors_source& source) {
 int run(int count, char** arguments) {
   mpi_communicator world;
   const std::string path = arguments[1];
-  const std::uint64_t rounds = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 9;
-  const options how{.bucket_bytes = count > 3 ? std::strtoull(arguments[3], nullptr, 10) : 4 * mib};
+  const std::uint64_t rounds = number_argument(count, arguments, 2, 9);
+  const options how{.bucket_bytes = number_argument(count, arguments, 3, 4 * mib)};
   const safetensors_source source = open_safetensors(path);
   // From when all ranks are there; of the slowest one.
   const auto timed = [&](auto&& work) {

@@ -11,13 +11,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <span>
 #include <string>
 #include <vector>
 
 /// \file
-/// What load_ratio and mpi_ratio share: the floor, and the table.
+/// What load_ratio, mpi_ratio and gpu_ratio share: the floor, and the table.
 
 namespace fsdpinit::bench {
 
@@ -48,6 +49,11 @@ inline double floor_seconds(const std::string& path, std::uint64_t piece, std::u
     tensor_begin += bytes;
   }
   return monotonic_seconds() - begin;
+}
+
+/// The `index`-th argument as a number, if it is there.
+inline std::uint64_t number_argument(int count, char** arguments, int index, std::uint64_t otherwise) {
+  return count > index ? std::strtoull(arguments[index], nullptr, 10) : otherwise;
 }
 
 struct contender {

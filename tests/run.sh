@@ -26,7 +26,8 @@ if [[ $preset == tsan ]] && setarch -R true 2>/dev/null; then
   # Older ThreadSanitizer runtimes do not start where the kernel randomises addresses with more bits than they expect.
   launcher=(setarch -R)
 fi
-run_ctest() { "${launcher[@]}" ctest --preset "$preset" --parallel "$jobs" "$@"; }
+# One more than cores: many tests wait for a deadline.
+run_ctest() { "${launcher[@]}" ctest --preset "$preset" --parallel $((jobs + 1)) "$@"; }
 if [[ -t 1 ]]; then
   run_ctest --progress "$@"
 else

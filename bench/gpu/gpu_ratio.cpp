@@ -14,7 +14,6 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <string>
 #include <utility>
@@ -75,11 +74,9 @@ int main(int count, char** arguments) {
   }
   try {
     const std::string path = arguments[1];
-    const auto number = [&](int index, std::uint64_t otherwise) {
-      return count > index ? std::strtoull(arguments[index], nullptr, 10) : otherwise;
-    };
-    const std::uint64_t rounds = number(2, 7);
-    const options how{.bucket_bytes = number(3, 16 * mib), .buckets_in_flight = number(4, 3)};
+    const std::uint64_t rounds = number_argument(count, arguments, 2, 7);
+    const options how{.bucket_bytes = number_argument(count, arguments, 3, 16 * mib),
+                      .buckets_in_flight = number_argument(count, arguments, 4, 3)};
     std::uint64_t bytes = 0;
     const safetensors_source source = open_safetensors(path);
     for (const tensor_descriptor& tensor : source.tensors()) {

@@ -7,6 +7,7 @@
 #include <fsdpinit/memory/cuda_memory.hpp>
 #include <fsdpinit/testing/fake_cuda.hpp>
 #include <fsdpinit/testing/fake_nccl.hpp>
+#include <fsdpinit/testing/faulty_communicator.hpp>
 #include <fsdpinit/testing/laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
@@ -30,6 +31,7 @@ using fsdpinit::testing::check_communicator;
 using fsdpinit::testing::errors_of_ranks;
 using fsdpinit::testing::fake_cuda;
 using fsdpinit::testing::fake_nccl;
+using fsdpinit::testing::faulty_communicator;
 using fsdpinit::testing::run_ranks;
 using fsdpinit::testing::violations;
 
@@ -40,6 +42,8 @@ static_assert(NcclApi<fake_nccl, fake_cuda>);
 static_assert(GroupCommunicator<communicator> && AllGatherCommunicator<communicator>);
 static_assert(!ReduceScatterCommunicator<communicator>);
 static_assert(AlertingCommunicator<communicator> && ConnectingCommunicator<communicator>);
+static_assert(AlertingCommunicator<faulty_communicator<communicator>> &&
+              ConnectingCommunicator<faulty_communicator<communicator>>);
 static_assert(NodeAwareCommunicator<communicator> && ReducingControl<communicator> && FailableControl<communicator>);
 static_assert(CanAccess<communicator, device_memory> && CanAccess<communicator, host_memory>);
 

@@ -2,7 +2,7 @@
 
 #include <fsdpinit/communicators/nccl_api.hpp>
 #include <fsdpinit/communicators/nccl_connection.hpp>
-#include <fsdpinit/communicators/nccl_ring.hpp>
+#include <fsdpinit/communicators/nccl_transfers.hpp>
 #include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
@@ -17,7 +17,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
@@ -70,12 +69,12 @@ class basic_nccl_communicator {
         everyone_(detail::all_ranks(host.size())),
         connection_(host, device, std::move(nccl), cuda, how.deadline_seconds) {
     agreed(host, how.deadline_seconds, [&] {
-      if (how.slots == 0 || how.slot_bytes / host.size() < least_piece_bytes) {
+      if (how.slots == 0 || how.slot_bytes / host.size() < detail::least_nccl_piece_bytes) {
         throw error(errc::invalid_argument, "slot_bytes",
                     concat(how.slots, " slots of ", how.slot_bytes, " bytes for ", host.size(),
-                           " ranks; give at least one, of ", least_piece_bytes, " bytes per rank"));
+                           " ranks; give at least one, of ", detail::least_nccl_piece_bytes, " bytes per rank"));
       }
-      ring_.emplace(device, cuda, how.slots, how.slot_bytes);
+      transfers_.emplace(connection_, device, cuda, how.slots, how.slot_bytes);
     });
     try {
       connection_.connect();
@@ -94,7 +93,7 @@ class basic_nccl_communicator {
     if (pending) {
       end();
     } else {
-      ring_->settle();
+      transfers_->settle();
     }
   }
 
@@ -114,7 +113,7 @@ class basic_nccl_communicator {
   token start_broadcast(mutable_bytes buffer, std::size_t root) { return start_broadcast(buffer, root, everyone_); }
   token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
     detail::check_group(group, rank(), root, size());
-    return started(group, [&] { broadcast_pieces(buffer, root, group); });
+    return started(group, [&] { transfers_->broadcast(buffer, root, group); });
   }
   token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
     return start_scatter(windows, own, root, everyone_);
@@ -124,9 +123,9 @@ class basic_nccl_communicator {
     detail::check_group(group, rank(), root, size());
     return started(group, [&] {
       if (rank() == root) {
-        send_windows(windows, group);
+        transfers_->send_windows(windows, group);
       } else {
-        receive(own, root, piece_of(size()));
+        transfers_->receive_window(own, root);
       }
     });
   }
@@ -137,12 +136,11 @@ class basic_nccl_communicator {
       if (which->dead || !connection_.open()) {
         throw over();
       }
-      if (which->alone &&
-          host().interrupted()) {  // it has nothing to wait for, and must not miss that the others have stopped
-        end();
-        throw over();
-      }
       guarded([&] {
+        if (which->alone &&
+            host().interrupted()) {  // it waits for nobody, and must not miss that the others have stopped
+          throw over();
+        }
         detail::poll_interval interval;
         while (!which->done.has_come()) {
           connection_.watch(limit);
@@ -160,7 +158,7 @@ class basic_nccl_communicator {
                   deadline limit = deadline::never()) {
     detail::check_parts(own.size(), all.size(), group.size(), "bytes");
     detail::check_group(group, rank(), rank(), size());
-    token operation = started(group, [&] { exchange_parts(own, all, group); });
+    token operation = started(group, [&] { transfers_->exchange_parts(own, all, group); });
     wait(operation, limit);
   }
 
@@ -191,14 +189,12 @@ class basic_nccl_communicator {
   }
 
  private:
-  static constexpr std::uint64_t least_piece_bytes = 256;
-
   [[nodiscard]] Host& host() const noexcept { return connection_.host(); }
   static error over() { return {errc::interrupted, "", "interrupted by the failure of another rank"}; }
 
   void end() noexcept {
     connection_.close();
-    ring_->settle();
+    transfers_->settle();
   }
   /// After a failure nothing is under way any more.
   template <class Fn>
@@ -220,7 +216,7 @@ class basic_nccl_communicator {
       try {
         guarded([&] {
           start();
-          made.done.record(ring_->out());
+          made.done.record(transfers_->last_stream());
         });
       } catch (const error& failure) {
         if (failure.code() != errc::interrupted) {
@@ -241,190 +237,10 @@ class basic_nccl_communicator {
     return *operations_.emplace_back(std::make_unique<operation_record>(cuda_, device_));
   }
 
-  /// How much of a payload moves at a time where a slot is shared by so many ranks.
-  [[nodiscard]] std::uint64_t piece_of(std::size_t ranks) const noexcept {
-    return align_down(ring_->slot_bytes() / ranks, least_piece_bytes);
-  }
-  void copy_in(void* to, bytes_view from) {
-    detail::require_cuda(cuda_, cuda_.copy_to_device(to, from.data(), from.size(), ring_->in()), "copy to the device");
-  }
-  void copy_out(mutable_bytes to, const void* from) {
-    detail::require_cuda(cuda_, cuda_.copy_to_host(to.data(), from, to.size(), ring_->out()), "copy from the device");
-  }
-  [[nodiscard]] static bytes_view piece(bytes_view whole, std::uint64_t at, std::uint64_t bytes) noexcept {
-    return at >= whole.size() ? bytes_view{} : whole.subspan(at, smaller(bytes, whole.size() - at));
-  }
-
-  void broadcast_pieces(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
-    const std::uint64_t bytes = piece_of(1);
-    if (group.size() != size()) {  // a group has no communicator of its own
-      if (rank() != root) {
-        receive(buffer, root, bytes);
-      } else if (group.size() > 1) {
-        send_whole(buffer, group);
-      }
-      return;
-    }
-    const bool there = cuda_.on_device(buffer.data());
-    for (std::uint64_t at = 0; at < buffer.size(); at += bytes) {
-      const mutable_bytes part = buffer.subspan(at, smaller(bytes, buffer.size() - at));
-      const bool is_root = rank() == root;
-      ring_->turn(
-          [&](std::byte* slot) {
-            if (!there && is_root) {
-              copy_in(slot, part);
-            }
-          },
-          [&](std::byte* slot) {
-            std::byte* const memory = there ? part.data() : slot;
-            connection_.issue("broadcast", [&](Nccl& nccl, typename Nccl::comm comm) {
-              return nccl.broadcast(memory, memory, part.size(), static_cast<int>(root), comm, ring_->exchange());
-            });
-          },
-          [&](std::byte* slot) {
-            if (!there && !is_root) {
-              copy_out(part, slot);
-            }
-          });
-    }
-  }
-
-  void receive(mutable_bytes own, std::size_t root, std::uint64_t bytes) {
-    const bool there = cuda_.on_device(own.data());
-    for (std::uint64_t at = 0; at < own.size(); at += bytes) {
-      const mutable_bytes part = own.subspan(at, smaller(bytes, own.size() - at));
-      ring_->turn([](std::byte*) {},
-                  [&](std::byte* slot) {
-                    connection_.issue("receive", [&](Nccl& nccl, typename Nccl::comm comm) {
-                      return nccl.receive(there ? part.data() : slot, part.size(), static_cast<int>(root), comm,
-                                          ring_->exchange());
-                    });
-                  },
-                  [&](std::byte* slot) {
-                    if (!there) {
-                      copy_out(part, slot);
-                    }
-                  });
-    }
-  }
-
-  /// The same to every other rank of the group.
-  void send_whole(bytes_view payload, std::span<const std::size_t> group) {
-    const std::uint64_t bytes = piece_of(1);
-    const bool there = cuda_.on_device(payload.data());
-    for (std::uint64_t at = 0; at < payload.size(); at += bytes) {
-      const bytes_view part = piece(payload, at, bytes);
-      ring_->turn(
-          [&](std::byte* slot) {
-            if (!there) {
-              copy_in(slot, part);
-            }
-          },
-          [&](std::byte* slot) {
-            send_to(group, [&](std::size_t) { return bytes_view(there ? part.data() : slot, part.size()); });
-          },
-          [](std::byte*) {});
-    }
-  }
-
-  /// To every other rank of the group what is its own.
-  void send_windows(std::span<const bytes_view> windows, std::span<const std::size_t> group) {
-    const std::uint64_t bytes = piece_of(size());
-    std::uint64_t longest = 0;
-    for (const std::size_t other : group) {
-      longest = other != rank() && windows[other].size() > longest ? windows[other].size() : longest;
-    }
-    for (std::uint64_t at = 0; at < longest; at += bytes) {
-      ring_->turn(
-          [&](std::byte* slot) {
-            for (const std::size_t other : group) {
-              const bytes_view part = piece(windows[other], at, bytes);
-              if (other != rank() && !part.empty() && !cuda_.on_device(part.data())) {
-                copy_in(slot + other * bytes, part);
-              }
-            }
-          },
-          [&](std::byte* slot) {
-            send_to(group, [&](std::size_t other) {
-              const bytes_view part = piece(windows[other], at, bytes);
-              const bool there = part.empty() || cuda_.on_device(part.data());
-              return bytes_view(there ? part.data() : slot + other * bytes, part.size());
-            });
-          },
-          [](std::byte*) {});
-    }
-  }
-
-  /// `payload(rank)`, on the device, to every other rank of the group, unless it is empty.
-  template <class Payload>
-  void send_to(std::span<const std::size_t> group, Payload&& payload) {
-    connection_.issue("send", [&](Nccl& nccl, typename Nccl::comm comm) {
-      int code = Nccl::success;
-      for (const std::size_t other : group) {
-        const bytes_view part = other == rank() ? bytes_view{} : payload(other);
-        if (!part.empty() && connection_.is_accepted(code)) {
-          code = nccl.send(part.data(), part.size(), static_cast<int>(other), comm, ring_->exchange());
-        }
-      }
-      return code;
-    });
-  }
-
-  /// From each rank of the group to each: its part to its place in `all`.
-  void exchange_parts(bytes_view own, mutable_bytes all, std::span<const std::size_t> group) {
-    const std::uint64_t bytes = piece_of(size());
-    const std::size_t mine = detail::index_in(group, rank());
-    const bool own_there = cuda_.on_device(own.data());
-    const bool all_there = cuda_.on_device(all.data());
-    for (std::uint64_t at = 0; at < own.size(); at += bytes) {
-      const bytes_view part = piece(own, at, bytes);
-      const auto place = [&](std::size_t index) { return all.data() + index * own.size() + at; };
-      ring_->turn(
-          [&](std::byte* slot) {
-            if (!own_there) {
-              copy_in(slot + mine * bytes, part);
-            }
-          },
-          [&](std::byte* slot) {
-            const std::byte* const out = own_there ? part.data() : slot + mine * bytes;
-            if (all_there && out != place(mine)) {
-              detail::require_cuda(cuda_, cuda_.copy_on_device(place(mine), out, part.size(), ring_->exchange()),
-                                   "copy on the device");
-            }
-            connection_.issue("gather", [&](Nccl& nccl, typename Nccl::comm comm) {
-              int code = Nccl::success;
-              for (std::size_t i = 0; i < group.size(); ++i) {
-                if (i == mine || !connection_.is_accepted(code)) {
-                  continue;
-                }
-                const int other = static_cast<int>(group[i]);
-                code = nccl.send(out, part.size(), other, comm, ring_->exchange());
-                if (connection_.is_accepted(code)) {
-                  code = nccl.receive(all_there ? place(i) : slot + i * bytes, part.size(), other, comm,
-                                      ring_->exchange());
-                }
-              }
-              return code;
-            });
-          },
-          [&](std::byte* slot) {
-            for (std::size_t i = 0; i < group.size() && !all_there; ++i) {
-              if (i != mine) {
-                copy_out({place(i), part.size()}, slot + i * bytes);
-              } else if (own_there) {
-                copy_out({place(i), part.size()}, part.data());
-              } else if (part.data() != place(i)) {
-                std::memcpy(place(i), part.data(), part.size());
-              }
-            }
-          });
-    }
-  }
-
   Cuda cuda_;
   int device_;
   std::vector<std::size_t> everyone_;
-  std::optional<detail::nccl_ring<Cuda>> ring_;
+  std::optional<detail::nccl_transfers<Nccl, Cuda, Host>> transfers_;
   std::vector<std::unique_ptr<operation_record>> operations_;  // as many as were ever in flight: a handful
   detail::nccl_connection<Nccl, Cuda, Host> connection_;
 };

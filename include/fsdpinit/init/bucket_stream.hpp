@@ -4,9 +4,9 @@
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/checksum.hpp>
-#include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/init/bucket_checksums.hpp>
 #include <fsdpinit/init/bucket_fill.hpp>
+#include <fsdpinit/init/payload_channel.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
@@ -20,26 +20,13 @@
 
 namespace fsdpinit::detail {
 
-/// A token of nothing: what blocking operations leave behind.
-struct finished_token {};
-
-template <class Data>
-struct token_of {
-  using type = finished_token;
-};
-template <NonBlockingCommunicator Data>
-struct token_of<Data> {
-  using type = typename Data::token;
-};
-
 /// Moves every bucket of a plan from the ranks that read to the slabs of all ranks; the same order on each.
 ///
 /// A bucket moves in one operation, or in two: a scatter within the source's replica, then a broadcast of each part to the
-/// other replicas. Bucket k + 1 is being filled and sent while bucket k is passed on and received,
-/// and copied to its place by a device. If this rank fails, an
-/// interruptible communicator is interrupted and the failure thrown at once; on others the rank goes through the remaining
-/// motions without reading or placing, so that no peer is left waiting, until the next agreement, which is the caller's.
-/// Collective; no allocation per bucket.
+/// other replicas. Bucket k + 1 is being filled and sent while bucket k is passed on and received, and copied to its place by a
+/// device. If this rank fails, an interruptible communicator is interrupted and the failure thrown at once; on others the rank
+/// goes through the remaining motions without reading or placing, so that no peer is left waiting, until the next agreement,
+/// which is the caller's. Collective; no allocation per bucket.
 template <class Data, class Source, MemorySpace Space, Observer Watch>
 class bucket_stream {
  public:
@@ -50,12 +37,11 @@ class bucket_stream {
                 double deadline_seconds, std::span<const tensor_request> names = {}, const checksum* hash = nullptr)
       : plan_(made),
         mine_(made, data.rank()),
-        data_(data),
+        channel_(data, deadline_seconds),
         placer_(made, data.rank(), work),
         filler_(made, mine_, reader, placer_, work, progress),
         counters_(counters),
         rank_(data.rank()),
-        deadline_seconds_(deadline_seconds),
         flights_(made.options.buckets_in_flight) {
     for (std::size_t i = 0; i < flights_.size(); ++i) {
       flights_[i].placer.emplace(made, data.rank(), work);
@@ -106,12 +92,10 @@ class bucket_stream {
       finish_all(next_);
     } catch (...) {
       const error cause = current_error();
-      if constexpr (InterruptibleCommunicator<Data>) {
-        data_.interrupt();
-      }
+      channel_.interrupt();
       for (flight& each : flights_) {
-        static_cast<void>(attempt([&] { wait(each.token); }));
-        static_cast<void>(attempt([&] { wait(each.checksums_token); }));
+        static_cast<void>(attempt([&] { channel_.wait(each.token); }));
+        static_cast<void>(attempt([&] { channel_.wait(each.checksums_token); }));
         static_cast<void>(attempt([&] { each.placer->wait(); }));
       }
       throw cause;
@@ -127,11 +111,9 @@ class bucket_stream {
   static constexpr std::size_t buckets_per_agreement = 64;
 
   struct flight {
-    using operation = std::optional<typename token_of<Data>::type>;  // one that was started and not waited for
-
     const bucket* which = nullptr;  // nullptr: free
-    operation token;
-    operation checksums_token;
+    typename payload_channel<Data>::operation token;
+    typename payload_channel<Data>::operation checksums_token;
     mutable_bytes staging;
     mutable_bytes checksums;  // on the rank that reads, and where they are received
     mutable_bytes own;        // this rank's part: what it receives, or has to pass on
@@ -203,52 +185,19 @@ class bucket_stream {
     const std::size_t root = mine_.root_of(which);
     switch (which.way) {
       case route::scatter:
-        start_scatter(each, root);
+        channel_.start_scatter(each.token, each.windows, root == rank_ ? mutable_bytes{} : each.own, root,
+                               mine_.groups().scatter);
         break;
       case route::own_read:
         if (mine_.relays(which)) {
-          start_broadcast(each.token, each.own, root, mine_.groups().replicas);
+          channel_.start_broadcast(each.token, each.own, root, mine_.groups().replicas);
         }
         break;
       default:
-        start_broadcast(each.token, each.own, root, mine_.broadcast_group(which));
+        channel_.start_broadcast(each.token, each.own, root, mine_.broadcast_group(which));
     }
     if (mine_.sends_checksums(which)) {
-      start_broadcast(each.checksums_token, each.checksums, root, mine_.checksum_group(which));
-    }
-  }
-
-  void start_scatter(flight& each, std::size_t root) {
-    const mutable_bytes received = root == rank_ ? mutable_bytes{} : each.own;
-    if constexpr (GroupCommunicator<Data>) {
-      const std::vector<std::size_t>& group = mine_.groups().scatter;
-      if (!group.empty()) {
-        const bool outside = group.size() == 1;  // nothing yet: its part is passed on to it
-        each.token =
-            data_.start_scatter(each.windows, outside ? mutable_bytes{} : received, outside ? rank_ : root, group);
-        return;
-      }
-    }
-    if constexpr (NonBlockingScatterCommunicator<Data>) {
-      each.token = data_.start_scatter(each.windows, received, root);
-    } else if constexpr (ScatterCommunicator<Data>) {
-      data_.scatter(each.windows, received, root);
-    }
-  }
-
-  /// Among all ranks where `group` is empty.
-  void start_broadcast([[maybe_unused]] typename flight::operation& token, mutable_bytes bytes, std::size_t root,
-                       std::span<const std::size_t> group) {
-    if constexpr (GroupCommunicator<Data>) {
-      if (!group.empty()) {
-        token = data_.start_broadcast(bytes, root, group);
-        return;
-      }
-    }
-    if constexpr (NonBlockingCommunicator<Data>) {
-      token = data_.start_broadcast(bytes, root);
-    } else {
-      data_.broadcast(bytes, root);
+      channel_.start_broadcast(each.checksums_token, each.checksums, root, mine_.checksum_group(which));
     }
   }
 
@@ -257,20 +206,11 @@ class bucket_stream {
     if (each.which == nullptr || !std::exchange(each.to_relay, false)) {
       return;
     }
-    wait(each.token);
+    channel_.wait(each.token);
     const mesh& ranks = plan_.options.ranks;
-    start_broadcast(each.token, each.own, ranks.rank_of(ranks.replica_of(mine_.groups().source), mine_.shard()),
-                    mine_.groups().replicas);
-  }
-
-  void wait([[maybe_unused]] typename flight::operation& token) {
-    if constexpr (NonBlockingCommunicator<Data>) {
-      if (token) {
-        auto operation = std::move(*token);
-        token.reset();
-        data_.wait(operation, deadline::after(deadline_seconds_));
-      }
-    }
+    channel_.start_broadcast(each.token, each.own,
+                             ranks.rank_of(ranks.replica_of(mine_.groups().source), mine_.shard()),
+                             mine_.groups().replicas);
   }
 
   void finish(flight& each) {
@@ -279,8 +219,8 @@ class bucket_stream {
     if (which == nullptr) {
       return;
     }
-    wait(each.token);
-    wait(each.checksums_token);
+    channel_.wait(each.token);
+    channel_.wait(each.checksums_token);
     each.which = nullptr;
     count(each, *which);
     begin_placing(each, *which);
@@ -354,13 +294,12 @@ class bucket_stream {
 
   const plan& plan_;
   rank_plan mine_;
-  Data& data_;
+  payload_channel<Data> channel_;
   tensor_placer<Space> placer_;
   bucket_filler<Source, Space, Watch> filler_;
   std::optional<bucket_checksums<Space>> verifier_;
   transfer_counters& counters_;
   std::size_t rank_;
-  double deadline_seconds_;
   std::vector<flight> flights_;
   std::size_t next_ = 0;  // bucket
   std::optional<error> failure_;

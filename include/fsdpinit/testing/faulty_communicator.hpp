@@ -101,6 +101,16 @@ class faulty_communicator_base {
   {
     inner_.rearm();
   }
+  [[nodiscard]] bool interrupted()
+    requires AlertingCommunicator<C>
+  {
+    return inner_.interrupted();
+  }
+  void connect()
+    requires ConnectingCommunicator<C>
+  {
+    inner_.connect();
+  }
 
  protected:
   void count(std::string_view what) const {

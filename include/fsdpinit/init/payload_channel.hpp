@@ -1,0 +1,95 @@
+#pragma once
+
+#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <utility>
+
+namespace fsdpinit::detail {
+
+/// A token of nothing: what blocking operations leave behind.
+struct finished_token {};
+
+template <class Data>
+struct token_of {
+  using type = finished_token;
+};
+template <NonBlockingCommunicator Data>
+struct token_of<Data> {
+  using type = typename Data::token;
+};
+
+/// Starts operations by what the communicator has: without non-blocking operations they are done when they return. Each wait has
+/// the deadline to itself.
+template <class Data>
+class payload_channel {
+ public:
+  /// One that was started and not waited for.
+  using operation = std::optional<typename token_of<Data>::type>;
+
+  payload_channel(Data& data, double deadline_seconds)
+      : data_(data), rank_(data.rank()), deadline_seconds_(deadline_seconds) {}
+
+  /// Among all ranks where `group` is empty; otherwise on a communicator with groups.
+  void start_broadcast([[maybe_unused]] operation& token, mutable_bytes bytes, std::size_t root,
+                       [[maybe_unused]] std::span<const std::size_t> group) {
+    if constexpr (GroupCommunicator<Data>) {
+      if (!group.empty()) {
+        token = data_.start_broadcast(bytes, root, group);
+        return;
+      }
+    }
+    if constexpr (NonBlockingCommunicator<Data>) {
+      token = data_.start_broadcast(bytes, root);
+    } else {
+      data_.broadcast(bytes, root);
+    }
+  }
+
+  /// The same for windows. A group of this rank alone is that of one outside, to which nothing is sent yet: its part is passed on
+  /// to it. \param received  empty on the root
+  void start_scatter([[maybe_unused]] operation& token, std::span<const bytes_view> windows, mutable_bytes received,
+                     std::size_t root, [[maybe_unused]] std::span<const std::size_t> group) {
+    if constexpr (GroupCommunicator<Data>) {
+      if (!group.empty()) {
+        const bool outside = group.size() == 1;
+        token = data_.start_scatter(windows, outside ? mutable_bytes{} : received, outside ? rank_ : root, group);
+        return;
+      }
+    }
+    if constexpr (NonBlockingScatterCommunicator<Data>) {
+      token = data_.start_scatter(windows, received, root);
+    } else if constexpr (ScatterCommunicator<Data>) {
+      data_.scatter(windows, received, root);
+    }
+  }
+
+  /// Nothing to do where none was started. \throws what the communicator throws
+  void wait([[maybe_unused]] operation& token) {
+    if constexpr (NonBlockingCommunicator<Data>) {
+      if (token) {
+        auto started = std::move(*token);
+        token.reset();
+        data_.wait(started, deadline::after(deadline_seconds_));
+      }
+    }
+  }
+
+  /// Ends what is under way on every rank, where the communicator can.
+  void interrupt() noexcept {
+    if constexpr (InterruptibleCommunicator<Data>) {
+      data_.interrupt();
+    }
+  }
+
+ private:
+  Data& data_;
+  std::size_t rank_;
+  double deadline_seconds_;
+};
+
+}  // namespace fsdpinit::detail
