@@ -45,3 +45,6 @@ foreach(part IN LISTS FSDPINIT_PARTS)
   string(TOUPPER "${part}" PART)
   fsdpinit_take_headers(FSDPINIT_CORE_HEADERS FSDPINIT_${PART}_HEADERS ${FSDPINIT_${PART}_PATTERNS})
 endforeach()
+
+# Headers for CUDA compilers alone, of the component `cuda`.
+file(GLOB_RECURSE FSDPINIT_CUDA_KERNEL_HEADERS CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/fsdpinit/*.cuh")

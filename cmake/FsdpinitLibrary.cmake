@@ -88,3 +88,11 @@ if(TARGET fsdpinit_mpi)
   # Without MPI's C++ bindings, which MPI has withdrawn and whose headers are large.
   target_compile_definitions(fsdpinit_mpi INTERFACE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
 endif()
+
+if(TARGET fsdpinit_cuda)
+  target_sources(fsdpinit_cuda INTERFACE FILE_SET kernels TYPE HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}/include"
+                                         FILES ${FSDPINIT_CUDA_KERNEL_HEADERS})
+  # The verification of headers compiles as C++; tests/cuda/*.cu include these.
+  set_target_properties(fsdpinit_cuda PROPERTIES INTERFACE_HEADER_SETS_TO_VERIFY HEADERS)
+  target_compile_options(fsdpinit_cuda INTERFACE "$<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:--expt-relaxed-constexpr>")
+endif()

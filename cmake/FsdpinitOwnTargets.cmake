@@ -15,8 +15,13 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   list(APPEND fsdpinit_warnings -Wno-restrict -Wno-free-nonheap-object)
 endif()
 
+# nvcc hands C++ to the host's compiler in its own words, about which -Wpedantic and -Wconversion would have something to say.
+set(fsdpinit_warnings "$<$<COMPILE_LANGUAGE:CXX>:${fsdpinit_warnings}>"
+                      "$<$<COMPILE_LANGUAGE:CUDA>:--Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Wshadow,-Werror>")
+
 add_library(fsdpinit_own INTERFACE)
-target_compile_options(fsdpinit_own INTERFACE ${fsdpinit_warnings})
+# CMake 3.25 does not know that nvcc has C++20.
+target_compile_options(fsdpinit_own INTERFACE "${fsdpinit_warnings}" "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>")
 add_library(fsdpinit_sanitized INTERFACE)
 if(FSDPINIT_SANITIZE)
   target_compile_options(fsdpinit_sanitized INTERFACE -fsanitize=${FSDPINIT_SANITIZE} -fno-sanitize-recover=all
@@ -49,12 +54,27 @@ endfunction()
 if(PROJECT_IS_TOP_LEVEL)
   # CMake makes the header verification targets itself, at the end of this directory: only the directory's own options
   # reach them.
-  set_property(DIRECTORY PROPERTY COMPILE_OPTIONS ${fsdpinit_warnings})
+  set_property(DIRECTORY PROPERTY COMPILE_OPTIONS "${fsdpinit_warnings}")
   set(CMAKE_CXX_EXTENSIONS OFF)
 
   find_program(FSDPINIT_CCACHE ccache)
   mark_as_advanced(FSDPINIT_CCACHE)
   if(FSDPINIT_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
     set(CMAKE_CXX_COMPILER_LAUNCHER "${FSDPINIT_CCACHE}")
+  endif()
+endif()
+
+# Kernels are compiled and linked for the GPUs that models are trained on, whether there is one here or not.
+if(TARGET fsdpinit_cuda AND NOT FSDPINIT_SANITIZE)
+  include(CheckLanguage)
+  list(APPEND CMAKE_PROGRAM_PATH "${CUDAToolkit_BIN_DIR}")
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 80 90)
+    endif()
+    enable_language(CUDA)
+  else()
+    fsdpinit_leave_out(kernels "no CUDA compiler was found")
   endif()
 endif()

@@ -91,6 +91,9 @@ void expect_widened(const std::vector<reference_tensor>& tensors, std::size_t ra
       shard_bytes += wanted.expected_bytes(tensor, grid.shards, grid.shard_of(rank));
     }
     EXPECT_EQ(report.predicted.shard_bytes, shard_bytes) << "rank " << rank;
+    if constexpr (!Space::host_accessible) {
+      EXPECT_EQ(memory.cuda().faults(), std::vector<std::string>{}) << "rank " << rank;
+    }
   });
 }
 
@@ -114,6 +117,51 @@ TEST(Widening, HappensWhereBytesArriveInHostMemory) { expect_widened_in_every_ce
 
 TEST(Widening, HappensWhereBytesArriveInDeviceMemory) { expect_widened_in_every_cell<fake_device_memory>(); }
 
+TEST(Widening, HappensOnDevicesWithKernels) {
+  static_assert(WideningMemory<fake_converting_memory> && !WideningMemory<fake_device_memory>);
+  expect_widened_in_every_cell<fake_converting_memory>();
+}
+
+TEST(Widening, OnADeviceNeedsNoScratchMemory) {
+  const reference_model stored(stored_tensors());
+  const reference_model wanted = widened(stored_tensors());
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    fake_converting_memory memory;
+    dynamic_module module = wanted.module(memory, rank == 0);
+    const rank_report report = initialize<native_sharding<transport::broadcast>>(
+        module, stored.source() | cast(dtype::f32), world, {}, memory);
+    EXPECT_EQ(report.predicted.scratch_bytes, 0U) << "rank " << rank;
+    EXPECT_EQ(memory.cuda().faults(), std::vector<std::string>{});
+  });
+}
+
+TEST(Widening, OnADeviceMayFailAtAnyCallOfIt) {
+  const reference_model stored(stored_tensors());
+  const reference_model wanted = widened(stored_tensors());
+  std::uint64_t injections = 0;
+  for (bool failed = true; failed && !::testing::Test::HasFailure(); ++injections) {
+    std::vector<fsdpinit::testing::fake_cuda_with_kernels> devices(2);
+    devices[1].calls.fail_at(injections);
+    const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+      fake_converting_memory memory(0, devices[rank]);
+      dynamic_module module = wanted.module(memory, rank == 0);
+      initialize(module, stored.source() | cast(dtype::f32), world, {}, memory);
+    });
+    failed = devices[1].calls.has_failed();
+    EXPECT_EQ(errors[0].has_value(), failed);
+    EXPECT_EQ(errors[1].has_value(), failed);
+    if (failed && errors[0] && errors[1]) {
+      EXPECT_EQ(errors[0]->code(), errc::device) << errors[0]->what();
+      EXPECT_STREQ(errors[0]->what(), errors[1]->what());
+    }
+    for (const fsdpinit::testing::fake_cuda_with_kernels& device : devices) {
+      EXPECT_EQ(device.left(), 0U);
+      EXPECT_EQ(device.faults(), std::vector<std::string>{});
+    }
+  }
+  EXPECT_GT(injections, 30U);
+}
+
 TEST(Widening, ScratchMemoryHoldsAnElementEvenWhereBucketsDoNot) {
   expect_widened<native_sharding<>, fake_device_memory>(stored_tensors(), 1, {.bucket_bytes = 1});
 }
@@ -123,6 +171,7 @@ TEST(Widening, TensorsOfSeveralBlocksAreWhole) {
                                             {.fqn = "b", .type = dtype::f16, .extents = {300, 1400}, .how = shard{1}}};
   expect_widened<native_sharding<>, host_memory>(large, 4, {});
   expect_widened<native_sharding<>, fake_device_memory>(large, 4, {.bucket_bytes = 64 * kib});
+  expect_widened<native_sharding<>, fake_converting_memory>(large, 4, {.bucket_bytes = 64 * kib});
 }
 
 TEST(Widening, ComparesStoredCopiesOfATie) {

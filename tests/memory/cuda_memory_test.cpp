@@ -1,3 +1,5 @@
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
 #include <fsdpinit/memory/cuda_stream.hpp>
@@ -21,6 +23,7 @@ namespace {
 using namespace fsdpinit;
 using fsdpinit::testing::check_memory;
 using fsdpinit::testing::fake_cuda;
+using fsdpinit::testing::fake_cuda_with_kernels;
 using fsdpinit::testing::violations;
 using fsdpinit::testing_support::is_sanitized;
 using fsdpinit::testing_support::thrown_by;
@@ -30,7 +33,8 @@ using pinned = basic_pinned_memory<fake_cuda>;
 using stream = basic_cuda_stream<fake_cuda>;
 using event = basic_cuda_event<fake_cuda>;
 
-static_assert(CudaApi<fake_cuda>);
+static_assert(CudaApi<fake_cuda> && !ConvertingCudaApi<fake_cuda>);
+static_assert(ConvertingCudaApi<fake_cuda_with_kernels>);
 static_assert(MemorySpace<device_memory>);
 static_assert(MemorySpace<pinned> && pinned::host_accessible);
 
@@ -192,6 +196,30 @@ TEST_F(CudaMemory, AnEventIsWaitedForOrWasNeverRecorded) {
   ASSERT_EQ(cuda.faults().size(), 1U);  // that of the event that is none
   cuda = fake_cuda();
 }
+TEST(CudaWidening, TakesPassesOfHalfOfWhatIsLeft) {
+  constexpr std::uint64_t count = 1000;
+  fake_cuda_with_kernels cuda;
+  {
+    basic_cuda_memory<fake_cuda_with_kernels> memory(0, cuda);
+    const block<basic_cuda_memory<fake_cuda_with_kernels>> held(memory, count * 4);
+    const std::vector<std::byte> narrow = numbers(count * 2);
+    std::vector<std::byte> wide(count * 4);
+    std::vector<std::byte> expected(count * 4);
+    convert_floats(dtype::f16, narrow.data(), dtype::f32, expected.data(), count);
+
+    decltype(memory)::queue order;
+    std::byte* const arrived = held.data() + count * 2;
+    memory.copy_in(arrived, narrow.data(), narrow.size(), narrow.size(), 1, order);
+    const std::uint64_t before = cuda.pending();
+    memory.widen(dtype::f16, arrived, dtype::f32, held.data(), count, order);
+    EXPECT_EQ(cuda.pending() - before, 11U);  // 500, 250, ..., 1, and the last one
+    memory.copy_out(wide.data(), held.data(), wide.size(), order);
+    memory.wait(order);
+    EXPECT_EQ(wide, expected);
+  }
+  EXPECT_EQ(cuda.faults(), std::vector<std::string>{});
+  EXPECT_EQ(cuda.left(), 0U);
+}
 
 /// What the double finds, so that the tests that use it can fail.
 class FakeCuda : public ::testing::Test {
@@ -242,6 +270,18 @@ TEST_F(FakeCuda, FindsStagingThatGoesTooEarly) {
     static_cast<void>(cuda.copy_to_device(held.data(), between.data(), 8, writes.get()));
   }
   expect_fault("pinned memory is given back while a copy may use it");
+}
+
+TEST_F(FakeCuda, FindsAConversionThatWritesWhereItReads) {
+  fake_cuda_with_kernels with_kernels;
+  device_memory memory(0, with_kernels);
+  const block<device_memory> held(memory, 8);
+  stream works(with_kernels, 0);
+  static_cast<void>(with_kernels.copy_to_device(held.data(), host.data(), 8, works.get()));
+  static_cast<void>(with_kernels.convert(dtype::bf16, held.data() + 2, dtype::f32, held.data(), 2, works.get()));
+  EXPECT_TRUE(thrown_by([&] { works.wait(); }));
+  ASSERT_EQ(with_kernels.faults().size(), 1U);
+  EXPECT_NE(with_kernels.faults().front().find("writes where it reads"), std::string::npos);
 }
 
 TEST_F(FakeCuda, FindsCopiesOutsideOfMemory) {

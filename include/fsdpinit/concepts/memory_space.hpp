@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/dtype.hpp>
 
 #include <concepts>
 #include <cstddef>
@@ -33,6 +34,15 @@ concept MemorySpace = std::copyable<S> && std::default_initializable<typename S:
                         { constant.accounted_peak() } noexcept -> std::same_as<std::uint64_t>;
                         { space.restart_peak() } noexcept;
                       };
+
+/// A space that the host may not touch, but that widens floats where they lie: `widen(from, source, to, destination, count, queue)`
+/// converts `count` elements in their turn. The source does not begin before the destination, nor end before the destination ends:
+/// it may be the last bytes of the destination. Elsewhere the bytes go to the host and back, piece by piece.
+template <class S>
+concept WideningMemory = MemorySpace<S> && requires(S& space, typename S::queue& queue, std::byte* to,
+                                                    const std::byte* from, dtype type, std::uint64_t count) {
+  { space.widen(type, from, type, to, count, queue) } -> std::same_as<void>;
+};
 
 /// May communicator C send from and receive into memory of space S? By default if the host may touch it. Specialise it
 /// for a communicator that works on device memory; where it is false, one staging copy is inserted, and the plan counts

@@ -36,8 +36,8 @@ concept VisitsSlots = requires(M& module) { module.visit_slots(any_visitor{}); }
 template <detail::VisitsSlots M>
 struct module_traits<M> {
   template <class Visitor>
-  static void visit_slots(M& module, Visitor&& visitor) {
-    module.visit_slots(visitor);
+  static void visit_slots(M& root, Visitor&& visitor) {
+    root.visit_slots(visitor);
   }
 };
 

@@ -158,7 +158,9 @@ class initialization {
                                   .transport = call_.chosen(),
                                   .bucket_bytes = options_.bucket_bytes,
                                   .buckets_in_flight = options_.buckets_in_flight,
-                                  .access = {.host = Space::host_accessible, .communicator = CanAccess<Data, Space>},
+                                  .access = {.host = Space::host_accessible,
+                                             .communicator = CanAccess<Data, Space>,
+                                             .widens = Space::host_accessible || WideningMemory<Space>},
                                   .verify = options_.verify});
     predicted_ = predict(plan_, rank_);
     reason_ = call_.is_automatic() && call_.reason().empty() ? routes_of(plan_) : call_.reason();

@@ -286,6 +286,7 @@ class tensor_placer {
         widen(i, *plan_.tensors[i].widening);
       }
     }
+    wait();
   }
   /// The host bytes handed in may be overwritten now.
   void wait() { work_.memory.wait(queue_); }
@@ -299,6 +300,8 @@ class tensor_placer {
     std::byte* to = address(tensor, 0) - how.growth;
     if constexpr (Space::host_accessible) {
       convert_floats(how.from, from, how.to, to, left);
+    } else if constexpr (WideningMemory<Space>) {
+      work_.memory.widen(how.from, from, how.to, to, left, queue_);
     } else {
       std::byte* const aside = work_.scratch.data();
       while (left != 0) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 
@@ -49,6 +50,14 @@ concept CudaApi =
       { cuda.on_device(from) } noexcept -> std::same_as<bool>;
       { cuda.text_of(0) } noexcept -> std::convertible_to<std::string_view>;
     };
+
+/// Runtimes with a kernel of their own: `convert(from, source, to, destination, count, in)` is `convert_floats` on the device, in
+/// its turn on the stream. The ranges do not overlap, but for a single element, which is read before it is written.
+template <class R>
+concept ConvertingCudaApi = CudaApi<R> && requires(R& cuda, void* to, const void* from, dtype type, std::uint64_t count,
+                                                   typename R::stream in) {
+  { cuda.convert(type, from, type, to, count, in) } noexcept -> std::same_as<int>;
+};
 
 namespace detail {
 

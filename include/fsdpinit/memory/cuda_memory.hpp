@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/memory/account.hpp>
@@ -124,6 +125,24 @@ class basic_cuda_memory {
     if (bytes != 0) {
       detail::require_cuda(cuda_, cuda_.copy_to_host(destination, source, bytes, stream_of(order)),
                            "copy from the device");
+    }
+  }
+  /// Widens floats where they lie, as `WideningMemory` has it: in passes of which none writes what it, or a later one, has still to
+  /// read. Each takes at least half of what is left, so there are about log2(count). \throws error{device}
+  void widen(dtype from, const std::byte* source, dtype to, std::byte* destination, std::uint64_t count, queue& order)
+    requires ConvertingCudaApi<Cuda>
+  {
+    const std::uint64_t narrow = bits(from) / 8;
+    const std::uint64_t wide = bits(to) / 8;
+    const detail::cuda_device_guard<Cuda> here(cuda_, device_);
+    const auto in = stream_of(order);
+    while (count != 0) {
+      const std::uint64_t clear = static_cast<std::uint64_t>(source - destination) / wide;  // ends before what is read
+      const std::uint64_t now = clear == 0 ? 1 : smaller(clear, count);
+      detail::require_cuda(cuda_, cuda_.convert(from, source, to, destination, now, in), "convert on the device");
+      source += now * narrow;
+      destination += now * wide;
+      count -= now;
     }
   }
   /// \throws error{device}

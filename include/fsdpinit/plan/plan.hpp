@@ -23,6 +23,7 @@ namespace fsdpinit {
 struct slab_access {
   bool host = true;          ///< a read() may fill slab memory: it is host memory
   bool communicator = true;  ///< the communicator may send from and receive into slab memory
+  bool widens = true;        ///< floats become wider where they lie
 };
 
 struct plan_options {

@@ -193,7 +193,7 @@ class rank_plan {
   const rank_plan mine(made, rank);
   prediction out;
   bool needs_scratch = false;
-  bool widens_aside = false;  // in memory that the host may not touch
+  bool widens_aside = false;
   const bool verifies = options.verify != verification::off;
   for (const slab_layout& slab : made.slabs) {
     out.slab_bytes += slab.bytes;
@@ -206,7 +206,7 @@ class rank_plan {
     const std::uint64_t own = part.local_bytes(mine.shard());
     const std::uint64_t copies = 1 + tensor.extra_copies;
     out.shard_bytes += tensor.kept_bytes(own);
-    widens_aside = widens_aside || (tensor.widening && !options.access.host);
+    widens_aside = widens_aside || (tensor.widening && !options.access.widens);
     if (options.verify == verification::reread && !tensor.captured && !tensor.generated) {
       out.bytes_read += own;
       needs_scratch = true;

@@ -140,7 +140,11 @@ template <class IsUnit>
   }
   unit_assignment out = detail::assign_units(fqns, true, [&](std::string_view path) {
     const auto at = used.find(path);
-    return at != used.end() && (at->second = true);
+    if (at == used.end()) {
+      return false;
+    }
+    at->second = true;
+    return true;
   });
   for (const std::string& prefix : prefixes) {
     if (!used.at(prefix)) {

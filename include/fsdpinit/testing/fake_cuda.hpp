@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/testing/call_counter.hpp>
 #include <fsdpinit/testing/fake_cuda_device.hpp>
 
@@ -163,6 +164,13 @@ class fake_cuda {
     }
   }
 
+ protected:
+  /// Something that the device does in its turn: `fn(device)` starts it.
+  template <class Fn>
+  int started_on(Fn&& fn, stream in) noexcept {
+    return started([&] { fn(all_->device); }, in);
+  }
+
  private:
   using place = fake_cuda_device::place;
   static constexpr int invalid_device = 101;
@@ -222,6 +230,16 @@ class fake_cuda {
   }
 
   std::shared_ptr<shared> all_;
+};
+
+/// The same with a kernel: a ConvertingCudaApi.
+class fake_cuda_with_kernels : public fake_cuda {
+ public:
+  using fake_cuda::fake_cuda;
+
+  int convert(dtype from, const void* source, dtype to, void* destination, std::uint64_t count, stream in) noexcept {
+    return started_on([&](fake_cuda_device& device) { device.convert(*in, from, source, to, destination, count); }, in);
+  }
 };
 
 }  // namespace fsdpinit::testing

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/text.hpp>
 
 #include <algorithm>
@@ -154,6 +156,24 @@ class fake_cuda_device {
                    },
                .uses = {{to, bytes}, {from, bytes}}});
   }
+  /// As `convert_floats`; a fault where it writes what it has still to read.
+  void convert(stream_record& in, dtype from, const void* source, dtype to, void* destination, std::uint64_t count) {
+    const range read_from{source, count * (bits(from) / 8)};
+    const range written_to{destination, count * (bits(to) / 8)};
+    start(in, {.run =
+                   [=, this] {
+                     if (count > 1 && overlap(read_from, written_to)) {
+                       fault(concat("a conversion of ", count, " elements writes where it reads"));
+                     }
+                     std::vector<std::byte> narrow(read_from.bytes);
+                     std::vector<std::byte> wide(written_to.bytes);
+                     read(narrow.data(), source, narrow.size());
+                     convert_floats(from, narrow.data(), to, wide.data(), count);
+                     write(static_cast<std::byte*>(destination), wide.data(), wide.size());
+                     return true;
+                   },
+               .uses = {read_from, written_to}});
+  }
   /// On the device, at once.
   void copy_now(void* to, const void* from, std::uint64_t bytes) {
     std::vector<std::byte> between(bytes);
@@ -237,13 +257,17 @@ class fake_cuda_device {
     }
     return faults_.size() == before ? state::done : state::failed;
   }
+  static bool overlap(const range& a, const range& b) noexcept {
+    const auto* const first = static_cast<const std::byte*>(a.begin);
+    const auto* const second = static_cast<const std::byte*>(b.begin);
+    return first < second + b.bytes && second < first + a.bytes;
+  }
   /// Memory is about to go: nothing that is pending should use it. What does is done first.
   void settle(const std::byte* begin, const allocation& what) {
     for (const auto& each : streams_) {
       for (const work& waiting : each->pending) {
         for (const range& used : waiting.uses) {
-          const auto* const first = static_cast<const std::byte*>(used.begin);
-          if (first < begin + what.bytes && begin < first + used.bytes) {
+          if (overlap(used, {begin, what.bytes})) {
             fault(concat(name_of(what.where), " memory is given back while a copy may use it"));
           }
         }
