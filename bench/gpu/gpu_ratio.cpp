@@ -1,20 +1,27 @@
 // Whole loads into GPU memory beside the ceiling of the link, in one run and alternating.
 //
-//   gpu_ratio CHECKPOINT [ROUNDS] [BUCKET_BYTES] [BUCKETS_IN_FLIGHT]
+//   gpu_ratio CHECKPOINT [ROUNDS] [BUCKET_BYTES] [BUCKETS_IN_FLIGHT] [NAME=COMMAND...]
+//
+// Each COMMAND is another loader, which loads once for each line of its input and answers with the seconds.
 //
 // The ceiling: as many bytes, in pieces of a bucket, from pinned memory that is there already into device memory that is. A
 // contender starts from the page cache and nothing else: what it allocates, pinned memory above all, is in its time.
 #include "../ratio.hpp"
 #include "../thread_loads.hpp"
+#include "loader_process.hpp"
 #include <fsdpinit/cuda.hpp>
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
 #include <fmt/format.h>
 
+#include <csignal>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <deque>
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -69,9 +76,10 @@ void print_peak(const std::string& path, const options& how) {
 
 int main(int count, char** arguments) {
   if (count < 2) {
-    fmt::print(stderr, "usage: gpu_ratio CHECKPOINT [ROUNDS] [BUCKET_BYTES] [BUCKETS_IN_FLIGHT]\n");
+    fmt::print(stderr, "usage: gpu_ratio CHECKPOINT [ROUNDS] [BUCKET_BYTES] [BUCKETS_IN_FLIGHT] [NAME=COMMAND...]\n");
     return 2;
   }
+  static_cast<void>(std::signal(SIGPIPE, SIG_IGN));
   try {
     const std::string path = arguments[1];
     const std::uint64_t rounds = number_argument(count, arguments, 2, 7);
@@ -95,6 +103,16 @@ int main(int count, char** arguments) {
     }
     all.push_back({"4 ranks, own-read, 3 each", [&] { return gpu_seconds<own_read>(path, 4, how, 3); }});
     all.push_back({"4 ranks, scatter, 8 threads", [&] { return gpu_seconds<scatter>(path, 4, how, 8); }});
+    std::deque<loader_process> others;
+    for (int i = 5; i < count; ++i) {
+      const std::string given = arguments[i];
+      const std::size_t name_end = given.find('=');
+      if (name_end == std::string::npos) {
+        throw std::invalid_argument(fmt::format("'{}' is no NAME=COMMAND", given));
+      }
+      loader_process& other = others.emplace_back(given.substr(name_end + 1));
+      all.push_back({given.substr(0, name_end), [&other] { return other.seconds(); }});
+    }
     run_rounds(all, rounds);
     fmt::print("{} bytes, {} buckets in flight\n", bytes, how.buckets_in_flight);
     print_table(all, 4, rounds, how.bucket_bytes, "x ceiling");
