@@ -35,19 +35,22 @@ class loader_process {
       close(ends[0]);
       throw std::system_error(failed, std::generic_category(), "fork");
     }
-    stream_ = fdopen(ends[0], "r+");
+    in_ = fdopen(dup(ends[0]), "r");
+    out_ = fdopen(ends[0], "w");
   }
   loader_process(const loader_process&) = delete;
   loader_process& operator=(const loader_process&) = delete;
   ~loader_process() {
-    std::fclose(stream_);  // its input ends
+    shutdown(fileno(out_), SHUT_WR);  // its input ends
+    std::fclose(out_);
+    std::fclose(in_);
     waitpid(child_, nullptr, 0);
   }
 
   /// \pre SIGPIPE is ignored. \throws std::runtime_error where it gives no answer
   double seconds() {
     double out = 0;
-    if (std::fputs("load\n", stream_) < 0 || std::fflush(stream_) != 0 || std::fscanf(stream_, "%lf", &out) != 1) {
+    if (std::fputs("load\n", out_) < 0 || std::fflush(out_) != 0 || std::fscanf(in_, "%lf", &out) != 1) {
       throw std::runtime_error("no answer from: " + command_);
     }
     return out;
@@ -56,7 +59,8 @@ class loader_process {
  private:
   std::string command_;
   pid_t child_ = -1;
-  std::FILE* stream_ = nullptr;
+  std::FILE* in_ = nullptr;
+  std::FILE* out_ = nullptr;
 };
 
 }  // namespace fsdpinit::bench

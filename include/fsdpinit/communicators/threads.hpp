@@ -60,48 +60,36 @@ class threads_communicator {
       : state_(std::move(state)), rank_(rank) {}
 
   [[nodiscard]] std::size_t rank() const noexcept { return rank_; }
-  [[nodiscard]] std::size_t size() const noexcept { return state_->payload.everyone().size(); }
+  [[nodiscard]] std::size_t size() const noexcept { return everyone().size(); }
 
   /// 0: all are on one node, unless the world was told otherwise.
   [[nodiscard]] std::size_t node_of(std::size_t rank) const noexcept { return state_->nodes[rank]; }
 
-  token start_broadcast(mutable_bytes buffer, std::size_t root) {
-    return start_broadcast(buffer, root, state_->payload.everyone());
-  }
+  token start_broadcast(mutable_bytes buffer, std::size_t root) { return start_broadcast(buffer, root, everyone()); }
   token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
     return state_->payload.start(rank_, root, kind::broadcast, {}, buffer, group);
   }
   token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
-    return start_scatter(windows, own, root, state_->payload.everyone());
+    return start_scatter(windows, own, root, everyone());
   }
   token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
                       std::span<const std::size_t> group) {
     return state_->payload.start(rank_, root, kind::scatter, windows, own, group);
   }
   /// Receivers copy here. After a throw the operation's buffers are the caller's again.
-  void wait(token& operation, deadline limit) { state_->payload.wait(rank_, operation, limit); }
+  void wait(token& operation, deadline limit) { wait(operation, limit, copy_on_host); }
 
   /// Every rank copies straight from the others' parts.
   void all_gather(bytes_view own, mutable_bytes all, deadline limit = deadline::never()) {
-    all_gather(own, all, state_->payload.everyone(), limit);
+    all_gather(own, all, everyone(), limit);
   }
   void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group,
                   deadline limit = deadline::never()) {
-    detail::check_parts(own.size(), all.size(), group.size(), "bytes");
-    state_->payload.exchange(rank_, kind::all_gather, own, group, limit, [&](std::span<const bytes_view> parts) {
-      const std::size_t first = detail::index_in(group, rank_);  // not all of them from the same one at the same time
-      for (std::size_t i = 0; i < parts.size(); ++i) {
-        const std::size_t from = (first + i) % parts.size();
-        std::byte* const to = all.data() + from * own.size();
-        if (!own.empty() && parts[from].data() != to) {
-          std::memcpy(to, parts[from].data(), own.size());
-        }
-      }
-    });
+    all_gather(own, all, group, limit, copy_on_host);
   }
   /// Every rank adds up its part straight from the others' contributions.
   void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit = deadline::never()) {
-    reduce_scatter(contribution, own, state_->payload.everyone(), limit);
+    reduce_scatter(contribution, own, everyone(), limit);
   }
   void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
                       deadline limit = deadline::never()) {
@@ -138,8 +126,35 @@ class threads_communicator {
   /// rank has called this; then the channel works again.
   [[nodiscard]] error fail(const error& cause) { return state_->control.fail(rank_, cause); }
 
+ protected:
+  [[nodiscard]] std::span<const std::size_t> everyone() const noexcept { return state_->payload.everyone(); }
+
+  /// For payload that is not in host memory: `copy(to, from, bytes)` copies it, and may throw.
+  template <class Copy>
+  void wait(token& operation, deadline limit, Copy&& copy) {
+    state_->payload.wait(rank_, operation, limit, copy);
+  }
+  template <class Copy>
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit, Copy&& copy) {
+    detail::check_parts(own.size(), all.size(), group.size(), "bytes");
+    state_->payload.exchange(rank_, kind::all_gather, own, group, limit, [&](std::span<const bytes_view> parts) {
+      const std::size_t first = detail::index_in(group, rank_);  // not all of them from the same one at the same time
+      for (std::size_t i = 0; i < parts.size(); ++i) {
+        const std::size_t from = (first + i) % parts.size();
+        std::byte* const to = all.data() + from * own.size();
+        if (!own.empty() && parts[from].data() != to) {
+          copy(to, parts[from].data(), own.size());
+        }
+      }
+    });
+  }
+
  private:
   using kind = detail::threads_payload::kind;
+
+  static void copy_on_host(std::byte* to, const std::byte* from, std::uint64_t bytes) noexcept {
+    std::memcpy(to, from, bytes);
+  }
 
   std::shared_ptr<detail::threads_state> state_;
   std::size_t rank_;

@@ -2,6 +2,7 @@
 
 #include <fsdpinit/communicators/monitor.hpp>
 #include <fsdpinit/communicators/rank_group.hpp>
+#include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -9,7 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -66,7 +67,9 @@ class threads_payload {
     return made;
   }
 
-  void wait(std::size_t self, token& operation, deadline limit) {
+  /// `copy(to, from, bytes)` is how a receiver copies its part, the monitor not locked; what it throws this throws.
+  template <class Copy>
+  void wait(std::size_t self, token& operation, deadline limit, Copy&& copy) {
     if (!std::exchange(operation.active, false)) {
       return;
     }
@@ -74,7 +77,7 @@ class threads_payload {
     if (self == operation.root) {
       finish_root(lock, operation, limit);
     } else {
-      receive(lock, self, operation, limit);
+      receive(lock, self, operation, limit, copy);
     }
   }
 
@@ -193,7 +196,8 @@ class threads_payload {
     post.live = false;
   }
 
-  void receive(monitor::lock& lock, std::size_t self, const token& operation, deadline limit) {
+  template <class Copy>
+  void receive(monitor::lock& lock, std::size_t self, const token& operation, deadline limit, Copy& copy) {
     const bool in_time =
         lock.wait_until(limit, [&] { return find(operation) != nullptr || is_interrupted(operation); });
     posted* post = find(operation);
@@ -205,12 +209,16 @@ class threads_payload {
       throw threads_size_mismatch(from.size(), operation.destination.size());
     }
     ++post->copying;
+    std::optional<error> failed;
     lock.without([&] {
       if (!from.empty()) {
-        std::memcpy(operation.destination.data(), from.data(), from.size());
+        failed = attempt([&] { copy(operation.destination.data(), from.data(), from.size()); });
       }
     });
     end_reading(*find(operation));  // posts may have moved; while copying it is live
+    if (failed) {
+      throw error(*failed);
+    }
   }
 
   void end_reading(posted& post) noexcept {
@@ -252,11 +260,15 @@ class threads_payload {
         ++find(mine, member)->copying;
       }
     }
-    lock.without([&] { read(std::span<const bytes_view>(views)); });
+    std::optional<error> failed;
+    lock.without([&] { failed = attempt([&] { read(std::span<const bytes_view>(views)); }); });
     for (const std::size_t member : group) {
       if (member != mine.root) {
         end_reading(*find(mine, member));
       }
+    }
+    if (failed) {
+      throw error(*failed);
     }
   }
 
