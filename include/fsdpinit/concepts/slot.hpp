@@ -14,9 +14,10 @@ namespace fsdpinit {
 
 /// What a slot holds, and so where its values come from.
 enum class slot_role : std::uint8_t {
-  parameter,             ///< from the source, sharded or replicated by its placement
-  persistent_buffer,     ///< from the source, whole on every rank
-  non_persistent_buffer  ///< not in checkpoints: from the source rank's module, whole on every rank
+  parameter,              ///< from the source, sharded or replicated by its placement
+  persistent_buffer,      ///< from the source, whole on every rank
+  non_persistent_buffer,  ///< not in checkpoints: from the source rank's module, whole on every rank
+  undeclared_buffer       ///< persistent if the source has it, else not: for frameworks that do not tell the two apart
 };
 
 [[nodiscard]] constexpr std::string_view name(slot_role role) noexcept {
@@ -27,6 +28,8 @@ enum class slot_role : std::uint8_t {
       return "persistent buffer";
     case slot_role::non_persistent_buffer:
       return "non-persistent buffer";
+    case slot_role::undeclared_buffer:
+      return "buffer";
   }
   return "unknown";
 }

@@ -9,6 +9,7 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/manifest.hpp>
+#include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
@@ -61,6 +62,9 @@ class agreed_call {
       settle_transport(reads);
     }
   }
+
+  /// Local; after `settle`.
+  void settle_buffers() { fsdpinit::settle_buffers(view_, contents_.tensors); }
 
   [[nodiscard]] const policy_facts& policy() const noexcept { return policy_; }
   [[nodiscard]] transport_kind transport() const noexcept { return transport_; }

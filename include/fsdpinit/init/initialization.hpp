@@ -139,6 +139,7 @@ class initialization {
 
   void make() {
     enter("preflight");
+    call_.settle_buffers();
     const module_view& view = call_.view();
     items_ = match(view, call_.contents(), options_.strict ? nullptr : &unmatched_);
     if constexpr (initialises_missing) {

@@ -71,10 +71,24 @@ class mismatch_list {
 
 }  // namespace detail
 
+/// Buffers that nobody has declared persistent or not are what the source makes of them. Pure, and equal on every rank. O(n log n).
+inline void settle_buffers(module_view& view, std::span<const tensor_descriptor> source) {
+  std::set<std::string_view> stored;
+  for (const tensor_descriptor& tensor : source) {
+    stored.insert(tensor.name);
+  }
+  for (slot_record& slot : view.slots) {
+    if (slot.role == slot_role::undeclared_buffer) {
+      slot.role = stored.contains(slot.fqn) ? slot_role::persistent_buffer : slot_role::non_persistent_buffer;
+    }
+  }
+}
+
 /// Finds for every stored tensor of the module its tensor in the source. A tie group may be stored under any of its
 /// names.
 ///
 /// Pure, and equal on every rank: items in source order, so that reading is sequential, then the captured buffers.
+/// \pre buffers are settled.
 /// \param tolerated  If given, missing and unexpected names are no errors, and are put there.
 /// \throws error{missing_tensor, unexpected_tensor, shape_mismatch, dtype_mismatch} listing up to 20 problems and their
 /// number; its subject is the first one's FQN.

@@ -37,8 +37,8 @@ class module_state_source {
       : view_(view), memory_(std::move(memory)), releases_(releases) {
     for (std::size_t t = 0; t < view.tensors.size(); ++t) {
       const slot_record& slot = view.first_slot(view.tensors[t]);
-      if (slot.role == slot_role::non_persistent_buffer) {
-        continue;
+      if (slot.role == slot_role::non_persistent_buffer || slot.role == slot_role::undeclared_buffer) {
+        continue;  // captured
       }
       require_whole(slot);
       descriptors_.push_back({.name = slot.fqn, .dtype = slot.dtype, .shape = slot.shape});

@@ -129,6 +129,7 @@ class pretrained_load {
   /// Everything this rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
   void allocate() {
     enter("allocate");
+    settle_buffers(view_, contents_.tensors);
     items_ = match(view_, contents_);
     bool compares = false;
     for (const load_item& item : items_) {
