@@ -2,7 +2,7 @@
 # self-containment check; only headers of the optional parts are named, by patterns relative to include/fsdpinit/. All others
 # are the component `core`. A pattern matches the whole relative path, and `*` also matches `/`.
 
-set(FSDPINIT_PARTS safetensors text xxh3 mpi cuda nccl)
+set(FSDPINIT_PARTS safetensors text xxh3 mpi cuda nccl torch)
 set(FSDPINIT_SAFETENSORS_PATTERNS
     "safetensors.hpp"
     "sources/safetensors*.hpp"
@@ -14,6 +14,7 @@ set(FSDPINIT_XXH3_PATTERNS "core/xxh3.hpp")
 set(FSDPINIT_MPI_PATTERNS "mpi.hpp" "communicators/mpi*.hpp")
 set(FSDPINIT_CUDA_PATTERNS "cuda.hpp" "memory/cuda_runtime.hpp")
 set(FSDPINIT_NCCL_PATTERNS "nccl.hpp" "communicators/nccl_runtime.hpp")
+set(FSDPINIT_TORCH_PATTERNS "torch.hpp" "adapters/torch*.hpp" "adapters/c10d*.hpp")
 
 # Moves the members of <list> that match one of the patterns to <out>.
 function(fsdpinit_take_headers list out)

@@ -12,6 +12,7 @@ set(FSDPINIT_XXH3_NEEDS xxHash::xxhash "xxHash 0.8")
 set(FSDPINIT_MPI_NEEDS MPI::MPI_CXX "MPI COMPONENTS CXX")
 set(FSDPINIT_CUDA_NEEDS CUDA::cudart "CUDAToolkit 12")
 set(FSDPINIT_NCCL_NEEDS NCCL::nccl "NCCL 2.18")
+set(FSDPINIT_TORCH_NEEDS torch "Torch CONFIG")
 set(FSDPINIT_NCCL_BUILDS_ON cuda)  # another part, listed before it
 
 # Goes on without <part>, which <why> prevents, and says so; fails if FSDPINIT_REQUIRE_<PART> is set, here or in the environment.
@@ -23,7 +24,7 @@ function(fsdpinit_leave_out part why)
   endif()
   if(required)
     message(FATAL_ERROR "fsdpinit: ${part} is required (FSDPINIT_REQUIRE_${PART}), but ${why}; install what is missing (on "
-                        "Debian and Ubuntu: bash cmake/packages.sh build mpi test) or name its prefix in CMAKE_PREFIX_PATH")
+                        "Debian and Ubuntu: bash cmake/packages.sh build mpi torch test) or name its prefix in CMAKE_PREFIX_PATH")
   endif()
   message(STATUS "fsdpinit: ${part} left out: ${why}")
 endfunction()

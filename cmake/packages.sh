@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# usage: packages.sh GROUP...     (build, mpi, test, demo, lint)
+# usage: packages.sh GROUP...     (build, mpi, torch, test, demo, lint)
 # Installs what the groups need on Debian 12 or Ubuntu 24.04. Returns at once when everything is there.
 set -euo pipefail
 
 declare -A group=(
   [build]="g++ cmake ninja-build ccache libboost-dev libmsgsl-dev nlohmann-json3-dev libfmt-dev libcli11-dev libxxhash-dev"
   [mpi]="libopenmpi-dev openmpi-bin"
+  [torch]="libtorch-dev libgloo-dev"
   [test]="libgtest-dev librapidcheck-dev libbenchmark-dev python3-jsonschema valgrind"
   [demo]="gnuplot-nox fonts-dejavu-core"
   [lint]="clang-16 libclang-rt-16-dev clang-tidy-16 clang-format-16"
@@ -14,7 +15,7 @@ declare -A group=(
 wanted=()
 for name in "$@"; do
   if [[ -z ${group[$name]+known} ]]; then
-    echo "packages.sh: unknown group '$name'; use build, mpi, test, demo, lint" >&2
+    echo "packages.sh: unknown group '$name'; use build, mpi, torch, test, demo, lint" >&2
     exit 2
   fi
   read -r -a members <<<"${group[$name]}"

@@ -11,7 +11,7 @@ fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 jobs=$(nproc)
 
-bash cmake/packages.sh build mpi test
+bash cmake/packages.sh build mpi torch test
 case $preset in
   clang | asan | tsan) bash cmake/packages.sh lint ;;
 esac

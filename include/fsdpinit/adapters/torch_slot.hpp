@@ -1,0 +1,153 @@
+#pragma once
+
+#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/slot.hpp>
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/shape.hpp>
+#include <fsdpinit/plan/placement.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <ATen/Functions.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>  // before the rest: without it libtorch 1.13 does not compile as C++20
+
+namespace fsdpinit {
+
+namespace detail {
+
+/// What a storage of libtorch holds on to where its bytes belong to a slab.
+inline void release_slab(void* context) noexcept { delete static_cast<std::shared_ptr<std::byte>*>(context); }
+
+/// A tensor over bytes of a slab, which it keeps alive.
+[[nodiscard]] inline at::Tensor tensor_over(std::shared_ptr<std::byte> bytes, const std::vector<std::int64_t>& sizes,
+                                            const at::TensorOptions& options) {
+  auto owner = std::make_unique<std::shared_ptr<std::byte>>(std::move(bytes));
+  void* const address = owner->get();
+  // `target_device` keeps libtorch from asking a driver whose memory it is.
+  return at::for_blob(address, sizes)
+      .context(owner.release(), &release_slab)
+      .target_device(options.device())
+      .options(options)
+      .make_tensor();
+}
+
+/// Where the bytes of a tensor begin, also of an empty shard, for which `Tensor::data_ptr` has no address.
+[[nodiscard]] inline std::byte* address_of(const at::Tensor& tensor) {
+  auto* const begin = static_cast<std::byte*>(tensor.storage().data_ptr().get());
+  return begin == nullptr ? nullptr : begin + static_cast<std::size_t>(tensor.storage_offset()) * tensor.element_size();
+}
+
+/// The bytes of a tensor, and what keeps them alive: their slab, or the storage that libtorch made.
+[[nodiscard]] inline std::shared_ptr<std::byte> bytes_of(const at::Tensor& tensor) {
+  const c10::Storage& storage = tensor.storage();
+  if (const auto* const slab = storage.data_ptr().cast_context<std::shared_ptr<std::byte>>(&release_slab)) {
+    return {*slab, address_of(tensor)};  // not the storage: it would hold one more with each exchange
+  }
+  return {address_of(tensor), [keep = storage](std::byte* /*bytes*/) {}};
+}
+
+}  // namespace detail
+
+/// A parameter or buffer of a `torch::nn::Module`. What it drops and adopts is exchanged inside the TensorImpl, so that the module's
+/// members, its dictionaries, copies of the tensor and optimizers all see it.
+///
+/// `torch::Tensor::set_data` does that for tensors of one kind, but refuses meta; this takes the step below it,
+/// `TensorImpl::shallow_copy_from`, which is its last line (variable.cpp, VariableHooks::set_data). What set_data does besides, to
+/// forget a gradient accumulator, is not needed: `torch_module` refuses tensors that a live graph refers to.
+class torch_slot {
+ public:
+  /// \param how  ignored for buffers
+  torch_slot(at::Tensor tensor, slot_role role, fsdpinit::dtype type, placement how)
+      : tensor_(std::move(tensor)), role_(role), dtype_(type), placement_(how), device_(tensor_.device()) {
+    std::vector<std::uint64_t> dims;
+    for (const std::int64_t size : tensor_.sizes()) {
+      dims.push_back(static_cast<std::uint64_t>(size));
+    }
+    shape_ = fsdpinit::shape(std::move(dims));
+  }
+  torch_slot(const torch_slot&) = delete;
+  torch_slot& operator=(const torch_slot&) = delete;
+
+  /// The module's own, on meta or holding this rank's part.
+  [[nodiscard]] const at::Tensor& tensor() const noexcept { return tensor_; }
+  [[nodiscard]] slot_role role() const noexcept { return role_; }
+  [[nodiscard]] fsdpinit::dtype dtype() const noexcept { return dtype_; }
+  /// Global.
+  [[nodiscard]] const fsdpinit::shape& shape() const noexcept { return shape_; }
+  [[nodiscard]] fsdpinit::placement placement() const noexcept { return placement_; }
+  [[nodiscard]] bool is_meta() const noexcept { return tensor_.is_meta(); }
+  /// On meta: what it was when the slot was made.
+  [[nodiscard]] const std::byte* data() const { return is_meta() ? nullptr : detail::address_of(tensor_); }
+  [[nodiscard]] std::uint64_t bytes() const { return is_meta() ? 0 : tensor_.nbytes(); }
+  [[nodiscard]] local_shard local() const {
+    if (is_meta()) {
+      return {};
+    }
+    std::vector<std::uint64_t> dims(tensor_.sizes().begin(), tensor_.sizes().end());
+    return {.shape = fsdpinit::shape(std::move(dims)),
+            .offset = offset_,
+            .bytes = bytes(),
+            .data = detail::bytes_of(tensor_)};
+  }
+
+  /// Where shards will live, if the tensor is on meta now.
+  void set_device(c10::Device device) noexcept { device_ = device; }
+  /// Another TensorImpl of the same storage, which is to stay so: the second form of a tie in libtorch.
+  void share_storage_with(torch_slot& other) { mates_.push_back(&other); }
+
+  // Both take a few hundred bytes of heap for the tensor's metadata; without those the process ends, as it would for a handle in
+  // the middle of any operation of libtorch.
+  void drop() noexcept { replace(at::empty(sizes(shape_), tensor_.options().device(c10::kMeta).requires_grad(false))); }
+  void adopt(local_shard&& part) noexcept {
+    offset_ = part.offset;
+    const at::TensorOptions options = tensor_.options().device(device_).requires_grad(false);
+    for (const torch_slot* mate : mates_) {
+      if (part.bytes != 0 && mate->data() == part.data.get() && mate->bytes() == part.bytes) {
+        replace(mate->tensor_.detach());
+        return;
+      }
+    }
+    replace(detail::tensor_over(std::move(part.data), sizes(part.shape), options));
+  }
+
+ private:
+  [[nodiscard]] static std::vector<std::int64_t> sizes(const fsdpinit::shape& extents) {
+    return {extents.begin(), extents.end()};
+  }
+  void replace(const at::Tensor& content) {
+    if (tensor_.grad().defined()) {
+      tensor_.mutable_grad().reset();  // of another shape
+    }
+    tensor_.unsafeGetTensorImpl()->shallow_copy_from(content.getIntrusivePtr());
+  }
+
+  at::Tensor tensor_;
+  slot_role role_;
+  fsdpinit::dtype dtype_;
+  fsdpinit::placement placement_;
+  fsdpinit::shape shape_;
+  c10::Device device_;
+  std::uint64_t offset_ = 0;
+  std::vector<const torch_slot*> mates_{};
+};
+
+template <>
+struct slot_traits<torch_slot> {
+  static slot_role role(const torch_slot& slot) noexcept { return slot.role(); }
+  static fsdpinit::dtype dtype(const torch_slot& slot) noexcept { return slot.dtype(); }
+  static const fsdpinit::shape& shape(const torch_slot& slot) noexcept { return slot.shape(); }
+  static fsdpinit::placement placement(const torch_slot& slot) noexcept { return slot.placement(); }
+  static const std::byte* data(const torch_slot& slot) { return slot.data(); }
+  static std::uint64_t stored_bytes(const torch_slot& slot) { return slot.bytes(); }
+  static void drop(torch_slot& slot) noexcept { slot.drop(); }
+  static void adopt(torch_slot& slot, local_shard&& part) noexcept { slot.adopt(std::move(part)); }
+  static bool requires_grad(const torch_slot& slot) { return slot.tensor().requires_grad(); }
+  static local_shard local(const torch_slot& slot) { return slot.local(); }
+};
+
+}  // namespace fsdpinit

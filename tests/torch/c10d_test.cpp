@@ -1,0 +1,166 @@
+#include "support/expect_error.hpp"
+#include "support/expect_predicted.hpp"
+#include "support/reference_model.hpp"
+#include "torch/gloo_ranks.hpp"
+#include <fsdpinit/adapters/c10d_communicator.hpp>
+#include <fsdpinit/adapters/c10d_store_control.hpp>
+#include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/testing/faults.hpp>
+#include <fsdpinit/testing/laws.hpp>
+#include <fsdpinit/testing/rank_harness.hpp>
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace c10d_test {
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+using fsdpinit::testing::call_counter;
+using fsdpinit::testing::check_communicator;
+using fsdpinit::testing::faulty_source;
+using fsdpinit::testing::violations;
+
+using communicator = c10d_communicator<gloo_group>;
+static_assert(C10dProcessGroup<gloo_group> && C10dProcessGroup<c10d::ProcessGroup>);
+static_assert(GroupCommunicator<communicator> && AllGatherCommunicator<communicator> && ReducingControl<communicator>);
+static_assert(PoisonableCommunicator<communicator> && !InterruptibleCommunicator<communicator>);
+static_assert(ReducingControl<c10d_store_control>);
+
+TEST(C10d, KeepsTheLawsOverGloo) {
+  for (const std::size_t ranks : {1U, 2U, 3U, 4U}) {
+    SCOPED_TRACE(ranks);
+    run_gloo_ranks(ranks, [](gloo_group& group, c10d::Store&) {
+      communicator comm(group);
+      EXPECT_EQ(check_communicator(comm), violations{});
+    });
+  }
+}
+
+TEST(C10d, AStoreKeepsTheLawsOfAControlChannel) {
+  for (const std::size_t ranks : {1U, 2U, 3U}) {
+    const auto store = c10::make_intrusive<c10d::HashStore>();
+    fsdpinit::testing::run_ranks(ranks, [&](std::size_t rank, threads_communicator&) {
+      c10d_store_control control(*store, rank, ranks);
+      EXPECT_EQ(check_communicator(control), violations{});
+    });
+  }
+}
+
+TEST(C10d, AStoreIsLeftWithFewKeysHoweverOftenRanksAgree) {
+  const auto store = c10::make_intrusive<c10d::HashStore>();
+  fsdpinit::testing::run_ranks(3, [&](std::size_t rank, threads_communicator&) {
+    c10d_store_control control(*store, rank, 3);
+    for (std::uint64_t round = 0; round < 50; ++round) {
+      std::array<std::byte, 16> bytes{};
+      control.broadcast(bytes, round % 3);
+      EXPECT_EQ(control.all_reduce_max(round + rank), round + 2);
+    }
+  });
+  EXPECT_LE(store->getNumKeys(), 2);
+}
+
+template <class Policy>
+void expect_exact(std::size_t ranks, const options& how) {
+  SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), ", ", ranks, " ranks, ", how.replicas, " replicas"));
+  const reference_model model = varied_model();
+  run_gloo_ranks(ranks, [&](gloo_group& group, c10d::Store& store) {
+    communicator data(group);
+    c10d_store_control control(store, data.rank(), data.size());
+    host_memory memory;
+    dynamic_module module = model.module(memory, data.rank() == how.source_rank);
+    const mesh grid{.shards = ranks / how.replicas, .replicas = how.replicas};
+    const rank_report report = initialize<Policy>(module, model.source(), channels{data, control}, how, memory);
+    EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(data.rank())), "");
+    expect_as_predicted(report);
+  });
+}
+
+TEST(C10d, EveryTransportGivesTheReferencesShards) {
+  const options how{.bucket_bytes = 300, .buckets_in_flight = 3};
+  for (const std::size_t ranks : {1U, 2U, 4U}) {
+    expect_exact<native_sharding<transport::scatter>>(ranks, how);
+    expect_exact<native_sharding<transport::broadcast>>(ranks, how);
+    expect_exact<native_sharding<transport::own_read>>(ranks, how);
+    expect_exact<native_sharding<transport::automatic>>(ranks, how);
+    expect_exact<every_rank_loads>(ranks, how);
+  }
+}
+
+TEST(C10d, ReplicasPassPartsOn) {
+  const options how{.bucket_bytes = 300, .source_rank = 1, .replicas = 2};
+  expect_exact<native_sharding<transport::scatter>>(4, how);
+  expect_exact<native_sharding<transport::own_read>>(4, how);
+}
+
+TEST(C10d, AFailureOfOneRankIsEveryRanksAndASecondAttemptWorks) {
+  const reference_model model = varied_model();
+  const auto errors = errors_of_gloo_ranks(3, [&](gloo_group& group, c10d::Store&) {
+    communicator comm(group);
+    host_memory memory;
+    dynamic_module module = model.module(memory, comm.rank() == 0);
+    const call_counter reads;
+    reads.fail_at(5);
+    const auto failed =
+        attempt([&] { initialize(module, faulty_source(model.source(), reads), comm, {.bucket_bytes = 300}, memory); });
+    EXPECT_FALSE(comm.poisoned());
+    initialize(module, model.source(), comm, {.bucket_bytes = 300}, memory);
+    EXPECT_EQ(model.faults_of(module, memory, 3, comm.rank()), "");
+    throw failed.value();
+  });
+  expect_same_error(errors, errc::io, errors[0]->subject(), 0, "injected into read");
+}
+
+TEST(C10d, APeerThatNeverComesIsLostWithinTheDeadline) {
+  const reference_model model = varied_model();
+  const double begin = monotonic_seconds();
+  const auto errors = errors_of_gloo_ranks(3, [&](gloo_group& group, c10d::Store&) {
+    communicator comm(group);
+    host_memory memory;
+    dynamic_module module = model.module(memory, comm.rank() == 0);
+    if (comm.rank() != 2) {
+      initialize(module, model.source(), comm, {.deadline_seconds = 0.2}, memory);
+    }
+  });
+  for (const std::size_t rank : {0U, 1U}) {
+    ASSERT_TRUE(errors[rank].has_value());
+    EXPECT_EQ(name(errors[rank]->code()), name(errc::peer_lost)) << errors[rank]->what();
+    EXPECT_EQ(std::string(errors[rank]->what()).find('\n'), std::string::npos);
+  }
+  EXPECT_LT(monotonic_seconds() - begin, 5.2);
+}
+
+TEST(C10d, AgreementOverAStoreGoesOnWhereTheGroupIsBroken) {
+  const auto errors = errors_of_gloo_ranks(2, [&](gloo_group& group, c10d::Store& store) {
+    communicator data(group);
+    c10d_store_control control(store, data.rank(), data.size());
+    agreed(control, 10, [&] {
+      std::array<std::byte, 8> bytes{};
+      if (data.rank() == 0) {
+        data.broadcast(bytes, 1, deadline::after(0.2));  // rank 1 does not come
+      }
+    });
+  });
+  expect_same_error(errors, errc::peer_lost, "c10d", 0, "did not come to an end");
+}
+
+TEST(C10d, ABrokenGroupSaysSoAtOnce) {
+  run_gloo_ranks(2, [&](gloo_group& group, c10d::Store&) {
+    communicator comm(group);
+    std::array<std::byte, 8> bytes{};
+    if (comm.rank() == 0) {
+      EXPECT_THROW(comm.broadcast(bytes, 1, deadline::after(0.1)), error);
+      EXPECT_TRUE(comm.poisoned());
+      expect_error(errc::peer_lost, "c10d", "broken", [&] { comm.broadcast(bytes, 0); });
+    }
+  });
+}
+
+}  // namespace
+}  // namespace c10d_test
