@@ -46,8 +46,10 @@ set yrange [0:highest * 1.12]
 left(i) = (105.0 + 485 * (i - 1)) / (480.0 * panels + 120)
 right(i) = (105.0 + 485 * (i - 1) + 425) / (480.0 * panels + 120)
 
-set multiplot title sprintf("Loading %s (%.2f GiB) on %d process%s%s: with native sharding none ever holds the model", \
-    name, model / gib, ranks, ranks == 1 ? "" : "es", optimizer ? ", then creating the optimizer" : "") font "DejaVu Sans Bold,15" noenhanced
+point = panels == 1 ? "" : ": with native sharding none ever holds the model"  # there is room for it
+set multiplot title sprintf("Loading %s (%.2f GiB) on %d process%s%s%s", name, model / gib, ranks, ranks == 1 ? "" : "es", \
+    optimizer ? ", then creating the optimizer" : "", point) \
+    font sprintf("DejaVu Sans Bold,%d", panels == 1 ? 12 : 15) noenhanced
 
 do for [i = 1:panels] {
   set lmargin at screen left(i)

@@ -27,7 +27,7 @@ struct launch {
 template <class Number>
 Number number_from(std::initializer_list<const char*> variables, Number otherwise) {
   for (const char* const name : variables) {
-    if (const char* const value = std::getenv(name)) {
+    if (const char* const value = std::getenv(name)) {  // NOLINT(concurrency-mt-unsafe): before any thread is started
       const std::string_view text = value;
       Number number{};
       const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -45,7 +45,7 @@ inline launch launch_from_environment() {
   out.rank = number_from({"RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"}, out.rank);
   out.size = number_from({"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, out.size);
   out.port = number_from({"MASTER_PORT"}, out.port);
-  if (const char* const address = std::getenv("MASTER_ADDR")) {
+  if (const char* const address = std::getenv("MASTER_ADDR")) {  // NOLINT(concurrency-mt-unsafe): as above
     out.address = address;
   }
   if (out.size < 1 || out.rank < 0 || out.rank >= out.size) {

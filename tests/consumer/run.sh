@@ -13,7 +13,7 @@ log=$work/log
 prefix=$scratch/prefix
 core_prefix=$scratch/core-prefix
 alone=(--preset package)
-nothing_optional=(-DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,fmt,xxHash,MPI,CUDAToolkit,NCCL}=ON)
+nothing_optional=(-DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,fmt,xxHash,MPI,CUDAToolkit,NCCL,Torch}=ON)
 
 unset DESTDIR "${!FSDPINIT_REQUIRE_@}"
 rm -rf "$work"
@@ -96,7 +96,7 @@ without_components_all_that_is_there() {
 }
 
 unknown_component_is_named() {
-  refuse "fsdpinit has no component 'texts'; it has core, safetensors, text, xxh3, mpi, cuda, nccl" "$here/ask" -Dfsdpinit_ROOT="$prefix" \
+  refuse "fsdpinit has no component 'texts'; it has core, safetensors, text, xxh3, mpi, cuda, nccl, torch" "$here/ask" -Dfsdpinit_ROOT="$prefix" \
     "-DASK=REQUIRED;COMPONENTS;core;texts"
 }
 

@@ -11,7 +11,8 @@ set -euo pipefail
 
 rooms=(core plan concepts observe control memory sources communicators modules init units testing adapters)
 
-declare -A owner=([nlohmann/*]=safetensors [fmt/*]=text [mpi*.h]=mpi [cuda*.h]=cuda [nccl.h]=nccl)
+declare -A owner=([nlohmann/*]=safetensors [fmt/*]=text [mpi*.h]=mpi [cuda*.h]=cuda [nccl.h]=nccl
+  [ATen/*]=torch [c10/*]=torch [torch/*]=torch)
 # A part whose headers may include what belongs to another.
 declare -A builds_on=([nccl]=cuda)
 

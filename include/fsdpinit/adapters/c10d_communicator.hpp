@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/adapters/c10d_errors.hpp>
+#include <fsdpinit/adapters/torch_first.hpp>
 #include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -18,7 +19,6 @@
 #include <vector>
 
 #include <ATen/Functions.h>
-#include <ATen/core/ivalue.h>  // before the rest: without it libtorch 1.13 does not compile as C++20
 
 #include <torch/csrc/distributed/c10d/Types.hpp>
 #include <torch/csrc/distributed/c10d/Work.hpp>

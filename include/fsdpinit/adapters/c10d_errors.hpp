@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/adapters/torch_first.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/adapters/c10d_errors.hpp>
+#include <fsdpinit/adapters/torch_first.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -13,8 +14,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <ATen/core/ivalue.h>  // before the rest: without it libtorch 1.13 does not compile as C++20
 
 #include <torch/csrc/distributed/c10d/Store.hpp>
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/adapters/torch_first.hpp>
 #include <fsdpinit/core/dtype.hpp>
 
 #include <array>

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/adapters/torch_dtype.hpp>
+#include <fsdpinit/adapters/torch_first.hpp>
 #include <fsdpinit/adapters/torch_slot.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -21,7 +22,6 @@
 #include <utility>
 #include <vector>
 
-#include <ATen/core/ivalue.h>  // before the rest: without it libtorch 1.13 does not compile as C++20
 #include <torch/csrc/autograd/variable.h>
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
@@ -228,7 +228,7 @@ class torch_module {
       const at::Tensor& tensor = entries_[i].slot->tensor();
       std::vector<std::size_t>& same = by_impl[tensor.unsafeGetTensorImpl()];
       if (same.empty() && tensor.numel() != 0) {
-        const std::uint64_t begin = static_cast<std::uint64_t>(tensor.storage_offset()) * tensor.element_size();
+        const std::uint64_t begin = static_cast<std::uint64_t>(tensor.storage_offset()) * tensor.itemsize();
         extents.push_back({.storage = tensor.storage().unsafeGetStorageImpl(),
                            .begin = begin,
                            .end = begin + tensor.nbytes(),

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/adapters/torch_first.hpp>
 #include <fsdpinit/adapters/torch_module.hpp>
 #include <fsdpinit/adapters/torch_slot.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -10,7 +11,6 @@
 #include <string_view>
 #include <vector>
 
-#include <ATen/core/ivalue.h>  // before the rest: without it libtorch 1.13 does not compile as C++20
 #include <c10/util/StringUtil.h>
 #include <torch/optim/optimizer.h>
 

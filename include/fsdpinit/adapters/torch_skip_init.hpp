@@ -1,10 +1,11 @@
 #pragma once
 
+#include <fsdpinit/adapters/torch_first.hpp>
+
 #include <memory>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/ivalue.h>  // before the rest: without it libtorch 1.13 does not compile as C++20
 #include <ATen/ops/normal_ops.h>
 #include <ATen/ops/uniform_ops.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/adapters/torch_first.hpp>
 #include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/dtype.hpp>
@@ -14,8 +15,6 @@
 
 #include <ATen/Functions.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/ivalue.h>  // before the rest: without it libtorch 1.13 does not compile as C++20
-
 namespace fsdpinit {
 
 namespace detail {
@@ -39,7 +38,7 @@ inline void release_slab(void* context) noexcept { delete static_cast<std::share
 /// Where the bytes of a tensor begin, also of an empty shard, for which `Tensor::data_ptr` has no address.
 [[nodiscard]] inline std::byte* address_of(const at::Tensor& tensor) {
   auto* const begin = static_cast<std::byte*>(tensor.storage().data_ptr().get());
-  return begin == nullptr ? nullptr : begin + static_cast<std::size_t>(tensor.storage_offset()) * tensor.element_size();
+  return begin == nullptr ? nullptr : begin + static_cast<std::size_t>(tensor.storage_offset()) * tensor.itemsize();
 }
 
 /// The bytes of a tensor, and what keeps them alive: their slab, or the storage that libtorch made.

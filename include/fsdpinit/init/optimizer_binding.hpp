@@ -30,7 +30,7 @@ struct optimizer_entry {
 /// tensor in two groups.
 template <ShardableOptimizer Optimizer>
 [[nodiscard]] std::vector<optimizer_entry> check_optimizer(const module_view& view, const Optimizer& optimizer) {
-  const std::vector<std::vector<std::string>> groups = optimizer.parameter_groups();
+  const std::vector<std::vector<std::string>>& groups = optimizer.parameter_groups();
   if (optimizer.has_state()) {
     throw error(errc::invalid_argument, "optimizer",
                 "it already has state, which belongs to parameters that are about to be replaced; create the optimizer "

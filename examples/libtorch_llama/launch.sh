@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# usage: run_ranks.sh RANKS PROGRAM [ARGUMENT...]
+# usage: launch.sh RANKS PROGRAM [ARGUMENT...]
 # Starts PROGRAM once for each rank, as launchers of its kind do: with RANK, WORLD_SIZE, MASTER_ADDR and a free MASTER_PORT. Prints
 # what they say, rank by rank; fails if one does.
 set -euo pipefail
