@@ -7,12 +7,14 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
 #include <set>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 namespace fsdpinit::report_test {
@@ -39,6 +41,7 @@ std::vector<rank_report> made_up_reports(std::size_t ranks) {
                        .slowest_rank = 1,
                        .slowest_seconds = 1.25};
     report.phases = {{"open", 0.25}, {"stream", 1.0}, {"open", 0.25}};
+    report.stages = {.read = rank == 0 ? 0.5 : 0, .place = 0.125, .wait = rank == 0 ? 0.25 : 0.875};
     reports.push_back(std::move(report));
   }
   return reports;
@@ -94,13 +97,60 @@ TEST(report_text, shows_what_a_reader_looks_for) {
             "0       1.500  0.500   1.000\n"
             "1       1.500  0.500   1.000\n"
             "\n"
+            "rank, of its stream   read  checksum  place   wait\n"
+            "0                    50.0%      0.0%  12.5%  25.0%\n"
+            "1                     0.0%      0.0%  12.5%  87.5%\n"
+            "\n"
             "slowest: rank 1, 1.250 s to the end of its stream\n");
 }
 
 TEST(report_text, of_many_ranks_is_short) {
   const std::string text = report_text(made_up_reports(1024));
   EXPECT_NE(text.find("\n1-1023 "), std::string::npos) << text;
-  EXPECT_LE(std::count(text.begin(), text.end(), '\n'), 12) << text;
+  EXPECT_LE(std::count(text.begin(), text.end(), '\n'), 16) << text;
+}
+
+TEST(report_text, of_ranks_that_share_a_row_has_the_shares_of_all_of_them_together) {
+  std::vector<rank_report> reports = made_up_reports(17);
+  reports[16].stages = {.read = 3, .wait = 0.125};
+  reports[16].phases = {{"stream", 4.0}};
+  const std::string text = report_text(reports);
+  EXPECT_NE(text.find("\n1-16                 15.8%      0.0%   9.9%  69.7%\n"), std::string::npos) << text;
+}
+
+TEST(report_text, of_ranks_that_did_not_stream_has_no_shares) {
+  std::vector<rank_report> reports = made_up_reports(1);
+  reports[0].stages = {};
+  reports[0].phases.clear();
+  EXPECT_NE(report_text(reports).find("\n0                    0.0%      0.0%   0.0%  0.0%\n"), std::string::npos);
+}
+
+/// At least what was slept, and what was not entered is 0.
+TEST(stage_clock, counts_to_the_stage_that_a_rank_is_in) {
+  stage_clock clock;
+  const auto pause = [] { std::this_thread::sleep_for(std::chrono::milliseconds(3)); };
+  const double began = monotonic_seconds();
+  {
+    const stage_scope waiting(clock, &stage_seconds::wait);
+    pause();
+    {
+      const stage_scope reading(clock, &stage_seconds::read);
+      pause();
+    }
+    {
+      const stage_scope idle(clock, nullptr);
+      pause();
+    }
+    pause();
+  }
+  pause();
+  const double passed = monotonic_seconds() - began;
+  const stage_seconds& seconds = clock.seconds();
+  EXPECT_GE(seconds.wait, 0.006);
+  EXPECT_GE(seconds.read, 0.003);
+  EXPECT_EQ(seconds.checksum, 0.0);
+  EXPECT_EQ(seconds.place, 0.0);
+  EXPECT_LE(seconds.wait + seconds.read + 0.006, passed + 1e-6) << "what passed outside of any stage was counted";
 }
 
 /// The keys that the schema requires of an object are those it describes, and those of `found`.
@@ -128,6 +178,7 @@ TEST(report_json, has_the_structure_of_the_schema) {
   const json schema = json::parse(file);
   expect_keys(schema, report);
   expect_keys(schema["definitions"]["rank"], report["ranks"][0]);
+  expect_keys(schema["definitions"]["stages"], report["ranks"][0]["stages"]);
   EXPECT_EQ(report["format"], schema["properties"]["format"]["const"]);
   EXPECT_EQ(report["format_version"], schema["properties"]["format_version"]["const"]);
 }
@@ -143,6 +194,7 @@ TEST(report_json, has_the_values_of_the_report) {
   EXPECT_EQ(report["slowest_rank"], 1);
   ASSERT_EQ(report["ranks"].size(), 3U);
   EXPECT_EQ(report["ranks"][0]["phases"], json({{"open", 0.5}, {"stream", 1.0}}));
+  EXPECT_EQ(report["ranks"][0]["stages"], json({{"read", 0.5}, {"checksum", 0.0}, {"place", 0.125}, {"wait", 0.25}}));
   EXPECT_EQ(report["ranks"][1]["bytes_received"], mib);
   EXPECT_EQ(report["ranks"][2]["predicted_peak_bytes"], 2048);
   EXPECT_TRUE(report["ranks"][2]["peak_rss_bytes"].is_null());

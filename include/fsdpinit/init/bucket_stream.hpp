@@ -8,6 +8,7 @@
 #include <fsdpinit/init/bucket_fill.hpp>
 #include <fsdpinit/init/payload_channel.hpp>
 #include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 
@@ -34,13 +35,15 @@ class bucket_stream {
   /// with verification.
   bucket_stream(const plan& made, Data& data, tensor_reader<Source, Space>& reader, workspace<Space>& work,
                 std::span<const mutable_bytes> slots, transfer_counters& counters, progress_meter<Watch>& progress,
-                double deadline_seconds, std::span<const tensor_request> names = {}, const checksum* hash = nullptr)
+                stage_clock& stages, double deadline_seconds, std::span<const tensor_request> names = {},
+                const checksum* hash = nullptr)
       : plan_(made),
         mine_(made, data.rank()),
-        channel_(data, deadline_seconds),
+        channel_(data, deadline_seconds, stages),
         placer_(made, data.rank(), work),
         filler_(made, mine_, reader, placer_, work, progress),
         counters_(counters),
+        stages_(stages),
         rank_(data.rank()),
         flights_(made.options.buckets_in_flight) {
     for (std::size_t i = 0; i < flights_.size(); ++i) {
@@ -135,6 +138,12 @@ class bucket_stream {
     }
   }
 
+  template <class Fn>
+  void timed(stage_clock::stage which, Fn&& fn) {
+    const stage_scope here(stages_, which);
+    fn();
+  }
+
   void prepare(flight& each, const bucket& which) {
     each.which = &which;
     each.to_check = mine_.has_checksums(which);
@@ -146,9 +155,9 @@ class bucket_stream {
       each.own = filler_.cut_windows(which, each.staging, each.windows);
       each.to_place = !mine_.reads_own_window_in_place();
       locally([&] {
-        filler_.fill_windows(which);
+        timed(&stage_seconds::read, [&] { filler_.fill_windows(which); });
         if (each.to_check) {
-          verifier_->sum_windows(which, filler_.windows(), each.checksums);
+          timed(&stage_seconds::checksum, [&] { verifier_->sum_windows(which, filler_.windows(), each.checksums); });
         }
       });
       each.to_check = each.to_check && each.to_place;  // else nothing has been moved
@@ -165,16 +174,14 @@ class bucket_stream {
     }
     if (mine_.reads(which)) {
       locally([&] {
-        if (which.way == route::own_read) {
-          filler_.fill_own_window(which, each.own);
-          if (each.to_check) {
-            verifier_->sum_window(which, mine_.shard(), each.own, each.checksums);
-          }
-        } else {
-          filler_.fill_payload(which, each.own);
-          if (each.to_check) {
-            verifier_->sum_payload(which, each.own, each.checksums);
-          }
+        const bool own = which.way == route::own_read;
+        timed(&stage_seconds::read,
+              [&] { own ? filler_.fill_own_window(which, each.own) : filler_.fill_payload(which, each.own); });
+        if (each.to_check) {
+          timed(&stage_seconds::checksum, [&] {
+            own ? verifier_->sum_window(which, mine_.shard(), each.own, each.checksums)
+                : verifier_->sum_payload(which, each.own, each.checksums);
+          });
         }
       });
     }
@@ -226,7 +233,7 @@ class bucket_stream {
     begin_placing(each, *which);
     finish_placing(each);
     if (each.to_check) {
-      locally([&] { verifier_->check(*which, each.checksums); });
+      locally([&] { timed(&stage_seconds::checksum, [&] { verifier_->check(*which, each.checksums); }); });
     }
   }
 
@@ -260,7 +267,7 @@ class bucket_stream {
   void begin_placing(flight& each, const bucket& which) {
     if (std::exchange(each.to_place, false)) {
       each.placing = true;
-      locally([&] { place(each, which); });
+      locally([&] { timed(&stage_seconds::place, [&] { place(each, which); }); });
     }
   }
   /// The staging memory may be written to afterwards, also where it throws.
@@ -268,6 +275,7 @@ class bucket_stream {
     if (!std::exchange(each.placing, false)) {
       return;
     }
+    const stage_scope placing(stages_, &stage_seconds::place);
     if constexpr (InterruptibleCommunicator<Data>) {
       each.placer->wait();
     } else {
@@ -299,6 +307,7 @@ class bucket_stream {
   bucket_filler<Source, Space, Watch> filler_;
   std::optional<bucket_checksums<Space>> verifier_;
   transfer_counters& counters_;
+  stage_clock& stages_;
   std::size_t rank_;
   std::vector<flight> flights_;
   std::size_t next_ = 0;  // bucket

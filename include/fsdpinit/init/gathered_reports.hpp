@@ -40,6 +40,10 @@ template <Communicator Control>
     visit(report.base_rss_bytes);
     visit(report.peak_rss_bytes);
     visit(report.seconds);
+    visit(report.stages.read);
+    visit(report.stages.checksum);
+    visit(report.stages.place);
+    visit(report.stages.wait);
     for (phase_seconds& phase : report.phases) {
       visit(phase.seconds);
     }

@@ -80,14 +80,7 @@ class initialization {
       if (every_rank_loads()) {
         load_everything();
       }
-      in_turns([&] {
-        try {
-          return stream_->run_some();
-        } catch (...) {
-          retain_if_lost(data_, work_.slabs, slots_);
-          throw;
-        }
-      });
+      move_payload();
       if (options_.verify == verification::reread) {
         std::optional<part_rereader<opened, Space>> again;  // its queue may fail, on one rank alone
         agreed([&] {
@@ -97,7 +90,7 @@ class initialization {
         in_turns([&] { return again->compare_some(); });
       }
       agreed([&] {
-        tensor_placer<Space>(plan_, rank_, work_).widen();
+        widen();
         enter("commit");
         report_ = describe();
       });
@@ -208,8 +201,8 @@ class initialization {
     for (const block<slot_space>& slot : slots_) {
       slots.push_back(slot.bytes());
     }
-    stream_.emplace(plan_, data_, *reader_, work_, slots, counters_, *progress_, options_.deadline_seconds, requests_,
-                    options_.checksum);
+    stream_.emplace(plan_, data_, *reader_, work_, slots, counters_, *progress_, stages_, options_.deadline_seconds,
+                    requests_, options_.checksum);
     enter(every_rank_loads() ? "read" : "stream");
   }
 
@@ -221,6 +214,26 @@ class initialization {
       keep_own_part(plan_, rank_, work_, requests_, options_.checksum);
       enter("stream");
     });
+  }
+
+  /// Between its turns a rank waits for the others to end theirs.
+  void move_payload() {
+    const stage_scope between(stages_, &stage_seconds::wait);
+    in_turns([&] {
+      const stage_scope turn(stages_, nullptr);
+      try {
+        return stream_->run_some();
+      } catch (...) {
+        retain_if_lost(data_, work_.slabs, slots_);
+        throw;
+      }
+    });
+  }
+
+  void widen() {
+    const bool streams = options_.verify != verification::reread;  // else that phase is over
+    const stage_scope placing(stages_, streams ? &stage_seconds::place : nullptr);
+    tensor_placer<Space>(plan_, rank_, work_).widen();
   }
 
   void release_staging() noexcept {
@@ -262,7 +275,8 @@ class initialization {
             .buckets = plan_.schedule.buckets.size(),
             .missing = unmatched_.missing,
             .unexpected = unmatched_.unexpected,
-            .phases = clock_.phases()};
+            .phases = clock_.phases(),
+            .stages = stages_.seconds()};
   }
 
   Data& data_;
@@ -275,6 +289,7 @@ class initialization {
   std::vector<block<slot_space>> slots_;
   std::uint64_t already_accounted_ = 0;
   phase_clock clock_;
+  stage_clock stages_;
 
   call call_;
   std::string reason_;  // of an automatic choice

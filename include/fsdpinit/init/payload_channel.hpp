@@ -3,6 +3,7 @@
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/observe/report.hpp>
 
 #include <cstddef>
 #include <optional>
@@ -24,19 +25,20 @@ struct token_of<Data> {
 };
 
 /// Starts operations by what the communicator has: without non-blocking operations they are done when they return. Each wait has
-/// the deadline to itself.
+/// the deadline to itself. Time in the communicator counts as waiting.
 template <class Data>
 class payload_channel {
  public:
   /// One that was started and not waited for.
   using operation = std::optional<typename token_of<Data>::type>;
 
-  payload_channel(Data& data, double deadline_seconds)
-      : data_(data), rank_(data.rank()), deadline_seconds_(deadline_seconds) {}
+  payload_channel(Data& data, double deadline_seconds, stage_clock& stages)
+      : data_(data), stages_(stages), rank_(data.rank()), deadline_seconds_(deadline_seconds) {}
 
   /// Among all ranks where `group` is empty; otherwise on a communicator with groups.
   void start_broadcast([[maybe_unused]] operation& token, mutable_bytes bytes, std::size_t root,
                        [[maybe_unused]] std::span<const std::size_t> group) {
+    const stage_scope waiting(stages_, &stage_seconds::wait);
     if constexpr (GroupCommunicator<Data>) {
       if (!group.empty()) {
         token = data_.start_broadcast(bytes, root, group);
@@ -54,6 +56,7 @@ class payload_channel {
   /// to it. \param received  empty on the root
   void start_scatter([[maybe_unused]] operation& token, std::span<const bytes_view> windows, mutable_bytes received,
                      std::size_t root, [[maybe_unused]] std::span<const std::size_t> group) {
+    const stage_scope waiting(stages_, &stage_seconds::wait);
     if constexpr (GroupCommunicator<Data>) {
       if (!group.empty()) {
         const bool outside = group.size() == 1;
@@ -72,6 +75,7 @@ class payload_channel {
   void wait([[maybe_unused]] operation& token) {
     if constexpr (NonBlockingCommunicator<Data>) {
       if (token) {
+        const stage_scope waiting(stages_, &stage_seconds::wait);
         auto started = std::move(*token);
         token.reset();
         data_.wait(started, deadline::after(deadline_seconds_));
@@ -88,6 +92,7 @@ class payload_channel {
 
  private:
   Data& data_;
+  stage_clock& stages_;
   std::size_t rank_;
   double deadline_seconds_;
 };

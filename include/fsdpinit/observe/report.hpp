@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace fsdpinit {
@@ -15,6 +16,15 @@ namespace fsdpinit {
 struct phase_seconds {
   const char* name = "";
   double seconds = 0;
+};
+
+/// What a rank was busy with while it streamed, in seconds. Together at most the seconds of the phase `stream`, of which the rest is
+/// bookkeeping and what precedes the first bucket. Measured per bucket, never per tensor.
+struct stage_seconds {
+  double read = 0;      ///< from the source into staging memory or slabs, casts that narrow included
+  double checksum = 0;  ///< of what was read and of what was placed, with `options::verify`
+  double place = 0;     ///< from staging memory into slabs, as long as the rank is held up by it; and widening
+  double wait = 0;  ///< in operations of the communicator and in agreements: for other ranks, and for payload to move
 };
 
 /// What an initialisation did on one rank. Bytes are payload, and equal the plan's prediction.
@@ -38,6 +48,7 @@ struct rank_report {
   std::vector<std::string> unexpected{};  ///< names of the checkpoint that nobody wanted, where that was allowed
   double seconds = 0;                     ///< from the call to the commit
   std::vector<phase_seconds> phases{};
+  stage_seconds stages{};
   std::size_t slowest_rank = 0;  ///< the one that took longest from the call to the end of its stream
   double slowest_seconds = 0;
   /// For a rank that is a process of its own, what the operating system says it had resident just before, and at most;
@@ -67,6 +78,43 @@ class phase_clock {
   double started_ = monotonic_seconds();
   double entered_ = started_;
   std::vector<phase_seconds> phases_;
+};
+
+/// Seconds per stage. A rank is in one at a time, or in none: stages never add up to more than has passed. One clock read where a
+/// stage begins or ends.
+class stage_clock {
+ public:
+  using stage = double stage_seconds::*;  ///< nullptr: none
+
+  /// \return the stage before
+  stage enter(stage next) noexcept {
+    const double now = monotonic_seconds();
+    if (current_ != nullptr) {
+      seconds_.*current_ += now - entered_;
+    }
+    entered_ = now;
+    return std::exchange(current_, next);
+  }
+  /// Of the stages that are over.
+  [[nodiscard]] const stage_seconds& seconds() const noexcept { return seconds_; }
+
+ private:
+  stage_seconds seconds_;
+  stage current_ = nullptr;
+  double entered_ = 0;
+};
+
+/// A stage for as long as it lives; then the one before goes on.
+class stage_scope {
+ public:
+  stage_scope(stage_clock& clock, stage_clock::stage which) noexcept : clock_(clock), before_(clock.enter(which)) {}
+  stage_scope(const stage_scope&) = delete;
+  stage_scope& operator=(const stage_scope&) = delete;
+  ~stage_scope() { clock_.enter(before_); }
+
+ private:
+  stage_clock& clock_;
+  stage_clock::stage before_;
 };
 
 }  // namespace fsdpinit

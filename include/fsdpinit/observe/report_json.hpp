@@ -46,6 +46,11 @@ template <class Value>
           {"bytes_received", report.bytes_received},
           {"seconds", report.seconds},
           {"phases", std::move(phases)},
+          {"stages",
+           {{"read", report.stages.read},
+            {"checksum", report.stages.checksum},
+            {"place", report.stages.place},
+            {"wait", report.stages.wait}}},
           {"base_rss_bytes", or_null(report.base_rss_bytes)},
           {"peak_rss_bytes", or_null(report.peak_rss_bytes)}};
 }

@@ -75,11 +75,23 @@ template <class Value>
   return fmt::format("{:.3f}", most);
 }
 
+/// How much of the seconds in which these ranks streamed they were in a stage, all of them together.
+[[nodiscard]] inline std::string share_of_stream(std::span<const rank_report> reports, stage_clock::stage stage) {
+  double busy = 0;
+  double all = 0;
+  for (const rank_report& report : reports) {
+    busy += report.stages.*stage;
+    all += seconds_in(report, "stream");
+  }
+  return fmt::format("{:.1f}%", all > 0 ? 100 * busy / all : 0.0);
+}
+
 }  // namespace detail
 
-/// The reports of the ranks of one initialisation as two tables, with a line above and below: bytes (shard, predicted
-/// and accounted peak, read, sent, received, of processes also resident) and seconds per phase. Beyond 16 ranks those with equal bytes share a row,
-/// whose seconds are those of the slowest of them. \pre in rank order, at least one.
+/// The reports of the ranks of one initialisation as three tables, with a line above and below: bytes (shard, predicted
+/// and accounted peak, read, sent, received, of processes also resident), seconds per phase, and what the stream was busy with, in
+/// shares of its seconds. Beyond 16 ranks those with equal bytes share a row, whose seconds are those of the slowest of them, and
+/// whose shares are those of all of them together. \pre in rank order, at least one.
 [[nodiscard]] inline std::string report_text(std::span<const rank_report> reports) {
   struct column {
     const char* name;
@@ -109,6 +121,7 @@ template <class Value>
   header = {"rank", "seconds"};
   header.insert(header.end(), phases.begin(), phases.end());
   text_table seconds(std::move(header));
+  text_table shares({"rank, of its stream", "read", "checksum", "place", "wait"});
   for (const rank_range& row : rows_of_ranks(reports.size(), same)) {
     const auto these = reports.subspan(row.first, row.last - row.first + 1);
     std::vector<std::string> sizes{to_string(row)};
@@ -122,6 +135,10 @@ template <class Value>
       cells.push_back(detail::slowest_over(these, [&](auto& each) { return detail::seconds_in(each, phase); }));
     }
     seconds.add(std::move(cells));
+    shares.add({to_string(row), detail::share_of_stream(these, &stage_seconds::read),
+                detail::share_of_stream(these, &stage_seconds::checksum),
+                detail::share_of_stream(these, &stage_seconds::place),
+                detail::share_of_stream(these, &stage_seconds::wait)});
   }
   const rank_report& first = reports.front();
   const std::size_t ranks = first.shards * first.replicas;
@@ -133,14 +150,15 @@ template <class Value>
       first.verified == verification::off ? std::string() : fmt::format(", verified ({})", name(first.verified));
   const bool has_transport = first.transport != name(transport_kind::none);
   return fmt::format(
-      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}{}\n{}{}{}\n{}\n{}\nslowest: rank {}, {:.3f} s to the "
+      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}{}\n{}{}{}\n{}\n{}\n{}\nslowest: rank {}, {:.3f} s to "
+      "the "
       "end "
       "of its stream\n",
       first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", ranks, ranks == 1 ? "" : "s",
       replicas, first.tensors, first.units, first.units == 1 ? "" : "s", first.buckets, first.buckets == 1 ? "" : "s",
       verified, reason, detail::names_line("missing, left on meta", first.missing),
       detail::names_line("unexpected, left in the checkpoint", first.unexpected), bytes.text(), seconds.text(),
-      first.slowest_rank, first.slowest_seconds);
+      shares.text(), first.slowest_rank, first.slowest_seconds);
 }
 
 }  // namespace fsdpinit
