@@ -77,6 +77,19 @@ TYPED_TEST(AgreementOver, AnErrorIsWorseThanAnInterruption) {
                     "file: broke (rank 2)");
 }
 
+TYPED_TEST(AgreementOver, AnErrorIsWorseThanAPeerThatWasWaitedForInVain) {
+  expect_everywhere(agreement<TypeParam>([](std::size_t rank) -> std::optional<error> {
+                      return rank == 2   ? io_error("broke")
+                             : rank == 0 ? error(errc::interrupted, "", "interrupted")
+                                         : error(errc::peer_lost, "", "waited");
+                    }),
+                    "file: broke (rank 2)");
+  expect_everywhere(agreement<TypeParam>([](std::size_t rank) -> std::optional<error> {
+                      return rank == 1 ? error(errc::peer_lost, "", "waited") : error(errc::interrupted, "", "");
+                    }),
+                    "waited (rank 1)");
+}
+
 TEST(Agreement, ARankThatAnErrorNamesIsKept) {
   expect_everywhere(agreement<threads_communicator>([](std::size_t rank) -> std::optional<error> {
                       return rank == 1 ? std::optional(error(errc::io, "", "broke", {.rank = 3})) : std::nullopt;

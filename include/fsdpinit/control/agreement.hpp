@@ -37,6 +37,12 @@ auto guarded(Control& control, Fn&& fn) {
   }
 }
 
+/// How near an error is to the cause of a failure that ranks agree on: one that was interrupted says nothing of it, and one that waited
+/// for a peer in vain has but felt it, as all ranks have come to the agreement.
+[[nodiscard]] inline std::uint64_t severity_of(const std::optional<error>& mine) noexcept {
+  return !mine ? 0 : mine->code() == errc::interrupted ? 1 : mine->code() == errc::peer_lost ? 2 : 3;
+}
+
 template <class Control>
 std::uint64_t reduce_max(Control& control, std::uint64_t value, deadline limit) {
   if constexpr (requires { control.all_reduce_max(value, limit); }) {
@@ -72,15 +78,15 @@ template <Communicator Control>
   return detail::guarded(control, [&] { return detail::reduce_max(control, value, limit); });
 }
 
-/// Returns if no rank failed; else throws one error, the same on every rank: the worst (an error proper is worse than
-/// having been interrupted by one), of the lowest rank that has it, and naming that rank.
+/// Returns if no rank failed; else throws one error, the same on every rank: the worst, as `severity_of` has it, of the lowest rank
+/// that has it, and naming that rank.
 ///
 /// One reduction where all is well, and one broadcast of 4 KiB more where not. \throws error{peer_lost} if a rank did
 /// not come before the deadline, for channels that take one.
 template <Communicator Control>
 void agree(Control& control, const std::optional<error>& mine, deadline limit) {
   constexpr std::uint64_t rank_mask = 0xffff'ffff;
-  const std::uint64_t severity = !mine ? 0 : mine->code() == errc::interrupted ? 1 : 2;
+  const std::uint64_t severity = detail::severity_of(mine);
   const std::uint64_t status = severity == 0 ? 0 : (severity << 32U) | (rank_mask - control.rank());
   const std::uint64_t worst = all_reduce_max(control, status, limit);
   if (worst == 0) {
