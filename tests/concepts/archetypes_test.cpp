@@ -555,10 +555,12 @@ struct alerts_by_a_number : interruptible_communicator {
   int interrupted();
 };
 static_assert(!AlertingCommunicator<alerts_by_a_number>);
-struct alerts_alone : non_blocking_communicator {
+struct alerts_alone : minimal_communicator {
   bool interrupted();
 };
+static_assert(AlertingControl<alerts_alone> && AlertingControl<alerting>);
 static_assert(!AlertingCommunicator<alerts_alone>);
+static_assert(!AlertingControl<minimal_communicator> && !AlertingControl<alerts_by_a_number>);
 struct connecting : interruptible_communicator {
   void connect();
 };
@@ -600,14 +602,14 @@ constexpr bool is_transparent = [] {
          AllGatherCommunicator<F> == AllGatherCommunicator<C> &&
          ReduceScatterCommunicator<F> == ReduceScatterCommunicator<C> &&
          InterruptibleCommunicator<F> == InterruptibleCommunicator<C> && ReducingControl<F> == ReducingControl<C> &&
-         FailableControl<F> == FailableControl<C>;
+         AlertingControl<F> == AlertingControl<C> && FailableControl<F> == FailableControl<C>;
 }();
 static_assert(is_transparent<minimal_communicator> && is_transparent<scattering_communicator>);
 static_assert(is_transparent<non_blocking_communicator> && is_transparent<non_blocking_scatter_communicator>);
 static_assert(is_transparent<gathering_communicator> && is_transparent<reducing_communicator>);
 static_assert(is_transparent<group_communicator> && is_transparent<node_aware_communicator>);
 static_assert(is_transparent<half_blocking_communicator> && is_transparent<interruptible_communicator>);
-static_assert(is_transparent<reducing_control> && is_transparent<failable_control>);
+static_assert(is_transparent<reducing_control> && is_transparent<failable_control> && is_transparent<alerts_alone>);
 static_assert(is_transparent<threads_communicator> && is_transparent<self_communicator>);
 template <class S>
 constexpr bool is_transparent_source = [] {

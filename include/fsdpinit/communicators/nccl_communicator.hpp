@@ -38,17 +38,21 @@ struct nccl_options {
 };
 
 /// One rank of an NCCL communicator, over a host channel (MPI, threads) that connects the ranks, carries agreement, and tells of
-/// failures: data and control channel in one. Used by one thread at a time; one rank per GPU, as NCCL has it.
+/// failures: data and control channel in one. Used by one thread at a time; one rank per GPU, as NCCL has it. A job that has no host
+/// channel has an `nccl_control` in its place.
 ///
 /// Payload may lie on the device, from where it moves straight, or in host memory, pinned at best, from where it passes through a
 /// ring of device buffers. What moves, moves in pieces of the same size on all ranks, wherever it lies on each.
 ///
 /// A wait looks at the device, at NCCL and at the host channel in turns; it never blocks on the device. When a rank fails or is
 /// late, the communicator is aborted on every rank, so that the buffers are the caller's again, and works again after `rearm()`
-/// and `connect()`. It sums nothing: NCCL does not add in the order of ranks, as `ReduceScatterCommunicator` promises.
-template <class Nccl, CudaApi Cuda, AlertingCommunicator Host>
+/// and `connect()`; over a host that cannot be interrupted it has ended, and says `peer_lost`. It sums nothing: NCCL does not add
+/// in the order of ranks, as `ReduceScatterCommunicator` promises.
+template <class Nccl, CudaApi Cuda, AlertingControl Host>
   requires NcclApi<Nccl, Cuda>
 class basic_nccl_communicator {
+  static constexpr bool interruptible = InterruptibleCommunicator<Host>;
+
   struct operation_record {
     explicit operation_record(const Cuda& cuda, int device) : done(cuda, device) {}
     basic_cuda_event<Cuda> done;
@@ -79,7 +83,9 @@ class basic_nccl_communicator {
     try {
       connection_.connect();
     } catch (...) {
-      host.rearm();
+      if constexpr (interruptible) {
+        host.rearm();
+      }
       throw;
     }
   }
@@ -106,7 +112,11 @@ class basic_nccl_communicator {
   }
 
   /// After `rearm()`: collective, ends in an agreement. Nothing to do where the ranks are connected.
-  void connect() { connection_.connect(); }
+  void connect()
+    requires interruptible
+  {
+    connection_.connect();
+  }
 
   // -- data ------------------------------------------------------------------------------------------------------------------
 
@@ -163,12 +173,16 @@ class basic_nccl_communicator {
   }
 
   /// Ends what is under way on every rank.
-  void interrupt() noexcept {
+  void interrupt() noexcept
+    requires interruptible
+  {
     host().interrupt();
     end();
   }
   /// Called once on every rank; `connect()` is next.
-  void rearm() noexcept {
+  void rearm() noexcept
+    requires interruptible
+  {
     end();
     host().rearm();
   }
@@ -190,7 +204,13 @@ class basic_nccl_communicator {
 
  private:
   [[nodiscard]] Host& host() const noexcept { return connection_.host(); }
-  static error over() { return {errc::interrupted, "", "interrupted by the failure of another rank"}; }
+  static error over() {
+    if constexpr (interruptible) {
+      return {errc::interrupted, "", "interrupted by the failure of another rank"};
+    } else {
+      return {errc::peer_lost, "NCCL", "the communicator has ended with an earlier failure; start the job again"};
+    }
+  }
 
   void end() noexcept {
     connection_.close();

@@ -22,7 +22,7 @@ inline constexpr std::uint64_t least_nccl_piece_bytes = 256;
 /// Moves payload over a connection, piece by piece through the ring where it lies in host memory, straight where it lies on the
 /// device. Pieces are of the same size on all ranks, wherever the payload lies on each. Every call returns once all is on the
 /// streams; an event recorded on `last_stream()` comes when it is done.
-template <class Nccl, CudaApi Cuda, AlertingCommunicator Host>
+template <class Nccl, CudaApi Cuda, AlertingControl Host>
 class nccl_transfers {
  public:
   /// `connection` outlives the calls. \throws error{out_of_memory}, error{device}

@@ -124,12 +124,16 @@ concept InterruptibleCommunicator = NonBlockingCommunicator<C> && requires(C& co
   { comm.rearm() } noexcept;
 };
 
-/// `interrupted()`: has any rank interrupted this attempt? Asked by who waits for something else than this communicator.
+/// `interrupted()`: has any rank interrupted this attempt? Asked by who waits for something else than this communicator. Always
+/// false of one that cannot be interrupted, and only hears of peers that are lost.
 /// \throws error{peer_lost} where that is what it finds.
 template <class C>
-concept AlertingCommunicator = InterruptibleCommunicator<C> && requires(C& comm) {
+concept AlertingControl = Communicator<C> && requires(C& comm) {
   { comm.interrupted() } -> std::same_as<bool>;
 };
+
+template <class C>
+concept AlertingCommunicator = InterruptibleCommunicator<C> && AlertingControl<C>;
 
 /// A communicator that has to be made anew after it was interrupted. `connect()`: collective, ends in an agreement of its own, and
 /// does nothing where the ranks are connected. `initialize` calls it first of all, so that a second attempt works.

@@ -102,7 +102,7 @@ class faulty_communicator_base {
     inner_.rearm();
   }
   [[nodiscard]] bool interrupted()
-    requires AlertingCommunicator<C>
+    requires AlertingControl<C>
   {
     return inner_.interrupted();
   }
