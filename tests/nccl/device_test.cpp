@@ -5,10 +5,12 @@
 #include <fsdpinit/testing/rank_harness.hpp>
 #include <support/gpu_test.hpp>
 #include <support/reference_model.hpp>
+#include <support/temp_dir.hpp>
 
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <string>
 
 /// \file
 /// What only GPUs can show: a rank for each that there is. tests/communicators/nccl_test.cpp tests the same code with doubles.
@@ -19,6 +21,7 @@ namespace {
 
 static_assert(NcclApi<nccl_runtime, cuda_runtime>);
 static_assert(CanAccess<nccl_communicator<threads_communicator>, cuda_memory>);
+static_assert(AlertingControl<nccl_control> && CanAccess<nccl_communicator<nccl_control>, cuda_memory>);
 
 class NcclDevice : public gpu_test {};
 
@@ -38,6 +41,44 @@ void expect_shards(std::size_t gpus) {
     dynamic_module module = model.module(memory, rank == 0);
     const rank_report report =
         initialize<Policy>(module, model.source(), comm, {.bucket_bytes = 4096}, memory, null_observer());
+    EXPECT_EQ(model.faults_of(module, memory, gpus, rank), "");
+    EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
+  });
+}
+
+/// Without a host channel; the threads' own gives the id to all.
+TEST_F(NcclDevice, StandsOnNcclAlone) {
+  const reference_model model = varied_model();
+  testing::run_ranks(gpus, [&](std::size_t rank, threads_communicator& world) {
+    const int device = static_cast<int>(rank);
+    nccl_control control({.rank = rank, .size = gpus, .device = device},
+                         [&](mutable_bytes id, std::size_t, deadline limit) { world.broadcast(id, 0, limit); });
+    EXPECT_EQ(testing::check_communicator(control), testing::violations{});
+    nccl_communicator<nccl_control> comm(control, device);
+    EXPECT_EQ(testing::check_communicator(comm), testing::violations{});
+    cuda_memory memory(device);
+    dynamic_module module = model.module(memory, rank == 0);
+    static_cast<void>(initialize(module, model.source(), comm, {.bucket_bytes = 4096}, memory, null_observer()));
+    EXPECT_EQ(model.faults_of(module, memory, gpus, rank), "");
+  });
+}
+
+TEST_F(NcclDevice, MeetsByAFile) {
+  const temp_dir folder;
+  const std::string path = folder / "job";
+  const reference_model model = varied_model();
+  testing::run_ranks(gpus, [&](std::size_t rank, threads_communicator&) {
+    const std::size_t world_size = gpus;
+    const int device = static_cast<int>(rank);
+    cuda_memory memory(device);
+    dynamic_module module = model.module(memory, rank == 0);
+    const auto source = model.source();
+    // [nccl]
+    // rank, world_size, device: the launcher's RANK, WORLD_SIZE, LOCAL_RANK; path: a fresh one for each job, in a shared folder
+    nccl_control control({.rank = rank, .size = world_size, .device = device}, file_rendezvous(path));
+    nccl_communicator<nccl_control> comm(control, device);
+    const rank_report report = initialize(module, source, comm, {.bucket_bytes = 64 * mib}, memory);
+    // [nccl]
     EXPECT_EQ(model.faults_of(module, memory, gpus, rank), "");
     EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
   });

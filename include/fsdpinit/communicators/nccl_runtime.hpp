@@ -2,6 +2,7 @@
 
 #include <fsdpinit/communicators/nccl_api.hpp>
 #include <fsdpinit/communicators/nccl_communicator.hpp>
+#include <fsdpinit/communicators/nccl_control.hpp>
 #include <fsdpinit/memory/cuda_runtime.hpp>
 
 #include <cstdint>
@@ -42,14 +43,19 @@ struct nccl_runtime {
   int receive(void* to, std::uint64_t bytes, int rank, comm which, stream in) noexcept {
     return ncclRecv(to, bytes, ncclInt8, rank, which, in);
   }
+  int all_reduce_max(const void* from, void* to, std::uint64_t count, comm which, stream in) noexcept {
+    return ncclAllReduce(from, to, count, ncclUint64, ncclMax, which, in);
+  }
   int finalize(comm which) noexcept { return ncclCommFinalize(which); }
   void destroy(comm which) noexcept { static_cast<void>(ncclCommDestroy(which)); }
   void abort(comm which) noexcept { static_cast<void>(ncclCommAbort(which)); }
   const char* text_of(int code) noexcept { return ncclGetErrorString(static_cast<ncclResult_t>(code)); }
 };
 
-/// `Host` connects the ranks: `mpi_communicator`, or `threads_communicator` for one process that drives several GPUs.
-template <AlertingCommunicator Host>
+/// `Host` connects the ranks: `mpi_communicator`, `threads_communicator` for one process that drives several GPUs, or `nccl_control`.
+template <AlertingControl Host>
 using nccl_communicator = basic_nccl_communicator<nccl_runtime, cuda_runtime, Host>;
+
+using nccl_control = basic_nccl_control<nccl_runtime, cuda_runtime>;
 
 }  // namespace fsdpinit

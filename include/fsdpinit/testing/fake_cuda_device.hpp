@@ -180,6 +180,17 @@ class fake_cuda_device {
     read(between.data(), from, bytes);
     write(static_cast<std::byte*>(to), between.data(), bytes);
   }
+  /// Of each two numbers of 64 bits the larger, at once.
+  void max_now(void* to, const void* from, std::uint64_t bytes) {
+    std::vector<std::uint64_t> here(bytes / sizeof(std::uint64_t));
+    std::vector<std::uint64_t> there(here.size());
+    read(reinterpret_cast<std::byte*>(here.data()), to, bytes);
+    read(reinterpret_cast<std::byte*>(there.data()), from, bytes);
+    for (std::size_t i = 0; i < here.size(); ++i) {
+      here[i] = std::max(here[i], there[i]);
+    }
+    write(static_cast<std::byte*>(to), reinterpret_cast<const std::byte*>(here.data()), bytes);
+  }
   /// Something is written there, nobody knows what.
   void spoil(void* to, std::uint64_t bytes) {
     write(static_cast<std::byte*>(to), std::vector<std::byte>(bytes, std::byte{0xdb}).data(), bytes);

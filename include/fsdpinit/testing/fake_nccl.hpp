@@ -22,6 +22,7 @@ namespace fsdpinit::testing {
 ///
 /// - What is called takes place when its stream comes to it, and waits there for the other ranks, for ever if need be.
 /// - Connecting is in progress until all ranks have called it.
+/// - A reduction is a message from each rank to each.
 /// - Sizes that differ are a fault of the device, as are calls outside of a group or with memory of the host.
 /// - Every call can be made to fail, through `calls`; `break_down()` makes whatever is in progress fail, as a peer's end does.
 ///
@@ -148,6 +149,19 @@ class fake_nccl {
     return grouped(which, in,
                    [&](std::vector<call>& made) { made.push_back({.peer = rank, .to = to, .bytes = bytes}); });
   }
+  int all_reduce_max(const void* from, void* to, std::uint64_t count, const comm& which,
+                     fake_cuda::stream in) noexcept {
+    return grouped(which, in, [&](std::vector<call>& made) {
+      const std::uint64_t bytes = count * sizeof(std::uint64_t);
+      made.push_back({.kind = reductions, .peer = which->rank, .from = from, .to = to, .bytes = bytes});
+      for (int rank = 0; rank < which->all->ranks; ++rank) {
+        if (rank != which->rank) {
+          made.push_back({.kind = reductions, .sends = true, .peer = rank, .from = from, .bytes = bytes});
+          made.push_back({.kind = reductions, .peer = rank, .to = to, .bytes = bytes});
+        }
+      }
+    });
+  }
 
   int finalize(const comm& which) noexcept {
     return counted([&] { return which->aborted ? invalid_usage : success; });
@@ -177,6 +191,7 @@ class fake_nccl {
 
  private:
   static constexpr int broadcasts = 1;
+  static constexpr int reductions = 2;  // from this rank itself: a copy
 
   struct call {
     int kind = 0;
@@ -265,6 +280,9 @@ class fake_nccl {
         if (each.sends) {
           each.sent = std::make_shared<message>(message{.sender = mine.which, .from = each.from, .bytes = each.bytes});
           world.channels[key(each)].push_back(each.sent);
+        } else if (each.kind == reductions && each.peer == self.rank) {
+          device.copy_now(each.to, each.from, each.bytes);
+          each.done = true;
         } else {
           each.number = self.next[key(each)]++;
         }
@@ -282,6 +300,8 @@ class fake_nccl {
         if (arrived.bytes != each.bytes) {
           device.fault(concat("rank ", self.rank, " receives ", each.bytes, " bytes where rank ", each.peer, " sends ",
                               arrived.bytes));
+        } else if (each.kind == reductions) {
+          device.max_now(each.to, arrived.from, each.bytes);
         } else {
           device.copy_now(each.to, arrived.from, each.bytes);
         }
