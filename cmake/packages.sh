@@ -7,7 +7,7 @@ declare -A group=(
   [build]="g++ cmake ninja-build ccache libboost-dev libmsgsl-dev nlohmann-json3-dev libfmt-dev libcli11-dev libxxhash-dev"
   [mpi]="libopenmpi-dev openmpi-bin"
   [torch]="libtorch-dev libgloo-dev"
-  [test]="libgtest-dev librapidcheck-dev libbenchmark-dev python3-jsonschema valgrind"
+  [test]="libgtest-dev librapidcheck-dev libbenchmark-dev python3-jsonschema python3-venv valgrind"
   [demo]="gnuplot-nox fonts-dejavu-core"
   [lint]="clang-16 libclang-rt-16-dev clang-tidy-16 clang-format-16"
 )

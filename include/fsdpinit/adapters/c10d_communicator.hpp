@@ -68,16 +68,7 @@ class c10d_communicator {
 
   // -- data ------------------------------------------------------------------------------------------------------------------
 
-  token start_broadcast(mutable_bytes buffer, std::size_t root) {
-    return started([&](operation_record& made) {
-      if (!buffer.empty() && size() > 1) {
-        c10d::BroadcastOptions how;
-        how.rootRank = static_cast<std::int64_t>(root);
-        std::vector<at::Tensor> tensors{bytes_tensor(buffer)};
-        made.works.push_back(group_.broadcast(tensors, how));
-      }
-    });
-  }
+  token start_broadcast(mutable_bytes buffer, std::size_t root) { return start_broadcast(bytes_tensor(buffer), root); }
   token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
     detail::check_group(group, rank(), root, size());
     if (group.size() == size()) {
@@ -122,7 +113,7 @@ class c10d_communicator {
     }
   }
 
-  /// By messages, from each rank of the group to each.
+  /// By messages, from each rank of the group to each. After error{peer_lost} `own` and `all` may still be read and written to.
   void all_gather(bytes_view own, mutable_bytes all, deadline limit = deadline::never()) {
     all_gather(own, all, everyone_, limit);
   }
@@ -152,8 +143,17 @@ class c10d_communicator {
   // -- control ---------------------------------------------------------------------------------------------------------------
 
   void broadcast(mutable_bytes buffer, std::size_t root, deadline limit = deadline::never()) {
-    token operation = start_broadcast(buffer, root);
+    // Through memory of its own: c10d keeps a buffer for which a deadline has passed.
+    const at::Tensor own = at::empty({static_cast<std::int64_t>(buffer.size())}, at::kByte);
+    const mutable_bytes bytes(static_cast<std::byte*>(own.data_ptr()), buffer.size());
+    if (!buffer.empty() && rank() == root) {
+      std::memcpy(bytes.data(), buffer.data(), buffer.size());
+    }
+    token operation = start_broadcast(own, root);
     wait(operation, limit);
+    if (!buffer.empty() && rank() != root) {
+      std::memcpy(buffer.data(), bytes.data(), buffer.size());
+    }
   }
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value, deadline limit = deadline::never()) {
     constexpr std::uint64_t sign_bit = std::uint64_t{1} << 63U;  // c10d reduces signed numbers: in the same order
@@ -170,6 +170,17 @@ class c10d_communicator {
   }
 
  private:
+  /// Of all ranks. The operation holds on to the tensor.
+  token start_broadcast(const at::Tensor& bytes, std::size_t root) {
+    return started([&](operation_record& made) {
+      if (bytes.numel() != 0 && size() > 1) {
+        c10d::BroadcastOptions how;
+        how.rootRank = static_cast<std::int64_t>(root);
+        std::vector<at::Tensor> tensors{bytes};
+        made.works.push_back(group_.broadcast(tensors, how));
+      }
+    });
+  }
   [[nodiscard]] static at::Tensor bytes_tensor(bytes_view bytes) {
     // libtorch has no tensors of constant memory; what is sent is only read.
     return at::from_blob(const_cast<std::byte*>(bytes.data()), {static_cast<std::int64_t>(bytes.size())}, at::kByte);

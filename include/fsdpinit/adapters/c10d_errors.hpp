@@ -46,7 +46,8 @@ auto translating_c10d(errc by_torch, errc by_transport, std::string_view what, s
   }
 }
 
-/// What is left, in whole milliseconds and at least one: c10d takes zero for no limit, which it is for `deadline::never()`.
+/// What is left, in whole milliseconds and at least one. `deadline::never()` is zero, which c10d takes for the limit that its group was
+/// made with.
 [[nodiscard]] inline std::chrono::milliseconds milliseconds_left(deadline limit) noexcept {
   constexpr double longest_seconds = 1e9;  // about 30 years
   const double seconds = limit.remaining();

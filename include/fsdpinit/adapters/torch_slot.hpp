@@ -80,7 +80,7 @@ class torch_slot {
   [[nodiscard]] const fsdpinit::shape& shape() const noexcept { return shape_; }
   [[nodiscard]] fsdpinit::placement placement() const noexcept { return placement_; }
   [[nodiscard]] bool is_meta() const noexcept { return tensor_.is_meta(); }
-  /// On meta: what it was when the slot was made.
+  /// nullptr on meta.
   [[nodiscard]] const std::byte* data() const { return is_meta() ? nullptr : detail::address_of(tensor_); }
   [[nodiscard]] std::uint64_t bytes() const { return is_meta() ? 0 : tensor_.nbytes(); }
   [[nodiscard]] local_shard local() const {
