@@ -29,7 +29,8 @@ using fsdpinit::testing::violations;
 
 using communicator = c10d_communicator<gloo_group>;
 static_assert(C10dProcessGroup<gloo_group> && C10dProcessGroup<c10d::ProcessGroup>);
-static_assert(GroupCommunicator<communicator> && AllGatherCommunicator<communicator> && ReducingControl<communicator>);
+static_assert(GroupCommunicator<communicator> && AllGatherCommunicator<communicator> &&
+              ReduceScatterCommunicator<communicator> && ReducingControl<communicator>);
 static_assert(PoisonableCommunicator<communicator> && !InterruptibleCommunicator<communicator>);
 static_assert(ReducingControl<c10d_store_control>);
 

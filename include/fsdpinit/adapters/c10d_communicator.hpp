@@ -2,11 +2,13 @@
 
 #include <fsdpinit/adapters/c10d_errors.hpp>
 #include <fsdpinit/adapters/torch_first.hpp>
+#include <fsdpinit/communicators/ordered_sum.hpp>
 #include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <concepts>
 #include <cstddef>
@@ -137,6 +139,37 @@ class c10d_communicator {
     wait(operation, limit);
   }
 
+  /// By messages, in rounds. Stages what it receives in at most 2 MiB (in groups of more than 512 ranks: 4 KiB for each), not in any
+  /// account, which it keeps for the next time. After error{peer_lost} `contribution` may still be read.
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit = deadline::never()) {
+    reduce_scatter(contribution, own, everyone_, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit = deadline::never()) {
+    detail::check_parts(own.size(), contribution.size(), group.size(), "numbers");
+    detail::check_group(group, rank(), rank(), size());
+    const std::size_t self = detail::index_in(group, rank());
+    const std::uint64_t piece = std::max(most_staged_bytes / group.size(), least_piece_bytes) / sizeof(float);
+    staging_.resize(std::max<std::size_t>(staging_.size(), group.size() * smaller(piece, own.size())));
+    next_place();
+    for (std::uint64_t begin = 0; begin < own.size(); begin += piece) {
+      const std::uint64_t count = smaller(piece, own.size() - begin);
+      const auto part = [&](std::size_t of) { return contribution.data() + of * own.size() + begin; };
+      const auto staged = [&](std::size_t from) { return staging_.data() + from * count; };
+      token operation = started_here([&](operation_record& made) {
+        for (std::size_t i = 0; i < group.size(); ++i) {
+          if (i != self) {
+            receive(made, std::as_writable_bytes(std::span(staged(i), count)), group[i]);
+            send(made, std::as_bytes(std::span(part(i), count)), group[i]);
+          }
+        }
+      });
+      wait(operation, limit);
+      detail::ordered_sum({own.data() + begin, count}, group.size(),
+                          [&](std::size_t k) -> const float* { return k == self ? part(self) : staged(k); });
+    }
+  }
+
   /// A peer was lost; c10d may still read and write the buffers of operations that were in flight.
   [[nodiscard]] bool poisoned() const noexcept { return broken_; }
 
@@ -170,6 +203,9 @@ class c10d_communicator {
   }
 
  private:
+  static constexpr std::uint64_t most_staged_bytes = 2 * mib;
+  static constexpr std::uint64_t least_piece_bytes = 4 * kib;
+
   /// Of all ranks. The operation holds on to the tensor.
   token start_broadcast(const at::Tensor& bytes, std::size_t root) {
     return started([&](operation_record& made) {
@@ -188,22 +224,29 @@ class c10d_communicator {
   void send(operation_record& made, bytes_view bytes, std::size_t peer) {
     if (!bytes.empty() && peer != rank()) {
       std::vector<at::Tensor> tensors{bytes_tensor(bytes)};
-      made.works.push_back(group_.send(tensors, static_cast<int>(peer), tag_));
+      made.works.push_back(group_.send(tensors, static_cast<int>(peer), place_));
     }
   }
   void receive(operation_record& made, mutable_bytes bytes, std::size_t peer) {
     if (!bytes.empty()) {
       std::vector<at::Tensor> tensors{bytes_tensor(bytes)};
-      made.works.push_back(group_.recv(tensors, static_cast<int>(peer), tag_));
+      made.works.push_back(group_.recv(tensors, static_cast<int>(peer), place_));
     }
   }
 
+  /// Messages of an operation carry its place in the order of operations, which is equal on all ranks.
+  void next_place() noexcept { place_ = (place_ + 1) & 0x7fffffff; }
   template <class Start>
   token started(Start&& start) {
+    next_place();
+    return started_here(start);
+  }
+  /// Another one at the same place: between two ranks messages of one place come in the order in which they were sent.
+  template <class Start>
+  token started_here(Start&& start) {
     require_whole_group();
     operation_record& made = free_operation();
     made.in_use = true;
-    tag_ = (tag_ + 1) & 0x7fffffff;  // counts places, equal on all ranks
     breaking([&] {
       detail::translating_c10d(errc::communication, errc::peer_lost, "cannot start an operation",
                                "is this a group of living ranks that moves host memory, such as Gloo's?",
@@ -246,7 +289,8 @@ class c10d_communicator {
   Group& group_;
   std::vector<std::size_t> everyone_;
   std::vector<std::unique_ptr<operation_record>> operations_;  // as many as were ever in flight: a handful
-  int tag_ = 0;
+  std::vector<float> staging_;
+  int place_ = 0;
   bool broken_ = false;
 };
 
