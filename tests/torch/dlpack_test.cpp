@@ -1,5 +1,6 @@
 #include "support/expect_error.hpp"
 #include <fsdpinit/adapters/dlpack.hpp>
+#include <fsdpinit/adapters/torch_first.hpp>
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
@@ -13,7 +14,6 @@
 #include <vector>
 
 #include <ATen/DLConvertor.h>
-#include <ATen/core/ivalue.h>  // before the rest: without it libtorch 1.13 does not compile as C++20
 #include <torch/torch.h>
 
 namespace dlpack_test {

@@ -118,9 +118,9 @@ template <class Tensor>
 template <DlpackManagedTensor Managed>
 struct dlpack_tensor {
   struct end_of_life {
-    void operator()(Managed* managed) const noexcept {
-      if (managed->deleter != nullptr) {
-        managed->deleter(managed);
+    void operator()(Managed* handed_over) const noexcept {
+      if (handed_over->deleter != nullptr) {
+        handed_over->deleter(handed_over);
       }
     }
   };
