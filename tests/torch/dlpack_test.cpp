@@ -70,10 +70,10 @@ TEST(Dlpack, RejectsADtypeThatCheckpointsDoNotKnow) {
 }
 
 TEST(Dlpack, RejectsDeviceMemory) {
-  managed tensor = *at::toDLPack(torch::zeros({2}));
-  tensor.dl_tensor.device.device_type = kDLCUDA;
+  const dlpack_tensor<managed> given("w", at::toDLPack(torch::zeros({2})));
+  given.managed->dl_tensor.device.device_type = kDLCUDA;
   expect_error(errc::invalid_argument, "w", "device of DLPack's type 2",
-               [&] { static_cast<void>(describe_dlpack("w", tensor.dl_tensor)); });
+               [&] { static_cast<void>(describe_dlpack("w", given.managed->dl_tensor)); });
 }
 
 TEST(Dlpack, IsASourceWhoseTensorsGoBackAndWhoseShardsGoOut) {
