@@ -20,6 +20,14 @@ namespace fsdpinit::testing_support {
 
 using state_dict = std::map<std::string, at::Tensor>;
 
+/// What libtorch and checkpoints both have, in each version of libtorch.
+[[nodiscard]] inline std::vector<std::pair<torch::Dtype, dtype>> known_dtypes() {
+  return {{torch::kFloat, dtype::f32},     {torch::kDouble, dtype::f64},      {torch::kHalf, dtype::f16},
+          {torch::kBFloat16, dtype::bf16}, {torch::kLong, dtype::i64},        {torch::kInt, dtype::i32},
+          {torch::kShort, dtype::i16},     {torch::kChar, dtype::i8},         {torch::kByte, dtype::u8},
+          {torch::kBool, dtype::boolean},  {torch::kComplexFloat, dtype::c64}};
+}
+
 /// A scalar, a buffer that is computed, two layers.
 struct TwoLayersImpl : torch::nn::Module {
   TwoLayersImpl() {

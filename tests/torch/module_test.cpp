@@ -64,17 +64,7 @@ TEST(TorchModule, HasTheNamesOfItsParametersAndBuffersInTheOrderOfTheTree) {
 }
 
 TEST(TorchModule, KnowsTheDtypesOfCheckpointsAndRejectsOthersByName) {
-  for (const auto& [type, expected] : std::vector<std::pair<torch::Dtype, dtype>>{{torch::kFloat, dtype::f32},
-                                                                                  {torch::kDouble, dtype::f64},
-                                                                                  {torch::kHalf, dtype::f16},
-                                                                                  {torch::kBFloat16, dtype::bf16},
-                                                                                  {torch::kLong, dtype::i64},
-                                                                                  {torch::kInt, dtype::i32},
-                                                                                  {torch::kShort, dtype::i16},
-                                                                                  {torch::kChar, dtype::i8},
-                                                                                  {torch::kByte, dtype::u8},
-                                                                                  {torch::kBool, dtype::boolean},
-                                                                                  {torch::kComplexFloat, dtype::c64}}) {
+  for (const auto& [type, expected] : known_dtypes()) {
     EXPECT_EQ(dtype_of(type), expected);
     EXPECT_EQ(scalar_type_of(expected), type);
   }
