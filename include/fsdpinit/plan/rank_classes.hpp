@@ -1,0 +1,71 @@
+#pragma once
+
+#include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/prediction.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit {
+
+/// The ranks that each rank reads for, itself with them, ascending; empty for ranks that read for nobody. O(ranks).
+[[nodiscard]] inline std::vector<std::vector<std::size_t>> served_by_rank(const plan_options& options) {
+  std::vector<std::vector<std::size_t>> served(options.ranks.size());
+  for (std::size_t rank = 0; rank < served.size(); ++rank) {
+    served[options.sources.serving(rank)].push_back(rank);
+  }
+  return served;
+}
+
+/// `predict` of every rank, at the price of the few ranks that differ: ranks whose shards have the same sizes, and which serve the
+/// like, have the same prediction. O(tensors x ranks), and as much as `predict` for each class of ranks. Where ranks read their own
+/// parts, what is read along depends on where these lie, and each rank is predicted by itself.
+[[nodiscard]] inline std::vector<prediction> predict_every_rank(const plan& made) {
+  const mesh& ranks = made.options.ranks;
+  const source_layout& sources = made.options.sources;
+  std::vector<prediction> out;
+  out.reserve(ranks.size());
+  if (std::any_of(made.tensors.begin(), made.tensors.end(),
+                  [](const planned_tensor& tensor) { return tensor.way == route::own_read; })) {
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+      out.push_back(predict(made, rank));
+    }
+    return out;
+  }
+
+  std::map<std::vector<std::uint64_t>, std::size_t> known_shards;
+  std::vector<std::size_t> class_of_shard;
+  for (std::size_t shard = 0; shard < ranks.shards; ++shard) {
+    std::vector<std::uint64_t> sizes;
+    sizes.reserve(made.tensors.size());
+    for (const planned_tensor& tensor : made.tensors) {
+      sizes.push_back(tensor.partition.local_bytes(shard));
+    }
+    class_of_shard.push_back(known_shards.try_emplace(std::move(sizes), known_shards.size()).first->second);
+  }
+
+  const std::vector<std::vector<std::size_t>> served = served_by_rank(made.options);
+  std::map<std::vector<std::size_t>, std::size_t> known_ranks;  // and the first rank of each class
+  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+    const bool beside_source = ranks.replica_of(rank) == ranks.replica_of(sources.serving(rank));
+    std::vector<std::size_t> key{class_of_shard[ranks.shard_of(rank)], beside_source ? 1U : 0U,
+                                 rank == sources.source_rank ? 1U : 0U};
+    if (!sources.is_single()) {
+      std::map<std::size_t, std::size_t> first_of_shard;  // a shard that two served ranks have is read once
+      for (std::size_t i = 0; i < served[rank].size(); ++i) {
+        const std::size_t shard = ranks.shard_of(served[rank][i]);
+        key.push_back(class_of_shard[shard]);
+        key.push_back(first_of_shard.try_emplace(shard, i).first->second);
+      }
+    }
+    const auto [known, is_new] = known_ranks.try_emplace(std::move(key), rank);
+    out.push_back(is_new ? predict(made, rank) : out[known->second]);
+  }
+  return out;
+}
+
+}  // namespace fsdpinit

@@ -1,0 +1,262 @@
+#include "support/reference_model.hpp"
+#include <fsdpinit/core.hpp>
+#include <fsdpinit/plan/cluster_cost.hpp>
+#include <fsdpinit/plan/rank_classes.hpp>
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace cluster_cost_test {
+namespace {
+
+using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
+
+constexpr double ample = 1e15;
+
+/// Two nodes of two ranks, on which nothing takes time.
+cluster ample_cluster() {
+  return {.nodes = 2,
+          .ranks_per_node = 2,
+          .storage_bandwidth_per_node = ample,
+          .host_copy_bandwidth = ample,
+          .nic_bandwidth = ample};
+}
+
+/// One tensor of 8,000 bytes; over 4 ranks, and scattered, in 8 buckets of windows of at most 256 bytes.
+plan plan_of(plan_options options) {
+  options.bucket_bytes = 256 * options.ranks.shards;
+  return make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {8000}}}, options);
+}
+
+cluster_cost cost(const cluster& on, const plan& made) { return cost_on(on, made, predict_every_rank(made)); }
+
+void expect_bound_by(cluster_resource which, double seconds, const cluster_cost& found) {
+  EXPECT_EQ(name(found.bottleneck), name(which));
+  EXPECT_NEAR(found.busy_with(which), seconds, 1e-6);
+  EXPECT_NEAR(found.seconds, seconds, 1e-6);
+}
+
+const slab_access device{.host = false};
+
+TEST(ClusterCost, StorageOfANodeReadsTheModelOnce) {
+  cluster on = ample_cluster();
+  on.storage_bandwidth_per_node = 8;
+  expect_bound_by(cluster_resource::node_storage, 1000, cost(on, plan_of({.ranks = {.shards = 4}})));
+}
+
+TEST(ClusterCost, StorageInAllReadsForEveryRank) {
+  cluster on = ample_cluster();
+  on.storage_bandwidth = 80;
+  expect_bound_by(cluster_resource::total_storage, 4 * 100,
+                  cost(on, plan_of({.ranks = {.shards = 4}, .transport = transport_kind::none})));
+}
+
+TEST(ClusterCost, ASourceMakesAReadForEachWindow) {
+  cluster on = ample_cluster();
+  on.storage_latency = 1;
+  expect_bound_by(cluster_resource::storage_latency, 8 * 4, cost(on, plan_of({.ranks = {.shards = 4}})));
+}
+
+TEST(ClusterCost, HostMemoryCopiesWhatIsReadAndWhatNeighboursExchange) {
+  cluster on = ample_cluster();
+  on.host_copy_bandwidth = 10;
+  expect_bound_by(cluster_resource::host_copy, (8000 + 2000) / 10, cost(on, plan_of({.ranks = {.shards = 4}})));
+}
+
+TEST(ClusterCost, PcieOfTheSourceCarriesWhatItReads) {
+  cluster on = ample_cluster();
+  on.pcie_bandwidth = 8;
+  expect_bound_by(cluster_resource::pcie, 1000, cost(on, plan_of({.ranks = {.shards = 4}, .access = device})));
+}
+
+TEST(ClusterCost, NvlinkPassesABroadcastOn) {
+  cluster on = ample_cluster();
+  on.pcie_bandwidth = ample;
+  on.nvlink_bandwidth = 8;
+  const cluster_cost found =
+      cost(on, plan_of({.ranks = {.shards = 4}, .transport = transport_kind::broadcast, .access = device}));
+  expect_bound_by(cluster_resource::nvlink, 1000, found);
+  EXPECT_EQ(found.in_node_bytes, 2 * 8000U);
+  EXPECT_EQ(found.nic_bytes, 8000U) << "it enters the other node once";
+}
+
+TEST(ClusterCost, TheNicOfTheSourceSendsTheOtherNodesShards) {
+  cluster on = ample_cluster();
+  on.nic_bandwidth = 4;
+  expect_bound_by(cluster_resource::nic_out, 1000, cost(on, plan_of({.ranks = {.shards = 4}})));
+}
+
+TEST(ClusterCost, ANicIsTheBottleneckIntoANodeThatTwoOthersSendTo) {
+  cluster on = ample_cluster();
+  on.nodes = 3;
+  on.nic_bandwidth = 1;
+  const plan made = plan_of({.ranks = {.shards = 6}, .sources = {.source_of = {0, 0, 2, 2, 0, 2}}});
+  // Chunks of 1334 bytes, the last of 1330.
+  expect_bound_by(cluster_resource::nic_in, 1334 + 1330, cost(on, made));
+}
+
+TEST(ClusterCost, LatencyOfTheNetworkCountsWhereFewBucketsAreInFlight) {
+  cluster on = ample_cluster();
+  on.nic_latency = 2;
+  const cluster_cost found = cost(on, plan_of({.ranks = {.shards = 4}, .buckets_in_flight = 2}));
+  EXPECT_EQ(found.bottleneck, cluster_resource::nic_latency);
+  EXPECT_NEAR(found.busy_with(cluster_resource::nic_latency), 8 * 2.0 / 2, 1e-6);
+  EXPECT_NEAR(found.seconds, 8 + 2, 1e-6) << "and once more, to the other node";
+  EXPECT_NEAR(cost(on, plan_of({.ranks = {.shards = 4}, .buckets_in_flight = 4})).seconds, 4 + 2, 1e-6);
+}
+
+TEST(ClusterCost, OtherStagesTakeOneBucketLonger) {
+  cluster on = ample_cluster();
+  on.storage_bandwidth_per_node = 8;  // 1000 s
+  on.nic_bandwidth = 5;               // 800 s
+  EXPECT_NEAR(cost(on, plan_of({.ranks = {.shards = 4}})).seconds, 1000 + 800.0 / 8, 1e-6);
+}
+
+TEST(ClusterCost, AWholeModelIsLoadedBeforeItIsSharded) {
+  cluster on = ample_cluster();
+  on.storage_bandwidth_per_node = 8;  // two ranks of 1000 s
+  on.pcie_bandwidth = 20;             // 2000 bytes each
+  const plan made = plan_of({.ranks = {.shards = 4}, .transport = transport_kind::none, .access = device});
+  const cluster_cost found = cost(on, made);
+  EXPECT_NEAR(found.seconds, 2000 + 100, 1e-6);
+  EXPECT_EQ(found.host_peak_bytes, 8000U);
+  EXPECT_EQ(found.device_peak_bytes, 2000U);
+}
+
+TEST(ClusterCost, SourcesPerNodeAndOwnReadsMoveNoWeightsBetweenNodes) {
+  const plan per_node = plan_of({.ranks = {.shards = 4}, .sources = {.source_of = {0, 0, 2, 2}}});
+  EXPECT_EQ(cost(ample_cluster(), per_node).nic_bytes, 0U);
+  EXPECT_EQ(cost(ample_cluster(), per_node).in_node_bytes, 2 * 2000U);
+  const plan own = plan_of({.ranks = {.shards = 4}, .transport = transport_kind::own_read});
+  EXPECT_EQ(cost(ample_cluster(), own).nic_bytes, 0U);
+  EXPECT_EQ(cost(ample_cluster(), own).in_node_bytes, 0U);
+  EXPECT_EQ(cost(ample_cluster(), own).storage_bytes, 8000U);
+}
+
+TEST(ClusterCost, ReplicasGetTheirPartsOnce) {
+  // Replicas are nodes: a scatter within the first one, whose ranks pass their parts on.
+  const plan made = plan_of({.ranks = {.shards = 2, .replicas = 2}});
+  EXPECT_EQ(cost(ample_cluster(), made).nic_bytes, 8000U);
+  EXPECT_EQ(cost(ample_cluster(), made).in_node_bytes, 4000U);
+}
+
+// -- sweeps
+
+std::vector<tensor_request> requests_of(const reference_model& model) {
+  std::vector<tensor_request> out;
+  for (const reference_tensor& tensor : model.tensors()) {
+    out.push_back({.fqn = tensor.fqn,
+                   .dtype = tensor.type,
+                   .shape = tensor.extents,
+                   .placement = tensor.role == slot_role::parameter ? tensor.how : placement(replicate{}),
+                   .captured = tensor.captured(),
+                   .extra_copies = tensor.captured() ? 0 : tensor.stored_names().size() - 1});
+  }
+  return out;
+}
+
+/// Calls `fn(plan, nodes)` for plans of 12 ranks, which are 1, 2, 3 or 6 nodes.
+template <class Fn>
+void for_each_plan(Fn&& fn) {
+  const reference_model model = varied_model();
+  const std::vector<tensor_request> requests = requests_of(model);
+  for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read,
+                                         transport_kind::automatic, transport_kind::none}) {
+    for (const std::size_t replicas : {1U, 2U, 4U}) {
+      for (const std::size_t nodes : {1U, 2U, 3U, 6U}) {
+        for (const bool per_node : {false, true}) {
+          for (const std::size_t source : {0U, 5U}) {
+            SCOPED_TRACE(concat(name(transport), ", ", replicas, " replicas, ", nodes, " nodes, source ", source,
+                                per_node ? " and one per node" : ""));
+            plan_options options{.ranks = {.shards = 12 / replicas, .replicas = replicas},
+                                 .sources = {.source_rank = source},
+                                 .transport = transport,
+                                 .bucket_bytes = 300};
+            for (std::size_t rank = 0; per_node && rank < 12; ++rank) {
+              const std::size_t size = 12 / nodes;
+              const std::size_t first = rank / size * size;
+              options.sources.source_of.push_back(source / size == rank / size ? source : first);
+            }
+            fn(make_plan(requests, options), nodes);
+          }
+        }
+      }
+    }
+  }
+}
+
+auto fields_of(const prediction& each) {
+  return std::tuple(each.shard_bytes, each.slab_bytes, each.slot_bytes, each.slots, each.scratch_bytes,
+                    each.full_copy_bytes, each.bytes_read, each.bytes_sent, each.bytes_received);
+}
+
+TEST(RankClasses, PredictWhatEachRankIsPredicted) {
+  std::size_t compared = 0;
+  for_each_plan([&](const plan& made, std::size_t) {
+    const std::vector<prediction> all = predict_every_rank(made);
+    ASSERT_EQ(all.size(), 12U);
+    for (std::size_t rank = 0; rank < all.size(); ++rank, ++compared) {
+      EXPECT_EQ(fields_of(all[rank]), fields_of(predict(made, rank))) << "rank " << rank;
+    }
+  });
+  EXPECT_EQ(compared, 5U * 3 * 4 * 2 * 2 * 12);
+}
+
+TEST(ClusterCost, BytesOfLinksAreThoseOfThePrediction) {
+  for_each_plan([](const plan& made, std::size_t nodes) {
+    cluster on = ample_cluster();
+    on.nodes = nodes;
+    on.ranks_per_node = 12 / nodes;
+    const std::vector<prediction> ranks = predict_every_rank(made);
+    std::uint64_t read = 0;
+    std::uint64_t sent = 0;
+    for (const prediction& each : ranks) {
+      read += each.bytes_read;
+      sent += each.bytes_sent;
+    }
+    const cluster_cost found = cost_on(on, made, ranks);
+    EXPECT_EQ(found.storage_bytes, read);
+    EXPECT_EQ(found.nic_bytes + found.in_node_bytes, sent);
+    EXPECT_EQ(found.pcie_bytes, 0U);
+    EXPECT_TRUE(nodes != 1 || found.nic_bytes == 0);
+  });
+}
+
+TEST(ClusterCost, NothingIsSlowerWithMoreOfIt) {
+  for_each_plan([](const plan& made, std::size_t nodes) {
+    const cluster slow{.nodes = nodes,
+                       .ranks_per_node = 12 / nodes,
+                       .storage_bandwidth_per_node = 900,
+                       .storage_bandwidth = 1100,
+                       .storage_latency = 0.1,
+                       .host_copy_bandwidth = 1000,
+                       .pcie_bandwidth = 800,
+                       .nvlink_bandwidth = 700,
+                       .nic_bandwidth = 600,
+                       .nic_latency = 0.2};
+    const double before = cost(slow, made).seconds;
+    EXPECT_GT(before, 0);
+    std::array<cluster, 8> faster{slow, slow, slow, slow, slow, slow, slow, slow};
+    faster[0].storage_bandwidth_per_node *= 3;
+    faster[1].storage_bandwidth = 3300;
+    faster[2].storage_latency /= 3;
+    faster[3].host_copy_bandwidth *= 3;
+    faster[4].pcie_bandwidth = 2400;
+    faster[5].nvlink_bandwidth = 2100;
+    faster[6].nic_bandwidth *= 3;
+    faster[7].nic_latency /= 3;
+    for (std::size_t i = 0; i < faster.size(); ++i) {
+      EXPECT_LE(cost(faster[i], made).seconds, before) << i;
+    }
+  });
+}
+
+}  // namespace
+}  // namespace cluster_cost_test
