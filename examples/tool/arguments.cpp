@@ -177,7 +177,14 @@ CLI::App& add_plan(CLI::App& app, plan_request& how) {
   add_sharding(command, how, most_planned_ranks);
   add_adaptors(command, how);
   add_module(command, how);
-  command.add_flag("--json", how.json, "every rank, as JSON");
+  command.get_option("--shards")->required(false);  // where a cluster says it
+  add_path(command, "--cluster", how.cluster,
+           "compare what each way to load takes on a cluster of these figures (see examples/clusters/);\n"
+           "CHECKPOINT may be the name of a published model, and S follows from the ranks")
+      ->excludes(command.get_option("--policy"))
+      ->excludes(command.get_option("--transport"))
+      ->type_name("FILE.json");
+  command.add_flag("--json", how.json, "every rank, or every way to load, as JSON");
   return command;
 }
 
@@ -278,6 +285,9 @@ std::optional<request> parse_arguments(int count, const char* const* arguments, 
     return inspect;
   }
   if (plan_command.parsed()) {
+    if (planning.shards == 0 && planning.cluster.empty()) {
+      throw usage_error("--shards is required");
+    }
     return planning;
   }
   if (load_command.parsed()) {

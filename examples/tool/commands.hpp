@@ -60,6 +60,7 @@ struct inspect_request {
 };
 
 struct plan_request : sharding_request {
+  std::string cluster;  ///< the file of its figures, whose ranks are then planned for; may be empty
   bool json = false;
 };
 

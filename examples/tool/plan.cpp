@@ -1,14 +1,20 @@
 #include "chosen_model.hpp"
+#include "cluster_file.hpp"
 #include "commands.hpp"
 #include "opener.hpp"
+#include "planning.hpp"
+#include "published_models.hpp"
+#include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/observe/report_json.hpp>
 #include <fsdpinit/observe/text_table.hpp>
+#include <fsdpinit/plan/cluster_cost.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/plan/rank_classes.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
 #include <fmt/format.h>
@@ -17,7 +23,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,35 +35,43 @@
 namespace fsdpinit::tool {
 namespace {
 
-/// The plan that `load` will follow: the same module, matched in the same way.
-plan plan_of(const sharding_request& how, const state_dict_contents& contents) {
-  dynamic_module module = module_of(how, contents.tensors);
-  const module_view view = view_of(module);
-  unmatched_names unmatched;
-  const std::vector<load_item> items = match(view, contents, how.strict ? nullptr : &unmatched);
-  const std::vector<tensor_request> requests = requests_of(view, items, contents.stored);
-  const bool alone = how.policy == policy_kind::every_rank_loads;
-  const options defaults;
-  return make_plan(requests, {.ranks = {.shards = how.shards, .replicas = how.replicas},
-                              .sources = {.source_rank = how.source_rank},
-                              .transport = alone ? transport_kind::none : how.transport,
-                              .bucket_bytes = how.bucket_bytes,
-                              .buckets_in_flight = defaults.buckets_in_flight,
-                              .verify = how.verify});
-}
-
 std::string_view policy_name(const sharding_request& how) {
   return how.policy == policy_kind::every_rank_loads            ? every_rank_loads::name
          : how.policy == policy_kind::cpu_ram_efficient_loading ? cpu_ram_efficient_loading<>::name
                                                                 : native_sharding<>::name;
 }
 
-std::uint64_t model_bytes(const plan& made) {
-  std::uint64_t bytes = 0;
-  for (const planned_tensor& tensor : made.tensors) {
-    bytes += tensor.kept_bytes(tensor.partition.bytes());
+/// Is CHECKPOINT no path, but the name of a published model?
+bool names_published_model(const plan_request& how) {
+  return std::any_of(published_models.begin(), published_models.end(),
+                     [&](const published_model& each) { return each.name == how.checkpoint; }) &&
+         !std::filesystem::exists(how.checkpoint);
+}
+
+/// What the files of a published model hold, without them. In the model's order: where files have another, a rank may need a
+/// bucket more or less of staging.
+state_dict_contents published_contents(const plan_request& how) {
+  const published_model& model = chosen_model(how.model, how.layers);
+  state_dict_contents contents;
+  for (synthetic_tensor& tensor :
+       tensors_of(model, how.layers.value_or(model.layers), how.type.value_or(model.type), true)) {
+    contents.stored.push_back({.dtype = model.type});
+    contents.tensors.push_back(std::move(tensor.descriptor));
   }
-  return bytes;
+  return contents;
+}
+
+/// Ranks are those of the cluster; only how they are divided into replicas can be chosen.
+void fit_to(const cluster& on, plan_request& how) {
+  if (how.shards == 0) {
+    how.shards = on.ranks() / how.replicas;
+  }
+  if (how.ranks() != on.ranks()) {
+    throw usage_error(
+        fmt::format("--cluster: {} nodes of {} ranks are not {} replicas of {} shards; leave --shards out, and "
+                    "use a number of replicas that divides {}",
+                    on.nodes, on.ranks_per_node, how.replicas, how.shards, on.ranks()));
+  }
 }
 
 template <class Value>
@@ -143,6 +159,33 @@ void print_json(const plan_request& how, const plan& made, std::span<const predi
 
 }  // namespace
 
+plan_options options_of(const sharding_request& how) {
+  const bool alone = how.policy == policy_kind::every_rank_loads;
+  const options defaults;
+  return {.ranks = {.shards = how.shards, .replicas = how.replicas},
+          .sources = {.source_rank = how.source_rank},
+          .transport = alone ? transport_kind::none : how.transport,
+          .bucket_bytes = how.bucket_bytes,
+          .buckets_in_flight = defaults.buckets_in_flight,
+          .verify = how.verify};
+}
+
+plan plan_of(const sharding_request& how, const state_dict_contents& contents, const plan_options& options) {
+  dynamic_module module = module_of(how, contents.tensors);
+  const module_view view = view_of(module);
+  unmatched_names unmatched;
+  const std::vector<load_item> items = match(view, contents, how.strict ? nullptr : &unmatched);
+  return make_plan(requests_of(view, items, contents.stored), options);
+}
+
+std::uint64_t model_bytes(const plan& made) {
+  std::uint64_t bytes = 0;
+  for (const planned_tensor& tensor : made.tensors) {
+    bytes += tensor.kept_bytes(tensor.partition.bytes());
+  }
+  return bytes;
+}
+
 void require_fitting_module(const sharding_request& how) {
   if (how.model.empty() && (how.layers || !how.strict)) {
     throw usage_error(
@@ -184,14 +227,29 @@ void require_fitting(const sharding_request& how, std::size_t most_ranks) {
   }
 }
 
-void run_plan(const plan_request& how) {
-  require_fitting(how, most_planned_ranks);
-  const auto source = opener_of(how)();
-  const plan made = plan_of(how, detail::contents_of(source));
-  std::vector<prediction> ranks;
-  for (std::size_t rank = 0; rank < how.ranks(); ++rank) {
-    ranks.push_back(predict(made, rank));
+void run_plan(const plan_request& asked) {
+  plan_request how = asked;
+  const bool published = names_published_model(how);
+  if (published && (!how.renames.empty() || !how.model.empty())) {
+    throw usage_error(fmt::format("--{}: not where CHECKPOINT is a published model ({}), which is its own module",
+                                  how.renames.empty() ? "model" : "rename", how.checkpoint));
   }
+  if (published) {
+    how.model = how.checkpoint;
+  }
+  std::optional<cluster> on;
+  if (!how.cluster.empty()) {
+    on = read_cluster(how.cluster);
+    fit_to(*on, how);
+  }
+  require_fitting(how, most_planned_ranks);
+  const state_dict_contents contents = published ? published_contents(how) : detail::contents_of(opener_of(how)());
+  if (on) {
+    print_cluster_plan(how, *on, contents);
+    return;
+  }
+  const plan made = plan_of(how, contents, options_of(how));
+  const std::vector<prediction> ranks = predict_every_rank(made);
   how.json ? print_json(how, made, ranks) : print_text(how, made, ranks);
 }
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -114,6 +115,152 @@ TEST(plan, of_many_ranks_stays_readable) {
       EXPECT_LE(end - at, 120U) << process.out;
       at = end + 1;
     }
+  }
+}
+
+// -- on a cluster
+
+const std::string sample_node = "examples/clusters/one_node_nvme.json";
+const std::string sample_nodes = "examples/clusters/four_nodes_shared_storage.json";
+
+TEST(plan_cluster, compares_every_way_to_load_and_recommends_one) {
+  for (const auto& [file, ways] : std::vector<std::pair<std::string, arguments>>{
+           {sample_node, {"broadcast", "scatter", "own-read", "every-rank-loads"}},
+           {sample_nodes, {"broadcast", "scatter", "scatter, a source per node", "own-read", "every-rank-loads"}}}) {
+    const finished_process process = run_tool({"plan", "qwen3-8b", "--cluster", file});
+    expect_success(process);
+    for (const std::string& way : ways) {
+      EXPECT_NE(process.out.find("\n" + way + "  "), std::string::npos) << process.out;
+    }
+    EXPECT_NE(process.out.find("\nrecommended: "), std::string::npos) << process.out;
+    const json found = json::parse(run_tool({"plan", "qwen3-8b", "--cluster", file, "--json"}).out);
+    ASSERT_EQ(found["ways"].size(), ways.size());
+    double fastest = found["ways"][0]["seconds"];
+    std::string name = found["ways"][0]["name"];
+    for (const json& way : found["ways"]) {
+      EXPECT_GT(way["seconds"], 0);
+      EXPECT_GE(way["seconds"], way["busy_seconds"][way["bottleneck"].get<std::string>()]);
+      if (way["seconds"] < fastest) {
+        fastest = way["seconds"];
+        name = way["name"];
+      }
+    }
+    EXPECT_EQ(found["recommendation"].get<std::string>().rfind("recommended: " + name + ", the fastest", 0), 0U)
+        << found["recommendation"];
+  }
+}
+
+TEST(plan_cluster, has_the_bytes_of_the_plan) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  const std::string file =
+      dir.write("c.json", R"({"nodes": 2, "ranks_per_node": 3, "storage_bytes_per_second_per_node": 1e9,
+                              "host_copy_bytes_per_second_per_node": 1e10, "nic_bytes_per_second_per_node": 1e9})");
+  const json found = plan_json(dir / "model.safetensors", {"--cluster", file, "--replicas", "2"});
+  for (const auto& [name, how] :
+       std::vector<std::pair<std::string, arguments>>{{"scatter", {"--transport", "scatter"}},
+                                                      {"broadcast", {"--transport", "broadcast"}},
+                                                      {"own-read", {"--transport", "own-read"}},
+                                                      {"every-rank-loads", {"--policy", "every-rank-loads"}}}) {
+    arguments all{"--shards", "3", "--replicas", "2"};
+    all.insert(all.end(), how.begin(), how.end());
+    std::uint64_t read = 0;
+    std::uint64_t sent = 0;
+    std::uint64_t peak = 0;
+    const json planned = plan_json(dir / "model.safetensors", all);
+    for (const json& rank : planned["ranks"]) {
+      read += rank["bytes_read"].get<std::uint64_t>();
+      sent += rank["bytes_sent"].get<std::uint64_t>();
+      peak = std::max(peak, rank["predicted_peak_bytes"].get<std::uint64_t>());
+    }
+    std::size_t rows = 0;
+    for (const json& way : found["ways"]) {
+      if (way["name"] == name) {
+        ++rows;
+        EXPECT_EQ(way["storage_bytes"], read) << name;
+        EXPECT_EQ(way["nic_bytes"].get<std::uint64_t>() + way["in_node_bytes"].get<std::uint64_t>(), sent) << name;
+        EXPECT_EQ(way["host_peak_bytes"], peak) << name << ": there is no device";
+        EXPECT_EQ(way["device_peak_bytes"], 0U) << name;
+      }
+    }
+    EXPECT_EQ(rows, 1U) << name;
+  }
+}
+
+TEST(plan_cluster, of_a_published_model_is_that_of_its_checkpoint) {
+  const temp_dir dir;
+  expect_success(run_tool({"synthesize", "--model", "gpt2", dir / "gpt2", "--layers", "1"}));
+  const json of_files = plan_json(dir / "gpt2", {"--model", "gpt2", "--layers", "1", "--shards", "4"});
+  const json of_name = plan_json("gpt2", {"--layers", "1", "--shards", "4"});
+  ASSERT_EQ(of_name["ranks"].size(), of_files["ranks"].size());
+  for (std::size_t rank = 0; rank < of_files["ranks"].size(); ++rank) {
+    for (const char* key : {"shard_bytes", "slab_bytes", "bytes_read", "bytes_sent", "bytes_received"}) {
+      EXPECT_EQ(of_name["ranks"][rank][key], of_files["ranks"][rank][key]) << key << " of rank " << rank;
+    }
+  }
+}
+
+TEST(plan_cluster, bad_files_are_one_clear_line) {
+  const temp_dir dir;
+  const auto expect_bad = [&](const std::string& content, const std::string& begins_with, const std::string& piece) {
+    const std::string file = dir.write("c.json", content);
+    expect_failure(run_tool({"plan", "gpt2", "--cluster", file}), 1, file + ": " + begins_with, piece);
+  };
+  const json good{{"nodes", 1},
+                  {"ranks_per_node", 2},
+                  {"storage_bytes_per_second_per_node", 1e9},
+                  {"host_copy_bytes_per_second_per_node", 1e10}};
+  const auto with = [&](const std::string& field, const json& value) {
+    json changed = good;
+    changed[field] = value;
+    return changed.dump();
+  };
+  expect_success(run_tool({"plan", "gpt2", "--cluster", dir.write("good.json", good.dump())}));
+  for (const auto& [field, value] : good.items()) {
+    json lacking = good;
+    lacking.erase(field);
+    expect_bad(lacking.dump(), field + ": is missing", "add it");
+    expect_bad(with(field, -1), field + ": -1 is no ", "use a");
+    expect_bad(with(field, 0), field + ": 0 is no ", "use a");
+    expect_bad(with(field, "8"), field + ": ", "use a");
+  }
+  expect_bad("nodes = 4", "is no JSON object", "examples/clusters/");
+  expect_bad("", "is no JSON object", "examples/clusters/");
+  expect_bad("[1, 2]", "is no JSON object", "examples/clusters/");
+  expect_bad(with("nodes", 1.5), "nodes: 1.5 is no count", "whole number from 1 to");
+  expect_bad(with("nodes", 2), "nic_bytes_per_second_per_node: is missing", "add it");
+  expect_bad(with("nodes", 65536), "nodes: 65536 of 2 ranks are 131072 ranks", "at most 65536");
+  expect_bad(with("gpus", 8), "gpus: is no field", "use one of nodes, ranks_per_node");
+  expect_bad(with("storage_latency_seconds", -0.5), "storage_latency_seconds: -0.5 is no latency", "from 0");
+  expect_bad(with("pcie_bytes_per_second_per_gpu", nullptr), "pcie_bytes_per_second_per_gpu: null is no bandwidth",
+             "at least 1");
+  expect_bad(with("nvlink_bytes_per_second_per_gpu", 1e9),
+             "nvlink_bytes_per_second_per_gpu: ", "add pcie_bytes_per_second_per_gpu");
+  const std::string absent = dir / "absent.json";
+  expect_failure(run_tool({"plan", "gpt2", "--cluster", absent}), 1, absent + ": ", "check the path");
+}
+
+TEST(plan_cluster, ranks_are_the_clusters) {
+  expect_failure(run_tool({"plan", "gpt2"}), 2, "--shards is required", "");
+  expect_failure(run_tool({"plan", "gpt2", "--cluster", sample_node, "--shards", "4"}), 2,
+                 "--cluster: ", "leave --shards out");
+  expect_failure(run_tool({"plan", "gpt2", "--cluster", sample_node, "--replicas", "3"}), 2,
+                 "--cluster: ", "divides 8");
+  expect_failure(run_tool({"plan", "gpt2", "--cluster", sample_node, "--transport", "scatter"}), 2,
+                 "--transport excludes --cluster", "");
+  expect_failure(run_tool({"plan", "gpt2", "--shards", "2", "--rename", "a=b"}), 2, "--rename: ", "published model");
+}
+
+TEST(plan_cluster, of_thousands_of_ranks_stays_quick_and_readable) {
+  const temp_dir dir;
+  json many = json::parse(content_of(sample_nodes));
+  many["nodes"] = 128;
+  const auto begin = std::chrono::steady_clock::now();
+  const finished_process process = run_tool({"plan", "qwen3-8b", "--cluster", dir.write("c.json", many.dump())});
+  expect_success(process);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10)) << "0.1 s on an idle machine";
+  for (std::size_t at = 0; at < process.out.rfind("\nrecommended"); at = process.out.find('\n', at) + 1) {
+    EXPECT_LE(process.out.find('\n', at) - at, 140U) << process.out;
   }
 }
 

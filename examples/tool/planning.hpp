@@ -1,0 +1,23 @@
+#pragma once
+
+#include "commands.hpp"
+#include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/plan/cluster_cost.hpp>
+#include <fsdpinit/plan/plan.hpp>
+
+#include <cstdint>
+
+namespace fsdpinit::tool {
+
+/// What was asked for, as the planner's options.
+[[nodiscard]] plan_options options_of(const sharding_request& how);
+/// The plan that `load` will follow: the same module, matched in the same way.
+[[nodiscard]] plan plan_of(const sharding_request& how, const state_dict_contents& contents,
+                           const plan_options& options);
+/// As it is kept once, without shards.
+[[nodiscard]] std::uint64_t model_bytes(const plan& made);
+
+/// Prints what each way to initialise costs on the cluster that `how` names, and which one to take.
+void print_cluster_plan(const plan_request& how, const cluster& on, const state_dict_contents& contents);
+
+}  // namespace fsdpinit::tool
