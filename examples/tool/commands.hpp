@@ -95,7 +95,7 @@ void require_fitting(const sharding_request& how, std::size_t most_ranks);
 void require_fitting_module(const sharding_request& how);
 
 void run_inspect(const inspect_request& how);
-void run_plan(const plan_request& how);
+void run_plan(const plan_request& asked);
 /// On ranks that are threads of this process.
 void run_load(const load_request& how, unfinished& outputs);
 /// On ranks that are processes of an MPI world, of which this is one. Only rank 0 writes to stdout and owns the outputs.

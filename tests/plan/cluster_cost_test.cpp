@@ -67,7 +67,7 @@ TEST(ClusterCost, ASourceMakesAReadForEachWindow) {
 TEST(ClusterCost, HostMemoryCopiesWhatIsReadAndWhatNeighboursExchange) {
   cluster on = ample_cluster();
   on.host_copy_bandwidth = 10;
-  expect_bound_by(cluster_resource::host_copy, (8000 + 2000) / 10, cost(on, plan_of({.ranks = {.shards = 4}})));
+  expect_bound_by(cluster_resource::host_copy, (8000 + 2000) / 10.0, cost(on, plan_of({.ranks = {.shards = 4}})));
 }
 
 TEST(ClusterCost, PcieOfTheSourceCarriesWhatItReads) {
