@@ -37,7 +37,7 @@ fi
 
 flags=(-std=c++20 -O0 -Wall -Wextra -Werror -Iinclude -Itests -Iexamples -DUSE_C10D_GLOO
        -isystem "$torch/include" -isystem "$torch/include/torch/csrc/api/include")
-libs=(-L"$torch/lib" -Wl,-rpath,"$torch/lib" -Wl,--allow-shlib-undefined -ltorch_cpu -lc10 -lgtest -lgtest_main -lfmt -pthread)
+libs=(-L"$torch/lib" -Wl,-rpath,"$torch/lib" -Wl,--allow-shlib-undefined -ltorch_cpu -lc10 -lgtest -lgtest_main -pthread)
 build() {  # name, sources
   g++ "${flags[@]}" "${@:2}" -o "$folder/$1" "${libs[@]}"
 }

@@ -177,15 +177,17 @@ class c10d_communicator {
 
   void broadcast(mutable_bytes buffer, std::size_t root, deadline limit = deadline::never()) {
     // Through memory of its own: c10d keeps a buffer for which a deadline has passed.
-    const at::Tensor own = at::empty({static_cast<std::int64_t>(buffer.size())}, at::kByte);
-    const mutable_bytes bytes(static_cast<std::byte*>(own.data_ptr()), buffer.size());
-    if (!buffer.empty() && rank() == root) {
-      std::memcpy(bytes.data(), buffer.data(), buffer.size());
-    }
-    token operation = start_broadcast(own, root);
-    wait(operation, limit);
-    if (!buffer.empty() && rank() != root) {
-      std::memcpy(buffer.data(), bytes.data(), buffer.size());
+    for (std::uint64_t at = 0; at < buffer.size(); at += control_bytes) {
+      const mutable_bytes piece = buffer.subspan(at, smaller(control_bytes, buffer.size() - at));
+      const at::Tensor own = control_.narrow(0, 0, static_cast<std::int64_t>(piece.size()));
+      if (rank() == root) {
+        std::memcpy(own.data_ptr(), piece.data(), piece.size());
+      }
+      token operation = start_broadcast(own, root);
+      wait(operation, limit);
+      if (rank() != root) {
+        std::memcpy(piece.data(), own.data_ptr(), piece.size());
+      }
     }
   }
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value, deadline limit = deadline::never()) {
@@ -203,6 +205,7 @@ class c10d_communicator {
   }
 
  private:
+  static constexpr std::uint64_t control_bytes = 64 * kib;
   static constexpr std::uint64_t most_staged_bytes = 2 * mib;
   static constexpr std::uint64_t least_piece_bytes = 4 * kib;
 
@@ -289,7 +292,8 @@ class c10d_communicator {
   Group& group_;
   std::vector<std::size_t> everyone_;
   std::vector<std::unique_ptr<operation_record>> operations_;  // as many as were ever in flight: a handful
-  std::vector<float> staging_;
+  at::Tensor control_ = at::empty({static_cast<std::int64_t>(control_bytes)}, at::kByte);
+  std::vector<float> staging_;  // of reductions: kept, the next one needs it too
   int place_ = 0;
   bool broken_ = false;
 };

@@ -187,8 +187,7 @@ class torch_module {
               : tensor.dim() == 0 ? placement(replicate{})
                                   : placement(shard{0});
     }
-    entries_.push_back({.fqn = fqn, .slot = std::make_unique<torch_slot>(tensor, role, *type, where)});
-    entries_.back().slot->set_device(how.device);
+    entries_.push_back({.fqn = fqn, .slot = std::make_unique<torch_slot>(tensor, role, *type, where, how.device)});
   }
 
   static void require_plain(std::string_view fqn, const at::Tensor& tensor, c10::Device device) {
@@ -204,10 +203,7 @@ class torch_module {
       reject("it is not a leaf: a graph computes it; register a tensor without history, tensor.detach()");
     }
     if (tensor.requires_grad() && torch::autograd::impl::try_get_grad_accumulator(tensor) != nullptr) {
-      reject(
-          "a graph that used it is still alive, and would run its backward pass over other shapes; let go of outputs "
-          "and "
-          "losses first");
+      reject("a live graph used it, and would run its backward pass over other shapes; let go of outputs and losses");
     }
   }
 

@@ -46,7 +46,7 @@ inline void register_skip_init() {
 
 /// While it lives, modules that this thread constructs do not draw their initial weights: `uniform_` and `normal_`, which all of
 /// torch::nn::init end in, return at once. Parameters are then memory that was asked for and never touched, which takes no pages: a
-/// module of 2 GiB is constructed in a millisecond. Buffers, and what constructors compute otherwise, hold their real values.
+/// module of 2 GiB is constructed in a few milliseconds. Buffers, and what constructors compute otherwise, hold their real values.
 ///
 ///     std::optional<fsdpinit::skip_init> skipping(std::in_place);
 ///     auto net = MyModel(config);

@@ -15,6 +15,7 @@
 
 #include <ATen/Functions.h>
 #include <ATen/core/Tensor.h>
+
 namespace fsdpinit {
 
 namespace detail {
@@ -60,9 +61,10 @@ inline void release_slab(void* context) noexcept { delete static_cast<std::share
 /// forget a gradient accumulator, is not needed: `torch_module` refuses tensors that a live graph refers to.
 class torch_slot {
  public:
-  /// \param how  ignored for buffers
-  torch_slot(at::Tensor tensor, slot_role role, fsdpinit::dtype type, placement how)
-      : tensor_(std::move(tensor)), role_(role), dtype_(type), placement_(how), device_(tensor_.device()) {
+  /// \param how     ignored for buffers
+  /// \param device  where its shards will live; the tensor is there, or on meta
+  torch_slot(at::Tensor tensor, slot_role role, fsdpinit::dtype type, fsdpinit::placement how, c10::Device device)
+      : tensor_(std::move(tensor)), role_(role), dtype_(type), placement_(how), device_(device) {
     std::vector<std::uint64_t> dims;
     for (const std::int64_t size : tensor_.sizes()) {
       dims.push_back(static_cast<std::uint64_t>(size));
@@ -94,8 +96,6 @@ class torch_slot {
             .data = detail::bytes_of(tensor_)};
   }
 
-  /// Where shards will live, if the tensor is on meta now.
-  void set_device(c10::Device device) noexcept { device_ = device; }
   /// Another TensorImpl of the same storage, which is to stay so: the second form of a tie in libtorch.
   void share_storage_with(torch_slot& other) { mates_.push_back(&other); }
 
