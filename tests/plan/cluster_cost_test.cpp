@@ -70,6 +70,55 @@ TEST(ClusterCost, HostMemoryCopiesWhatIsReadAndWhatNeighboursExchange) {
   expect_bound_by(cluster_resource::host_copy, (8000 + 2000) / 10.0, cost(on, plan_of({.ranks = {.shards = 4}})));
 }
 
+/// As `ample_cluster`, of one node with figures that were measured; nothing takes time but what `change` makes slow.
+template <class Change>
+cluster_cost measured_cost(const plan_options& options, Change&& change) {
+  cluster on = ample_cluster();
+  on.nodes = 1;
+  on.ranks_per_node = 4;
+  on.host_copy_bandwidth = 1e-3;  // counts for nothing any more
+  const host_rate free{.alone = ample, .together = ample};
+  on.measured = host_rates{.read = free, .copy = free, .touch = free};
+  change(*on.measured);
+  return cost(on, plan_of(options));
+}
+
+TEST(ClusterCost, AMeasuredSourceReadsByItself) {
+  expect_bound_by(cluster_resource::rank_work, 1000,
+                  measured_cost({.ranks = {.shards = 4}}, [](host_rates& rates) { rates.read.alone = 8; }));
+}
+
+TEST(ClusterCost, MeasuredRanksReadTogether) {
+  expect_bound_by(cluster_resource::node_work, 4 * 8000 / 16.0,
+                  measured_cost({.ranks = {.shards = 4}, .transport = transport_kind::none},
+                                [](host_rates& rates) { rates.read.together = 16; }));
+}
+
+TEST(ClusterCost, MeasuredReceiversCopyWhatTheyKeep) {
+  expect_bound_by(cluster_resource::node_work, 3 * 2000 / 8.0,
+                  measured_cost({.ranks = {.shards = 4}}, [](host_rates& rates) { rates.copy.together = 8; }));
+}
+
+TEST(ClusterCost, MeasuredRanksWriteToFreshMemoryWhatTheyAllocate) {
+  const plan_options own{.ranks = {.shards = 4}, .transport = transport_kind::own_read};
+  std::uint64_t allocated = 0;
+  for (const prediction& each : predict_every_rank(plan_of(own))) {
+    allocated += each.peak_bytes();
+  }
+  ASSERT_GE(allocated, 8000U);
+  expect_bound_by(cluster_resource::node_work, static_cast<double>(allocated) / 8,
+                  measured_cost(own, [](host_rates& rates) { rates.touch.together = 8; }));
+}
+
+TEST(ClusterCost, BucketsAreHandedOverOneByOne) {
+  expect_bound_by(cluster_resource::hand_over, 8 * 3,
+                  measured_cost({.ranks = {.shards = 4}}, [](host_rates& rates) { rates.hand_over = 3; }));
+  EXPECT_EQ(measured_cost({.ranks = {.shards = 4}, .transport = transport_kind::own_read},
+                          [](host_rates& rates) { rates.hand_over = 3; })
+                .busy_with(cluster_resource::hand_over),
+            0);
+}
+
 TEST(ClusterCost, PcieOfTheSourceCarriesWhatItReads) {
   cluster on = ample_cluster();
   on.pcie_bandwidth = 8;

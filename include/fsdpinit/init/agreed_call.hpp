@@ -71,6 +71,10 @@ class agreed_call {
   [[nodiscard]] bool is_automatic() const noexcept { return transport_ == transport_kind::automatic; }
   /// How sharded tensors travel: the transport, or what an automatic one falls back to.
   [[nodiscard]] transport_kind chosen() const noexcept { return chosen_; }
+  /// Is it `options::choose` that says? Not where an automatic transport falls back.
+  [[nodiscard]] bool chooses() const noexcept {
+    return is_automatic() && reason_.empty() && static_cast<bool>(options_.choose);
+  }
   /// Why an automatic transport falls back; empty where it does not.
   [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
   [[nodiscard]] const mesh& ranks() const noexcept { return mesh_; }

@@ -4,6 +4,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
@@ -52,6 +53,16 @@ template <class Data, class Space>
   } else {
     return host;
   }
+}
+
+/// What `options::choose` has said, as far as the communicator can. \throws error{invalid_argument} if it is no way to stream.
+template <class Data>
+[[nodiscard]] transport_kind require_available(transport_kind chosen) {
+  if (chosen == transport_kind::none) {
+    throw error(errc::invalid_argument, "choose",
+                "it chose that every rank loads everything, which is a policy (every_rank_loads) and no transport");
+  }
+  return chosen == transport_kind::scatter && !CanScatter<Data> ? transport_kind::broadcast : chosen;
 }
 
 inline void require_valid(const options& how, std::size_t ranks) {

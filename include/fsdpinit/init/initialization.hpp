@@ -5,6 +5,8 @@
 #include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/agreed_call.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/bucket_stream.hpp>
@@ -15,6 +17,7 @@
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/payload_channel.hpp>
 #include <fsdpinit/init/pending_shards.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/init/read_threads.hpp>
@@ -67,7 +70,16 @@ class initialization {
 
   rank_report run() {
     call_.settle(initialises_missing, [&] { enter("open"); });
-    agreed([&] { make(); });
+    agreed([&] {
+      compare_contents();
+      if (!call_.chooses()) {
+        make(call_.chosen());
+      }
+    });
+    if (call_.chooses()) {
+      const transport_kind best = chosen_by_source();
+      agreed([&] { make(best); });
+    }
     agreed([&] { allocate(); });
     drop_to_meta();
     try {
@@ -130,7 +142,7 @@ class initialization {
 
   [[nodiscard]] bool every_rank_loads() const noexcept { return call_.transport() == transport_kind::none; }
 
-  void make() {
+  void compare_contents() {
     enter("preflight");
     call_.settle_buffers();
     const module_view& view = call_.view();
@@ -147,17 +159,41 @@ class initialization {
     }
     requests_ = requests_of(view, items_, call_.contents().stored);
     add_positions(requests_, items_, call_.source());
-    plan_ = make_plan(requests_, {.ranks = call_.ranks(),
-                                  .sources = call_.sources(),
-                                  .transport = call_.chosen(),
-                                  .bucket_bytes = options_.bucket_bytes,
-                                  .buckets_in_flight = options_.buckets_in_flight,
-                                  .access = {.host = Space::host_accessible,
-                                             .communicator = CanAccess<Data, Space>,
-                                             .widens = Space::host_accessible || WideningMemory<Space>},
-                                  .verify = options_.verify});
+  }
+
+  [[nodiscard]] plan_options planned_by(transport_kind transport) const {
+    return {.ranks = call_.ranks(),
+            .sources = call_.sources(),
+            .transport = transport,
+            .bucket_bytes = options_.bucket_bytes,
+            .buckets_in_flight = options_.buckets_in_flight,
+            .access = {.host = Space::host_accessible,
+                       .communicator = CanAccess<Data, Space>,
+                       .widens = Space::host_accessible || WideningMemory<Space>},
+            .verify = options_.verify};
+  }
+
+  void make(transport_kind transport) {
+    plan_ = make_plan(requests_, planned_by(transport));
     predicted_ = predict(plan_, rank_);
-    reason_ = call_.is_automatic() && call_.reason().empty() ? routes_of(plan_) : call_.reason();
+    if (call_.is_automatic()) {
+      reason_ = !call_.reason().empty() ? call_.reason()
+                : call_.chooses()       ? concat("chosen: ", name(transport), "; ", routes_of(plan_))
+                                        : routes_of(plan_);
+    }
+  }
+
+  /// What the source rank's `options::choose` says, on every rank.
+  [[nodiscard]] transport_kind chosen_by_source() {
+    transport_kind mine = transport_kind::scatter;
+    agreed([&] {
+      if (rank_ == options_.source_rank) {
+        mine = require_available<Data>(options_.choose(requests_, planned_by(call_.chosen())));
+      }
+    });
+    return static_cast<transport_kind>(
+        all_reduce_max(control_, rank_ == options_.source_rank ? static_cast<std::uint64_t>(mine) : 0,
+                       deadline::after(options_.deadline_seconds)));
   }
 
   /// Everything a rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
@@ -314,19 +350,11 @@ template <ShardableModule Module, class Source, class Data, class Control, Memor
 rank_report run_initialization(const policy_facts& policy, Module& module, Source& source,
                                channels<Data, Control> links, const options& how, Space& memory, Watch& watch,
                                Optimizer& optimizer, Initialiser& initialiser) {
-  try {
-    if constexpr (ConnectingCommunicator<Data>) {
-      links.data.connect();
-    }
+  return over(links.data, [&] {
     return initialization<Module, Source, Data, Control, Space, Watch, Optimizer, Initialiser>(
                policy, module, source, links, how, memory, watch, optimizer, initialiser)
         .run();
-  } catch (...) {
-    if constexpr (InterruptibleCommunicator<Data>) {
-      links.data.rearm();
-    }
-    throw;
-  }
+  });
 }
 
 }  // namespace fsdpinit::detail

@@ -56,9 +56,9 @@ struct call_kind {
                 kind.initialises_missing ? "initialised" : "left on meta", "\nranks ", ranks, "\nreplicas ",
                 how.replicas, "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight,
                 "\nsource_rank ", how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node",
-                "\nstrict ", how.strict ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\nverify ",
-                name(how.verify), how.verify == verification::off ? "" : concat(" ", how.checksum->name), "\n",
-                manifest_of(view));
+                "\nchoose ", how.choose ? "a function" : "by the size of chunks", "\nstrict ", how.strict ? 1 : 0,
+                "\nrelease_source ", how.release_source ? 1 : 0, "\nverify ", name(how.verify),
+                how.verify == verification::off ? "" : concat(" ", how.checksum->name), "\n", manifest_of(view));
 }
 
 /// \throws error{disagreement} naming the first line in which the manifests differ.

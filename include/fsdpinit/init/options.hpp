@@ -2,10 +2,13 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/checksum.hpp>
+#include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,6 +22,10 @@ enum class source_ranks : std::uint8_t {
 };
 
 inline constexpr std::size_t most_reader_threads = 256;
+
+/// Scatter, broadcast, own_read, or automatic: by the size of chunks. Is given all tensors, and the plan's options but for
+/// the transport.
+using transport_choice = std::function<transport_kind(const std::vector<tensor_request>&, const plan_options&)>;
 
 /// How to initialise. Must be equal on every rank; a difference is an error that names it.
 struct options {
@@ -49,6 +56,9 @@ struct options {
   verification verify = verification::off;
   /// What they are compared by: `&xxh3` of fsdpinit/core/xxh3.hpp, or one of your own.
   const fsdpinit::checksum* checksum = nullptr;
+  /// For `transport::automatic` where every rank can read the checkpoint: says how, by a cost model for instance
+  /// (`by_cost(calibrate(source, ranks))`). Called on the source rank alone, set on all. Nothing: by the size of chunks.
+  transport_choice choose{};
   /// How long a rank waits for its peers, at each agreement and for each bucket.
   double deadline_seconds = 600;
   /// Least time between two calls of the observer's `progress`.

@@ -97,4 +97,20 @@ class payload_channel {
   double deadline_seconds_;
 };
 
+/// Runs `fn` over channels that are connected before, and of use again where it has failed. \throws what `fn` throws
+template <class Data, class Fn>
+decltype(auto) over(Data& data, Fn&& fn) {
+  try {
+    if constexpr (ConnectingCommunicator<Data>) {
+      data.connect();
+    }
+    return std::forward<Fn>(fn)();
+  } catch (...) {
+    if constexpr (InterruptibleCommunicator<Data>) {
+      data.rearm();
+    }
+    throw;
+  }
+}
+
 }  // namespace fsdpinit::detail

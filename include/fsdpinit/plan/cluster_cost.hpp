@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/plan/cluster.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/rank_classes.hpp>
@@ -24,26 +25,10 @@
 ///   - links carry both directions at once, and what ranks of a node share is shared evenly;
 ///   - nothing is in a page cache, and what is read is copied out of it once; latencies of reads are overlapped with other reads'
 ///     bytes (read-ahead), but not with one another on a rank, which reads by one thread.
-/// CPU time for casts, checksums and allocation is not in it.
+/// CPU time for casts, checksums and allocation is not in it. Where the hosts were measured (`host_rates`, by `calibrate`), first
+/// writes to fresh memory are, a rank's work is limited by what one thread does, and a node's by what all of them do at once.
 
 namespace fsdpinit {
-
-/// Bandwidths in bytes per second, all above 0; latencies in seconds.
-struct cluster {
-  std::size_t nodes = 1;
-  std::size_t ranks_per_node = 1;             ///< a GPU each, where there are GPUs
-  double storage_bandwidth_per_node = 0;      ///< at which one node can read
-  std::optional<double> storage_bandwidth{};  ///< of all nodes together; nothing: each has its own disk
-  double storage_latency = 0;                 ///< of one read
-  double host_copy_bandwidth = 0;             ///< of all copies within one node's memory together
-  std::optional<double> pcie_bandwidth{};     ///< between the host and each GPU; nothing: shards stay in host memory
-  std::optional<double> nvlink_bandwidth{};  ///< of each GPU, to others of its node; nothing: over PCIe and host memory
-  double nic_bandwidth = 0;                  ///< of one node; means nothing to a single one
-  double nic_latency = 0;                    ///< of one message
-
-  [[nodiscard]] constexpr std::size_t ranks() const noexcept { return nodes * ranks_per_node; }
-  [[nodiscard]] constexpr std::size_t node_of(std::size_t rank) const noexcept { return rank / ranks_per_node; }
-};
 
 /// Whatever can be the busiest.
 enum class cluster_resource : std::uint8_t {
@@ -56,8 +41,11 @@ enum class cluster_resource : std::uint8_t {
   nic_out,      ///< out of a node
   nic_in,       ///< into one
   nic_latency,  ///< of the buckets, of which only so many are in flight
+  rank_work,    ///< reading, copying and first writes of one rank; this and the next two only where hosts were measured
+  node_work,    ///< of all ranks of a node, which share cores and memory
+  hand_over,    ///< of buckets between ranks of a node
 };
-inline constexpr std::size_t cluster_resources = 9;
+inline constexpr std::size_t cluster_resources = 12;
 
 [[nodiscard]] constexpr std::string_view name(cluster_resource which) noexcept {
   switch (which) {
@@ -79,6 +67,12 @@ inline constexpr std::size_t cluster_resources = 9;
       return "NIC, in";
     case cluster_resource::nic_latency:
       return "NIC latency";
+    case cluster_resource::rank_work:
+      return "one rank's work";
+    case cluster_resource::node_work:
+      return "one node's work";
+    case cluster_resource::hand_over:
+      return "hand-overs";
   }
   return "unknown";
 }
@@ -111,6 +105,7 @@ class cluster_traffic {
       : on_(on),
         read_(on.nodes),
         copied_(on.nodes),
+        work_(on.ranks()),
         nic_out_(on.nodes),
         nic_in_(on.nodes),
         nvlink_out_(on.ranks()),
@@ -121,9 +116,15 @@ class cluster_traffic {
   /// Out of the page cache, once.
   void read(std::size_t rank, std::uint64_t bytes) {
     read_[on_.node_of(rank)] += bytes;
-    copy(rank, bytes);
+    copied_[on_.node_of(rank)] += bytes;
+    work_[rank].read += bytes;
   }
-  void copy(std::size_t rank, std::uint64_t bytes) { copied_[on_.node_of(rank)] += bytes; }
+  void copy(std::size_t rank, std::uint64_t bytes) {
+    copied_[on_.node_of(rank)] += bytes;
+    work_[rank].copied += bytes;
+  }
+  /// Fresh memory is written to.
+  void touch(std::size_t rank, std::uint64_t bytes) { work_[rank].touched += bytes; }
   void to_device(std::size_t rank, std::uint64_t bytes) { pcie_in_[rank] += bytes; }
   void to_host(std::size_t rank, std::uint64_t bytes) { pcie_out_[rank] += bytes; }
   /// From host memory into the slabs.
@@ -164,7 +165,11 @@ class cluster_traffic {
     out.pcie_bytes = sum(pcie_in_) + sum(pcie_out_);
     seconds(cluster_resource::node_storage, most(read_), on_.storage_bandwidth_per_node);
     seconds(cluster_resource::total_storage, out.storage_bytes, on_.storage_bandwidth);
-    seconds(cluster_resource::host_copy, most(copied_), on_.host_copy_bandwidth);
+    if (on_.measured) {
+      add_work(out, *on_.measured);
+    } else {
+      seconds(cluster_resource::host_copy, most(copied_), on_.host_copy_bandwidth);
+    }
     seconds(cluster_resource::pcie, std::max(most(pcie_in_), most(pcie_out_)), on_.pcie_bandwidth);
     seconds(cluster_resource::nvlink, std::max(most(nvlink_in_), most(nvlink_out_)), on_.nvlink_bandwidth);
     seconds(cluster_resource::nic_out, most(nic_out_), on_.nic_bandwidth);
@@ -173,6 +178,27 @@ class cluster_traffic {
 
  private:
   using counts = std::vector<std::uint64_t>;
+  struct host_work {
+    std::uint64_t read = 0;
+    std::uint64_t copied = 0;
+    std::uint64_t touched = 0;
+  };
+
+  void add_work(cluster_cost& out, const host_rates& rates) const {
+    double busiest_rank = 0;
+    std::vector<double> nodes(on_.nodes);
+    for (std::size_t rank = 0; rank < work_.size(); ++rank) {
+      const auto seconds_at = [&](double host_rate::*which) {
+        return static_cast<double>(work_[rank].read) / (rates.read.*which) +
+               static_cast<double>(work_[rank].copied) / (rates.copy.*which) +
+               static_cast<double>(work_[rank].touched) / (rates.touch.*which);
+      };
+      busiest_rank = std::max(busiest_rank, seconds_at(&host_rate::alone));
+      nodes[on_.node_of(rank)] += seconds_at(&host_rate::together);
+    }
+    out.busy[static_cast<std::size_t>(cluster_resource::rank_work)] = busiest_rank;
+    out.busy[static_cast<std::size_t>(cluster_resource::node_work)] = *std::max_element(nodes.begin(), nodes.end());
+  }
 
   static std::uint64_t most(const counts& of) { return *std::max_element(of.begin(), of.end()); }
   static std::uint64_t sum(const counts& of) {
@@ -184,7 +210,9 @@ class cluster_traffic {
   }
 
   const cluster& on_;
-  counts read_, copied_, nic_out_, nic_in_;             // by node
+  counts read_, copied_;                                // by node
+  std::vector<host_work> work_;                         // by rank
+  counts nic_out_, nic_in_;                             // by node
   counts nvlink_out_, nvlink_in_, pcie_out_, pcie_in_;  // by rank
   std::uint64_t in_node_ = 0;
 };
@@ -297,6 +325,7 @@ struct routed_bytes {
     const std::uint64_t device = on.pcie_bandwidth ? mine.slab_bytes : 0;
     out.device_peak_bytes = std::max(out.device_peak_bytes, device);
     out.host_peak_bytes = std::max(out.host_peak_bytes, mine.peak_bytes() - device);
+    traffic.touch(rank, mine.peak_bytes() - device);
   }
   traffic.add_to(out);
 
@@ -310,13 +339,18 @@ struct routed_bytes {
     busy(cluster_resource::nic_latency) =
         static_cast<double>(travelling) * on.nic_latency / static_cast<double>(options.buckets_in_flight);
   }
+  if (on.measured && out.in_node_bytes != 0) {
+    busy(cluster_resource::hand_over) = static_cast<double>(travelling) * on.measured->hand_over;
+  }
 
   const auto busiest = std::max_element(out.busy.begin(), out.busy.end());
   out.bottleneck = static_cast<cluster_resource>(busiest - out.busy.begin());
   const double stages =
       std::max({busy(cluster_resource::node_storage), busy(cluster_resource::total_storage),
                 busy(cluster_resource::storage_latency)}) +
-      busy(cluster_resource::host_copy) + busy(cluster_resource::pcie) + busy(cluster_resource::nvlink) +
+      busy(cluster_resource::host_copy) +
+      std::max(busy(cluster_resource::rank_work), busy(cluster_resource::node_work)) +
+      busy(cluster_resource::hand_over) + busy(cluster_resource::pcie) + busy(cluster_resource::nvlink) +
       std::max({busy(cluster_resource::nic_out), busy(cluster_resource::nic_in), busy(cluster_resource::nic_latency)});
   const std::size_t buckets = routed.full_copies ? 1 : std::max<std::size_t>(made.schedule.buckets.size(), 1);
   const double hops = out.nic_bytes == 0 ? 0 : on.nic_latency * static_cast<double>(on.nodes - 1);

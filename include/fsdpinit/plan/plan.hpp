@@ -72,11 +72,12 @@ struct plan {
 [[nodiscard]] inline std::string routes_of(const plan& made) {
   struct tally {
     std::string_view words;
+    std::string_view of_size = "";  // where that decides
     route way;
   };
   constexpr std::array tallies{
-      tally{.words = "read by each rank (chunks of 1 MiB or more)", .way = route::own_read},
-      tally{.words = "scattered (smaller chunks)", .way = route::scatter},
+      tally{.words = "read by each rank", .of_size = " (chunks of 1 MiB or more)", .way = route::own_read},
+      tally{.words = "scattered", .of_size = " (smaller chunks)", .way = route::scatter},
       tally{.words = "broadcast (whole)", .way = route::broadcast},
       tally{.words = "copied in full", .way = route::full_copy},
       tally{.words = "made by each rank", .way = route::generated},
@@ -91,7 +92,7 @@ struct plan {
     }
     if (tensors != 0) {
       out += concat(out.empty() ? "" : "; ", tensors, tensors == 1 ? " tensor, " : " tensors, ", bytes,
-                    " bytes: ", each.words);
+                    " bytes: ", each.words, made.options.transport == transport_kind::automatic ? each.of_size : "");
     }
   }
   return out;
