@@ -1,10 +1,12 @@
 // Every way to bring the same module up, on four ranks that are threads of this process; all end with the same shards.
 #include <fsdpinit/core/xxh3.hpp>
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/init/calibrate.hpp>
 #include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/init/pretrained_environment.hpp>
 #include <fsdpinit/init/switches.hpp>
+#include <fsdpinit/plan/by_cost.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -100,6 +102,17 @@ shards own_read(const fsdpinit::in_memory_source& checkpoint, fsdpinit::threads_
   return shards_of(net);
 }
 
+shards by_cost(const fsdpinit::in_memory_source& checkpoint, fsdpinit::threads_communicator world) {
+  using fsdpinit::native_sharding, fsdpinit::transport::automatic;
+  auto net = make_model();
+  // [calibrate]
+  const fsdpinit::cluster here =
+      fsdpinit::calibrate(checkpoint, world);  // fsdpinit/init/calibrate.hpp, plan/by_cost.hpp
+  fsdpinit::initialize<native_sharding<automatic>>(net, checkpoint, world, {.choose = fsdpinit::by_cost(here)});
+  // [calibrate]
+  return shards_of(net);
+}
+
 shards own_state(const fsdpinit::in_memory_source& checkpoint, fsdpinit::threads_communicator world) {
   auto net = make_model();
   fsdpinit::load_pretrained(net, checkpoint, world);
@@ -179,6 +192,7 @@ int main() {
     alike = alike && same;
   };
   compare("own-read", own_read);
+  compare("by cost", by_cost);
   compare("own state", own_state);
   compare("cpu-ram", cpu_ram);
   compare("switched off", switched_off);

@@ -5,6 +5,7 @@
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <set>
@@ -73,12 +74,16 @@ class mismatch_list {
 
 /// Buffers that nobody has declared persistent or not are what the source makes of them. Pure, and equal on every rank. O(n log n).
 inline void settle_buffers(module_view& view, std::span<const tensor_descriptor> source) {
+  const auto undeclared = [](const slot_record& slot) { return slot.role == slot_role::undeclared_buffer; };
+  if (std::none_of(view.slots.begin(), view.slots.end(), undeclared)) {
+    return;
+  }
   std::set<std::string_view> stored;
   for (const tensor_descriptor& tensor : source) {
     stored.insert(tensor.name);
   }
   for (slot_record& slot : view.slots) {
-    if (slot.role == slot_role::undeclared_buffer) {
+    if (undeclared(slot)) {
       slot.role = stored.contains(slot.fqn) ? slot_role::persistent_buffer : slot_role::non_persistent_buffer;
     }
   }
@@ -97,16 +102,18 @@ inline void settle_buffers(module_view& view, std::span<const tensor_descriptor>
   const std::span<const tensor_descriptor> source = contents.tensors;
   constexpr auto none = static_cast<std::size_t>(-1);
   const detail::fqn_index by_name = detail::index_of(view.slots);
-  const auto slot_for = [&](const tensor_descriptor& tensor) -> const slot_record* {
+  std::vector<const slot_record*> slot_of;  // per tensor of the source; nullptr where the module does not want it
+  slot_of.reserve(source.size());
+  for (const tensor_descriptor& tensor : source) {
     const auto at = by_name.find(tensor.name);
     const bool wanted = at != by_name.end() && view.slots[at->second].role != slot_role::non_persistent_buffer;
-    return wanted ? &view.slots[at->second] : nullptr;
-  };
+    slot_of.push_back(wanted ? &view.slots[at->second] : nullptr);
+  }
   const std::set<std::string_view> ignored(view.ignored.begin(), view.ignored.end());
   std::vector<std::size_t> item_of(view.tensors.size(), none);
   std::vector<load_item> items;
   for (std::size_t i = 0; i < source.size(); ++i) {
-    const slot_record* const slot = slot_for(source[i]);
+    const slot_record* const slot = slot_of[i];
     if (slot == nullptr) {
       continue;
     }
@@ -138,12 +145,12 @@ inline void settle_buffers(module_view& view, std::span<const tensor_descriptor>
   };
   for (std::size_t i = 0; i < source.size(); ++i) {
     const tensor_descriptor& tensor = source[i];
-    if (ignored.contains(tensor.name)) {
+    if (slot_of[i] != nullptr || ignored.contains(tensor.name)) {
       continue;
     }
-    if (slot_for(tensor) == nullptr && tolerated != nullptr) {
+    if (tolerated != nullptr) {
       tolerated->unexpected.push_back(tensor.name);
-    } else if (slot_for(tensor) == nullptr) {
+    } else {
       problems.add(errc::unexpected_tensor, tensor.name,
                    concat("unexpected: the checkpoint has it", stored_as(i),
                           ", the module does not want it; check that this is the model's checkpoint, and its prefix"));
@@ -151,7 +158,7 @@ inline void settle_buffers(module_view& view, std::span<const tensor_descriptor>
   }
   for (std::size_t i = 0; i < source.size(); ++i) {
     const tensor_descriptor& tensor = source[i];
-    const slot_record* const slot = slot_for(tensor);
+    const slot_record* const slot = slot_of[i];
     if (slot == nullptr) {
       continue;
     }
