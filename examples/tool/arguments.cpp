@@ -6,6 +6,7 @@
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/plan/verification.hpp>
+#include <fsdpinit/sources/page_cache.hpp>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -215,6 +216,10 @@ CLI::App& add_load(CLI::App& app, load_request& how) {
                    : fmt::format("\"{}\" is no number of seconds above 0", text);
       })
       ->type_name("SECONDS");
+  add_choice<page_cache, page_cache>(
+      command, "--page-cache", how.pages, {{"keep", page_cache::keep}, {"drop-behind", page_cache::drop_behind}},
+      "drop-behind: the system's cache gives up what was read of the checkpoint; default: keep")
+      ->type_name("PAGES");
   command.add_flag("--optimizer", how.optimizer, "then create the state of AdamW, as a training job would");
   add_path(command, "--timeline", how.timeline, "write each rank's memory over time as CSV")->type_name("FILE.csv");
   return command;

@@ -5,6 +5,7 @@
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/plan/verification.hpp>
+#include <fsdpinit/sources/page_cache.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -45,6 +46,7 @@ struct sharding_request {
   std::string model;                  ///< published name of the module; empty: the checkpoint's own list of tensors
   std::optional<std::size_t> layers;  ///< of that model
   bool strict = true;
+  page_cache pages = page_cache::keep;  ///< of the checkpoint
 
   [[nodiscard]] std::size_t ranks() const noexcept { return shards * replicas; }
 };

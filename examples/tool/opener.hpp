@@ -11,7 +11,7 @@ namespace fsdpinit::tool {
 
 /// The checkpoint with the names and dtypes that were asked for; opened where it is read.
 [[nodiscard]] inline auto opener_of(const sharding_request& how) {
-  return checkpoint{how.checkpoint} | renamed([renames = how.renames](std::string_view name) {
+  return checkpoint{how.checkpoint, how.pages} | renamed([renames = how.renames](std::string_view name) {
            std::string out(name);
            for (const auto& [from, to] : renames) {
              out = replaced_prefix{from, to}(out);

@@ -3,11 +3,13 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/sources/file_descriptor.hpp>
+#include <fsdpinit/sources/page_cache.hpp>
 
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -107,7 +109,7 @@ class input_file {
  public:
   /// \throws error{io} with errno where the path leads nowhere or may not be read; error{invalid_file} where it leads
   /// to something that is no regular file.
-  explicit input_file(std::string path) : path_(std::move(path)) {
+  explicit input_file(std::string path, page_cache pages = page_cache::keep) : path_(std::move(path)) {
     detail::expect_regular(path_, detail::status_of(path_));
     // The path may lead elsewhere by now: O_NONBLOCK keeps a FIFO from blocking, and fstat asks again.
     do {
@@ -124,7 +126,13 @@ class input_file {
     linked_ = status.st_nlink > 0;
     // Advice: a kernel that does not take it reads all the same.
     static_cast<void>(::posix_fadvise(descriptor_.number(), 0, 0, POSIX_FADV_SEQUENTIAL));
+    if (pages == page_cache::drop_behind) {
+      behind_ = std::make_unique<detail::dropping_behind>(descriptor_.number());
+    }
   }
+  input_file(input_file&&) noexcept = default;
+  input_file& operator=(input_file&&) noexcept = default;
+  ~input_file() { behind_.reset(); }
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   /// Bytes, when it was opened.
@@ -134,6 +142,9 @@ class input_file {
   /// \throws error{invalid_file} where the file ends before; error{io} with errno where the system refuses.
   void read_exact_at(std::uint64_t offset, mutable_bytes destination) const {
     detail::read_exact_at(::pread, descriptor_.number(), path_, offset, destination);
+    if (behind_ != nullptr) {
+      behind_->passed(offset, offset + destination.size());
+    }
   }
 
   /// Holds what was read against what was opened: one fstat, well under a microsecond on a local disk.
@@ -167,6 +178,7 @@ class input_file {
   }
 
   std::string path_;
+  std::unique_ptr<detail::dropping_behind> behind_;  // where pages are dropped; gone before the descriptor is
   detail::file_descriptor descriptor_;
   std::uint64_t size_ = 0;
   std::timespec modified_{};

@@ -3,6 +3,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/sources/file.hpp>
 #include <fsdpinit/sources/hf_index.hpp>
+#include <fsdpinit/sources/page_cache.hpp>
 #include <fsdpinit/sources/safetensors_header.hpp>
 #include <fsdpinit/sources/safetensors_source.hpp>
 
@@ -108,19 +109,20 @@ namespace detail {
 /// files it names lie beside the path that was given, also where that is a link), or a safetensors file under any name.
 ///
 /// \throws error{io} or error{invalid_file} naming the file or folder and what to do, as the parts of this header do.
-[[nodiscard]] inline safetensors_source open_safetensors(const std::string& path) {
+[[nodiscard]] inline safetensors_source open_safetensors(const std::string& path, page_cache pages = page_cache::keep) {
   const std::string file = S_ISDIR(detail::status_of(path).st_mode) ? detail::checkpoint_in(path) : path;
   if (file.ends_with(".index.json")) {
-    return {file, parse_hf_index(file, detail::index_text(file))};
+    return {file, parse_hf_index(file, detail::index_text(file)), pages};
   }
-  return safetensors_source(file);
+  return safetensors_source(file, pages);
 }
 
 /// A checkpoint that is opened where it is read, and only there: a SourceOpener. \see open_safetensors
 struct checkpoint {
   std::string path;
+  fsdpinit::page_cache page_cache = fsdpinit::page_cache::keep;  ///< need not be equal on all ranks
 
-  [[nodiscard]] safetensors_source operator()() const { return open_safetensors(path); }
+  [[nodiscard]] safetensors_source operator()() const { return open_safetensors(path, page_cache); }
 };
 
 }  // namespace fsdpinit

@@ -6,6 +6,7 @@
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/sources/file.hpp>
 #include <fsdpinit/sources/hf_index.hpp>
+#include <fsdpinit/sources/page_cache.hpp>
 #include <fsdpinit/sources/safetensors_header.hpp>
 
 #include <gsl/assert>
@@ -52,8 +53,8 @@ class safetensors_source {
 
   /// All tensors of one file. Cost: one read of the header, linear in it.
   /// \throws error{io} or error{invalid_file} naming the file, as `input_file` and `parse_safetensors_header` do.
-  explicit safetensors_source(std::string path) {
-    for (safetensors_entry& entry : add_file(std::move(path))) {
+  explicit safetensors_source(std::string path, page_cache pages = page_cache::keep) {
+    for (safetensors_entry& entry : add_file(std::move(path), pages)) {
       add_tensor(std::move(entry));
     }
   }
@@ -61,11 +62,12 @@ class safetensors_source {
   /// The tensors that an index maps, from the files beside it; other tensors of these files are not part of it.
   /// \throws as the other constructor does, naming the file; error{invalid_file} naming the index for a tensor that is
   /// not in the file it is mapped to.
-  safetensors_source(const std::string& index_path, const std::vector<hf_index_file>& index) {
+  safetensors_source(const std::string& index_path, const std::vector<hf_index_file>& index,
+                     page_cache pages = page_cache::keep) {
     const std::string folder = index_path.substr(0, index_path.rfind('/') + 1);
     for (const hf_index_file& file : index) {
       std::vector<bool> found(file.tensors.size());
-      for (safetensors_entry& entry : add_file(folder + file.name)) {
+      for (safetensors_entry& entry : add_file(folder + file.name, pages)) {
         const auto mapped = std::lower_bound(file.tensors.begin(), file.tensors.end(), entry.descriptor.name);
         if (mapped != file.tensors.end() && *mapped == entry.descriptor.name) {
           found[static_cast<std::size_t>(mapped - file.tensors.begin())] = true;
@@ -127,8 +129,8 @@ class safetensors_source {
     open_[file].check_unchanged();
   }
 
-  std::vector<safetensors_entry> add_file(std::string path) {
-    input_file file(std::move(path));
+  std::vector<safetensors_entry> add_file(std::string path, page_cache pages) {
+    input_file file(std::move(path), pages);
     std::array<std::byte, safetensors_prefix_bytes> prefix{};
     if (file.size() >= prefix.size()) {
       file.read_exact_at(0, prefix);
