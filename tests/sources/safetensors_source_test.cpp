@@ -528,5 +528,15 @@ TEST(checkpoint, opens_only_when_it_is_called) {
   EXPECT_EQ(all_of(checkpoint{dir.write("f", u8_file({{"a", "x"}}))}()), (contents{{"a", "x"}}));
 }
 
+TEST(checkpoint, reads_the_same_where_pages_are_dropped) {
+  const temp_dir dir;
+  const std::string content(9 * mib + 1, 'x');
+  const std::string path = dir.write("f", u8_file({{"a", content}, {"b", "y"}}));
+  EXPECT_EQ(all_of(checkpoint{path, page_cache::drop_behind}()), (contents{{"a", content}, {"b", "y"}}));
+  dir.write("m.safetensors.index.json", index_json({{"a", "f"}, {"b", "f"}}));
+  EXPECT_EQ(all_of(checkpoint{dir / "m.safetensors.index.json", page_cache::drop_behind}()),
+            (contents{{"a", content}, {"b", "y"}}));
+}
+
 }  // namespace
 }  // namespace fsdpinit::safetensors_source_test

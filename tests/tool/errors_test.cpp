@@ -68,6 +68,7 @@ TEST_F(tool_errors, usage) {
   expect_usage({"load", model, "--shards", "2", "--source-rank", "2"}, "--source-rank", "2 is none of 2 ranks");
   expect_usage({"load", model, "--shards", "2", "--policy", "cpu-ram-efficient-loading", "--transport", "own-read"},
                "--transport", "own-read is not for cpu-ram-efficient-loading");
+  expect_usage({"load", model, "--shards", "2", "--page-cache", "drop"}, "--page-cache", "keep, drop-behind");
   expect_usage({"load", model, "--shards", "2", "--reader-threads", "0"}, "--reader-threads", "from 1 to 256");
   expect_usage({"load", model, "--shards", "2", "--rename", "a"}, "--rename", "\"a\" is not FROM=TO");
   expect_usage({"plan", model, "--shards", "2", "--rename", "a=b=c"}, "--rename", "\"a=b=c\" is not FROM=TO");

@@ -115,6 +115,14 @@ TEST_F(tool_verify, threads_that_read_together_load_the_same) {
   }
 }
 
+TEST_F(tool_verify, a_load_that_drops_pages_behind_loads_the_same) {
+  const std::string large = dir / "large.safetensors";
+  write_plain(large, {{"table", made_up("U8", 1, {1000, 9001})}});
+  const std::string out = dir / "dump-drop";
+  expect_success(run_tool({"load", large, "--shards", "2", "--page-cache", "drop-behind", "--dump", out}));
+  expect_success(run_tool({"verify", large, "--dump", out}));
+}
+
 TEST_F(tool_verify, a_load_verifies_itself) {
   for (const std::string level : {"transfer", "reread"}) {
     for (const std::string transport : {"scatter", "broadcast", "own-read", "automatic"}) {
