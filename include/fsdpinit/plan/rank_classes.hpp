@@ -21,6 +21,31 @@ namespace fsdpinit {
   return served;
 }
 
+/// Shards whose parts have the same size of every tensor are a class.
+struct shard_classes_of_plan {
+  std::vector<std::size_t> of_shard;  ///< its class
+  std::vector<std::size_t> first;     ///< the lowest shard of each class
+};
+
+/// Pure; O(tensors x shards). Chunks are alike but for the last ones, so classes are few: about as many as there are extents.
+[[nodiscard]] inline shard_classes_of_plan shard_classes(const plan& made) {
+  std::map<std::vector<std::uint64_t>, std::size_t> known;
+  shard_classes_of_plan out;
+  for (std::size_t shard = 0; shard < made.options.ranks.shards; ++shard) {
+    std::vector<std::uint64_t> sizes;
+    sizes.reserve(made.tensors.size());
+    for (const planned_tensor& tensor : made.tensors) {
+      sizes.push_back(tensor.partition.local_bytes(shard));
+    }
+    const auto [at, is_new] = known.try_emplace(std::move(sizes), known.size());
+    out.of_shard.push_back(at->second);
+    if (is_new) {
+      out.first.push_back(shard);
+    }
+  }
+  return out;
+}
+
 /// `predict` of every rank, at the price of the few ranks that differ: ranks whose shards have the same sizes, and which serve the
 /// like, have the same prediction. O(tensors x ranks), and as much as `predict` for each class of ranks. Where ranks read their own
 /// parts, what is read along depends on where these lie, and each rank is predicted by itself.
@@ -37,17 +62,7 @@ namespace fsdpinit {
     return out;
   }
 
-  std::map<std::vector<std::uint64_t>, std::size_t> known_shards;
-  std::vector<std::size_t> class_of_shard;
-  for (std::size_t shard = 0; shard < ranks.shards; ++shard) {
-    std::vector<std::uint64_t> sizes;
-    sizes.reserve(made.tensors.size());
-    for (const planned_tensor& tensor : made.tensors) {
-      sizes.push_back(tensor.partition.local_bytes(shard));
-    }
-    class_of_shard.push_back(known_shards.try_emplace(std::move(sizes), known_shards.size()).first->second);
-  }
-
+  const std::vector<std::size_t> class_of_shard = shard_classes(made).of_shard;
   const std::vector<std::vector<std::size_t>> served = served_by_rank(made.options);
   std::map<std::vector<std::size_t>, std::size_t> known_ranks;  // and the first rank of each class
   for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
