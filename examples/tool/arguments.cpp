@@ -185,6 +185,10 @@ CLI::App& add_plan(CLI::App& app, plan_request& how) {
       ->excludes(command.get_option("--policy"))
       ->excludes(command.get_option("--transport"))
       ->type_name("FILE.json");
+  command
+      .add_flag("--simulate", how.simulate,
+                "play each way to load through there, bucket by bucket, beside the model's seconds")
+      ->needs("--cluster");
   command.add_flag("--json", how.json, "every rank, or every way to load, as JSON");
   return command;
 }

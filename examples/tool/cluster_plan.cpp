@@ -4,7 +4,9 @@
 #include <fsdpinit/observe/report_json.hpp>
 #include <fsdpinit/observe/text_table.hpp>
 #include <fsdpinit/plan/cluster_cost.hpp>
+#include <fsdpinit/plan/cluster_simulation.hpp>
 #include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/rank_classes.hpp>
 
 #include <fmt/format.h>
@@ -14,6 +16,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -42,6 +45,7 @@ constexpr std::array<way, 5> ways{{
 struct way_cost {
   fsdpinit::tool::way way;
   cluster_cost cost;
+  std::optional<simulated_cost> simulated{};
 };
 
 /// The lowest rank of each node for its node, but in its own node the source rank: `source_ranks::per_node`.
@@ -99,12 +103,26 @@ void print_text(const plan_request& how, const cluster& on, const plan& made, st
              printable(how.checkpoint), made.tensors.size(), bytes_text(model_bytes(made)), on.nodes,
              on.nodes == 1 ? "" : "s", on.ranks_per_node, how.replicas, how.replicas == 1 ? "" : "s", how.shards,
              bytes_text(how.bucket_bytes), made.options.buckets_in_flight);
-  text_table table({"", "seconds", "bottleneck", "storage", "NIC", on.nvlink_bandwidth ? "NVLink" : "in nodes", "PCIe",
-                    "host", "device"});
-  for (const auto& [way, cost] : all) {
-    table.add({std::string(way.name), seconds_text(cost.seconds), std::string(name(cost.bottleneck)),
-               bytes_text(cost.storage_bytes), bytes_text(cost.nic_bytes), bytes_text(cost.in_node_bytes),
-               bytes_text(cost.pcie_bytes), bytes_text(cost.host_peak_bytes), bytes_text(cost.device_peak_bytes)});
+  std::vector<std::string> header{"", "seconds"};
+  if (how.simulate) {
+    header.emplace_back("simulated");
+  }
+  for (const std::string_view column :
+       {"bottleneck", "storage", "NIC", on.nvlink_bandwidth ? "NVLink" : "in nodes", "PCIe", "host", "device"}) {
+    header.emplace_back(column);
+  }
+  text_table table(std::move(header));
+  for (const auto& [way, cost, simulated] : all) {
+    std::vector<std::string> row{std::string(way.name), seconds_text(cost.seconds)};
+    if (simulated) {
+      row.push_back(seconds_text(simulated->seconds));
+    }
+    row.emplace_back(name(cost.bottleneck));
+    for (const std::uint64_t bytes : {cost.storage_bytes, cost.nic_bytes, cost.in_node_bytes, cost.pcie_bytes,
+                                      cost.host_peak_bytes, cost.device_peak_bytes}) {
+      row.push_back(bytes_text(bytes));
+    }
+    table.add(std::move(row));
   }
   fmt::print("{}\n{}\n", table.text(), recommendation(all));
 }
@@ -112,21 +130,30 @@ void print_text(const plan_request& how, const cluster& on, const plan& made, st
 void print_json(const plan_request& how, const cluster& on, const plan& made, std::span<const way_cost> all) {
   using nlohmann::ordered_json;
   ordered_json rows = ordered_json::array();
-  for (const auto& [way, cost] : all) {
-    ordered_json busy = ordered_json::object();
+  const auto by_resource = [](const std::array<double, cluster_resources>& busy) {
+    ordered_json out = ordered_json::object();
     for (std::size_t i = 0; i < cluster_resources; ++i) {
-      busy[std::string(name(static_cast<cluster_resource>(i)))] = cost.busy[i];
+      out[std::string(name(static_cast<cluster_resource>(i)))] = busy[i];
     }
+    return out;
+  };
+  for (const auto& [way, cost, simulated] : all) {
     rows.push_back({{"name", way.name},
                     {"seconds", cost.seconds},
                     {"bottleneck", name(cost.bottleneck)},
-                    {"busy_seconds", std::move(busy)},
+                    {"busy_seconds", by_resource(cost.busy)},
                     {"storage_bytes", cost.storage_bytes},
                     {"nic_bytes", cost.nic_bytes},
                     {"in_node_bytes", cost.in_node_bytes},
                     {"pcie_bytes", cost.pcie_bytes},
                     {"host_peak_bytes", cost.host_peak_bytes},
                     {"device_peak_bytes", cost.device_peak_bytes}});
+    if (simulated) {
+      rows.back()["simulated"] = {{"seconds", simulated->seconds},
+                                  {"source_waited_seconds", simulated->source_waited},
+                                  {"busy_seconds", by_resource(simulated->busy)},
+                                  {"staging_peak_bytes", simulated->staging_peak_bytes}};
+    }
   }
   fmt::print("{}", json_text({{"format", "fsdpinit.cluster_plan"},
                               {"format_version", 1},
@@ -157,7 +184,11 @@ void print_cluster_plan(const plan_request& how, const cluster& on, const state_
     options.sources.source_of =
         each.source_per_node ? sources_per_node(on, how.source_rank) : std::vector<std::size_t>{};
     made = plan_of(how, contents, options);
-    all.push_back({.way = each, .cost = cost_on(on, made, predict_every_rank(made))});
+    const std::vector<prediction> ranks = predict_every_rank(made);
+    all.push_back({.way = each, .cost = cost_on(on, made, ranks)});
+    if (how.simulate) {
+      all.back().simulated = simulate_on(on, made, ranks);
+    }
   }
   how.json ? print_json(how, on, made, all) : print_text(how, on, made, all);
 }

@@ -62,7 +62,8 @@ struct inspect_request {
 };
 
 struct plan_request : sharding_request {
-  std::string cluster;  ///< the file of its figures, whose ranks are then planned for; may be empty
+  std::string cluster;    ///< the file of its figures, whose ranks are then planned for; may be empty
+  bool simulate = false;  ///< there
   bool json = false;
 };
 

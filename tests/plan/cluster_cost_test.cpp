@@ -1,4 +1,4 @@
-#include "support/reference_model.hpp"
+#include "support/cluster_plans.hpp"
 #include <fsdpinit/core.hpp>
 #include <fsdpinit/plan/cluster_cost.hpp>
 #include <fsdpinit/plan/rank_classes.hpp>
@@ -197,49 +197,6 @@ TEST(ClusterCost, ReplicasGetTheirPartsOnce) {
 }
 
 // -- sweeps
-
-std::vector<tensor_request> requests_of(const reference_model& model) {
-  std::vector<tensor_request> out;
-  for (const reference_tensor& tensor : model.tensors()) {
-    out.push_back({.fqn = tensor.fqn,
-                   .dtype = tensor.type,
-                   .shape = tensor.extents,
-                   .placement = tensor.role == slot_role::parameter ? tensor.how : placement(replicate{}),
-                   .captured = tensor.captured(),
-                   .extra_copies = tensor.captured() ? 0 : tensor.stored_names().size() - 1});
-  }
-  return out;
-}
-
-/// Calls `fn(plan, nodes)` for plans of 12 ranks, which are 1, 2, 3 or 6 nodes.
-template <class Fn>
-void for_each_plan(Fn&& fn) {
-  const reference_model model = varied_model();
-  const std::vector<tensor_request> requests = requests_of(model);
-  for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read,
-                                         transport_kind::automatic, transport_kind::none}) {
-    for (const std::size_t replicas : {1U, 2U, 4U}) {
-      for (const std::size_t nodes : {1U, 2U, 3U, 6U}) {
-        for (const bool per_node : {false, true}) {
-          for (const std::size_t source : {0U, 5U}) {
-            SCOPED_TRACE(concat(name(transport), ", ", replicas, " replicas, ", nodes, " nodes, source ", source,
-                                per_node ? " and one per node" : ""));
-            plan_options options{.ranks = {.shards = 12 / replicas, .replicas = replicas},
-                                 .sources = {.source_rank = source},
-                                 .transport = transport,
-                                 .bucket_bytes = 300};
-            for (std::size_t rank = 0; per_node && rank < 12; ++rank) {
-              const std::size_t size = 12 / nodes;
-              const std::size_t first = rank / size * size;
-              options.sources.source_of.push_back(source / size == rank / size ? source : first);
-            }
-            fn(make_plan(requests, options), nodes);
-          }
-        }
-      }
-    }
-  }
-}
 
 auto fields_of(const prediction& each) {
   return std::tuple(each.shard_bytes, each.slab_bytes, each.slot_bytes, each.slots, each.scratch_bytes,

@@ -150,6 +150,26 @@ TEST(plan_cluster, compares_every_way_to_load_and_recommends_one) {
   }
 }
 
+TEST(plan_cluster, plays_every_way_to_load_through) {
+  for (const std::string& file : {sample_node, sample_nodes}) {
+    const finished_process process = run_tool({"plan", "qwen3-8b", "--cluster", file, "--simulate"});
+    expect_success(process);
+    EXPECT_NE(process.out.find("seconds  simulated"), std::string::npos) << process.out;
+    const json found = json::parse(run_tool({"plan", "qwen3-8b", "--cluster", file, "--simulate", "--json"}).out);
+    for (const json& way : found["ways"]) {
+      const json& simulated = way["simulated"];
+      for (const auto& [resource, busy] : simulated["busy_seconds"].items()) {
+        EXPECT_GE(simulated["seconds"], busy.get<double>() * (1 - 1e-9)) << resource;
+      }
+      EXPECT_LT(simulated["seconds"], way["seconds"].get<double>() * 2);
+      EXPECT_GE(simulated["seconds"], simulated["source_waited_seconds"]);
+      EXPECT_LE(simulated["staging_peak_bytes"], way["host_peak_bytes"]);
+    }
+  }
+  expect_failure(run_tool({"plan", "gpt2", "--shards", "2", "--simulate"}), 2, "--simulate requires --cluster", "");
+  EXPECT_EQ(run_tool({"plan", "gpt2", "--cluster", sample_node}).out.find("simulated"), std::string::npos);
+}
+
 TEST(plan_cluster, has_the_bytes_of_the_plan) {
   const temp_dir dir;
   write_plain(dir / "model.safetensors", small_model());

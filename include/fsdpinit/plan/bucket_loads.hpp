@@ -22,6 +22,7 @@ class bucket_loads {
         classes_(shard_classes(made)),
         window_(classes_.first.size()),
         read_(classes_.first.size()),
+        reads_(classes_.first.size()),
         placed_(made.options.ranks.shards) {}
 
   /// O(segments x classes), and of a broadcast O(segments + shards that have a part of it).
@@ -32,6 +33,7 @@ class bucket_loads {
     touched_.clear();
     window_.assign(window_.size(), 0);
     read_.assign(read_.size(), 0);
+    reads_.assign(reads_.size(), 0);
     read_whole_ = 0;
     sharded_ = 0;
     for (std::size_t i = which.first; i < which.last; ++i) {
@@ -50,6 +52,7 @@ class bucket_loads {
         const segment cut = clipped(part, tensor.partition, classes_.first[of]);
         window_[of] += cut.end - cut.begin;
         read_[of] += (cut.end - cut.begin) * copies;
+        reads_[of] += cut.end == cut.begin ? 0U : 1U;
       }
     }
   }
@@ -60,6 +63,8 @@ class bucket_loads {
   [[nodiscard]] std::uint64_t window(std::size_t shard) const noexcept { return window_[class_of(shard)]; }
   /// What is read of the checkpoint for the window of a shard of that class; more where it stores a tensor several times.
   [[nodiscard]] std::uint64_t read_for_class(std::size_t of) const noexcept { return read_[of]; }
+  /// By how many reads: one for each tensor that it has a part of.
+  [[nodiscard]] std::uint64_t reads_for_class(std::size_t of) const noexcept { return reads_[of]; }
   /// What is read for a broadcast; without what is captured.
   [[nodiscard]] std::uint64_t read_whole() const noexcept { return read_whole_; }
   /// Of a broadcast, what ranks keep a part of.
@@ -86,8 +91,9 @@ class bucket_loads {
 
   const plan& plan_;
   shard_classes_of_plan classes_;
-  std::vector<std::uint64_t> window_;  // by class, as `read_`
+  std::vector<std::uint64_t> window_;  // by class, as the next two
   std::vector<std::uint64_t> read_;
+  std::vector<std::uint64_t> reads_;
   std::vector<std::uint64_t> placed_;  // by shard
   std::vector<std::size_t> touched_;   // of these, which are not 0
   std::uint64_t read_whole_ = 0;

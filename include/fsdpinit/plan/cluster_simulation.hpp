@@ -168,13 +168,6 @@ class simulated_ranks {
   struct reading_source {
     std::size_t rank = 0;
     std::vector<std::pair<std::size_t, std::size_t>> shards;
-    [[nodiscard]] std::size_t count() const noexcept {
-      std::size_t sum = 0;
-      for (const auto& [of, many] : shards) {
-        sum += many;
-      }
-      return sum;
-    }
   };
   struct reading {
     std::size_t rank = 0;
@@ -260,7 +253,8 @@ class simulated_ranks {
       for (std::size_t rank = 0; rank < size(); ++rank) {
         if (!relays_own_reads_ || grid().replica_of(rank) == which.reader) {
           const std::size_t of = each.loads.class_of(grid().shard_of(rank));
-          readings_.push_back({.rank = rank, .bytes = each.loads.read_for_class(of), .reads = segments});
+          readings_.push_back(
+              {.rank = rank, .bytes = each.loads.read_for_class(of), .reads = each.loads.reads_for_class(of)});
         }
       }
     } else if (which.captured) {
@@ -269,9 +263,10 @@ class simulated_ranks {
       for (const reading_source& source : sources_) {
         reading one{.rank = source.rank, .bytes = each.loads.read_whole(), .reads = segments};
         if (which.way == route::scatter) {
-          one.reads *= source.count();
+          one.reads = 0;
           for (const auto& [of, many] : source.shards) {
             one.bytes += each.loads.read_for_class(of) * many;
+            one.reads += each.loads.reads_for_class(of) * many;
           }
         }
         readings_.push_back(one);
