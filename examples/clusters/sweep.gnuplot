@@ -16,22 +16,23 @@ set multiplot layout 1, 2 title sprintf("Initialising %s, simulated: %d ranks to
     font "DejaVu Sans Bold,15" noenhanced
 set logscale xy
 set logscale x 2
+set rmargin 4
 set grid lc rgb "#dddddd" lw 1
 set format x "%.0f"
 set xlabel "ranks"
 set xrange [0.9:*]
-set xtics 4 rotate by -35
+set xtics 4
 set arrow 1 from per_node, graph 0 to per_node, graph 1 nohead dashtype 3 lc rgb "#555555"
 set label 1 "one node is full" at per_node, graph 0.97 left offset 0.5, 0 textcolor rgb "#555555" font "DejaVu Sans,10"
 
 set title "until every rank has its shards; thin: the model of averages"
 set ylabel "seconds"
 set format y "%g"
-set key top left at graph 0.02, 0.93 reverse Left samplen 2 spacing 1.2
+set key top left at graph 0.02, 0.93 reverse Left samplen 2 spacing 1.2 opaque
 plot for [i = 1:5] data index i - 1 using 1:2 with linespoints lw 2 pt points[i] ps 1.1 lc rgb colours[i] title ways[i], \
      for [i = 1:5] data index i - 1 using 1:3 with lines dashtype 2 lw 1 lc rgb colours[i] notitle
 
-set title "host and device memory of the rank that needs most"
+set title "memory of the rank that needs most: host and device"
 set ylabel "GiB"
 unset key
 plot for [i = 1:5] data index i - 1 using 1:($5 / gib) with linespoints lw 2 pt points[i] ps 1.1 lc rgb colours[i] notitle
