@@ -141,6 +141,47 @@ TEST(ClusterSimulation, ReplicasPassTheirPartsOn) {
   EXPECT_EQ(simulated(on, made).nic_bytes, 8000U);
 }
 
+TEST(ClusterSimulation, TheSourceReadsTheNextBucketBeforeItPassesItsPartOn) {
+  cluster on = ample_cluster();
+  on.storage_bandwidth_per_node = 8;
+  on.nic_bandwidth = 8;
+  // Windows of 2048 bytes, and of 1952, read until 512 s and 1000 s. Of the first, rank 1 passes on its part until 768 s, the
+  // source from 1000 s to 1256 s; parts of the second follow.
+  EXPECT_NEAR(seconds(on, plan_of({.ranks = {.shards = 2, .replicas = 2}}, 2048)), 1256 + 2 * 244, close);
+}
+
+TEST(ClusterSimulation, ABroadcastsSlotIsFreeOnceTheNextRankHasIt) {
+  cluster on = ample_cluster();
+  on.ranks_per_node = 1;
+  on.storage_bandwidth_per_node = 8;
+  on.nic_bandwidth = 8;
+  const plan_options options{.ranks = {.shards = 2}, .transport = transport_kind::broadcast, .buckets_in_flight = 1};
+  EXPECT_NEAR(seconds(on, plan_of(options, 1000)), 1000 + 1000, close);
+}
+
+TEST(ClusterSimulation, NothingArrivesWhereTheSlotIsNotFree) {
+  cluster on = ample_cluster();
+  on.nodes = 1;
+  on.pcie_bandwidth = 10;
+  on.nvlink_bandwidth = ample;
+  // Four buckets of 2000 bytes; the first two are of the source's shard, which is ready with them at 800 s. The third is on its
+  // device at 1000 s, in the other's host memory at 1200 s, and in its slab at 1400 s. Not before comes the fourth.
+  const plan_options options{
+      .ranks = {.shards = 2}, .transport = transport_kind::broadcast, .buckets_in_flight = 1, .access = device};
+  EXPECT_NEAR(seconds(on, plan_of(options, 1000)), 1400 + 200 + 200, close);
+}
+
+TEST(ClusterSimulation, RanksThatReadMuchFinishBucketsBeforeTheyAgree) {
+  cluster on = ample_cluster();
+  on.nodes = 1;
+  on.ranks_per_node = 1;
+  on.storage_bandwidth_per_node = 64 * mib;
+  on.pcie_bandwidth = 64 * mib;
+  const plan made = make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {256 * mib}}},
+                              {.transport = transport_kind::own_read, .bucket_bytes = 64 * mib, .access = device});
+  EXPECT_NEAR(seconds(on, made), 2 * (2 + 1), 1e-3) << "after each 128 MiB";
+}
+
 TEST(ClusterSimulation, RanksOfANodeReadTheirPartsTogether) {
   cluster on = ample_cluster();
   on.storage_bandwidth_per_node = 8;

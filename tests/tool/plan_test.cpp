@@ -276,9 +276,10 @@ TEST(plan_cluster, of_thousands_of_ranks_stays_quick_and_readable) {
   json many = json::parse(content_of(sample_nodes));
   many["nodes"] = 128;
   const auto begin = std::chrono::steady_clock::now();
-  const finished_process process = run_tool({"plan", "qwen3-8b", "--cluster", dir.write("c.json", many.dump())});
+  const finished_process process =
+      run_tool({"plan", "qwen3-8b", "--cluster", dir.write("c.json", many.dump()), "--simulate"});
   expect_success(process);
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10)) << "0.1 s on an idle machine";
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20)) << "0.4 s on an idle machine";
   for (std::size_t at = 0; at < process.out.rfind("\nrecommended"); at = process.out.find('\n', at) + 1) {
     EXPECT_LE(process.out.find('\n', at) - at, 140U) << process.out;
   }
