@@ -31,7 +31,8 @@
 ///   - what arrives is passed on at once, along a ring, as small pieces would be; a latency counts once for each hop between nodes;
 ///   - a source begins to send without waiting for receivers, and its slot is free once all of them have what it held;
 ///   - what is read along with neighbouring bytes, or again to verify it, is read at the end.
-/// As with `cost_on`, CPU time is not in it, nor are the few rounds in which ranks agree.
+/// As with `cost_on`, CPU time is not in it, nor are the few rounds in which ranks agree. What `calibrate` has measured of hosts
+/// (`cluster::measured`) is not looked at: it is about cores, which are no resource here.
 
 namespace fsdpinit {
 
