@@ -2,6 +2,7 @@
 //
 //   mpiexec -n RANKS bucket_ratio CHECKPOINT [ROUNDS]
 #include "checkpoint_module.hpp"
+#include "mpi_main.hpp"
 #include "ratio.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
 #include <fsdpinit/fsdpinit.hpp>
@@ -14,8 +15,6 @@
 #include <cstdint>
 #include <string>
 #include <vector>
-
-#include <mpi.h>
 
 namespace {
 
@@ -72,18 +71,4 @@ int run(int count, char** arguments) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  if (count < 2) {
-    fmt::print(stderr, "usage: mpiexec -n RANKS bucket_ratio CHECKPOINT [ROUNDS]\n");
-    return 2;
-  }
-  MPI_Init(&count, &arguments);
-  int code = 1;
-  try {
-    code = run(count, arguments);
-  } catch (const error& failure) {
-    fmt::print(stderr, "bucket_ratio: {}\n", failure.what());
-  }
-  MPI_Finalize();
-  return code;
-}
+int main(int count, char** arguments) { return mpi_main(count, arguments, 1, "bucket_ratio CHECKPOINT [ROUNDS]", run); }

@@ -5,6 +5,7 @@
 // The floor of what one rank reads is rank 0 reading everything while the others wait; that of own reads is every rank reading
 // an equal part. Seconds are those of the slowest rank, from a barrier on.
 #include "checkpoint_module.hpp"
+#include "mpi_main.hpp"
 #include "ratio.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
 #include <fsdpinit/core/xxh3.hpp>
@@ -20,7 +21,6 @@
 #include <vector>
 
 #include <fcntl.h>
-#include <mpi.h>
 #include <unistd.h>
 
 namespace {
@@ -130,17 +130,5 @@ int run(int count, char** arguments) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count < 2) {
-    fmt::print(stderr, "usage: mpiexec -n RANKS mpi_ratio CHECKPOINT [ROUNDS] [BUCKET_BYTES]\n");
-    return 2;
-  }
-  MPI_Init(&count, &arguments);
-  int code = 1;
-  try {
-    code = run(count, arguments);
-  } catch (const error& failure) {
-    fmt::print(stderr, "mpi_ratio: {}\n", failure.what());
-  }
-  MPI_Finalize();
-  return code;
+  return mpi_main(count, arguments, 1, "mpi_ratio CHECKPOINT [ROUNDS] [BUCKET_BYTES]", run);
 }

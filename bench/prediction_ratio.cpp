@@ -5,6 +5,7 @@
 // Seconds are those of the slowest rank, from a barrier on; medians of the rounds, in each of which all ways take turns. Rank 0
 // prints a line of JSON per checkpoint and way, which prediction_table.py makes a table of.
 #include "checkpoint_module.hpp"
+#include "mpi_main.hpp"
 #include "ratio.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
 #include <fsdpinit/fsdpinit.hpp>
@@ -20,8 +21,6 @@
 #include <cstdint>
 #include <string>
 #include <vector>
-
-#include <mpi.h>
 
 namespace {
 
@@ -118,17 +117,5 @@ int run(int count, char** arguments) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count < 3) {
-    fmt::print(stderr, "usage: mpiexec -n RANKS prediction_ratio ROUNDS CHECKPOINT...\n");
-    return 2;
-  }
-  MPI_Init(&count, &arguments);
-  int code = 1;
-  try {
-    code = run(count, arguments);
-  } catch (const error& failure) {
-    fmt::print(stderr, "prediction_ratio: {}\n", failure.what());
-  }
-  MPI_Finalize();
-  return code;
+  return mpi_main(count, arguments, 2, "prediction_ratio ROUNDS CHECKPOINT...", run);
 }

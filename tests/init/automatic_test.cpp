@@ -1,10 +1,14 @@
+#include "support/readable_checkpoint.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/plan/by_cost.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,33 +17,17 @@ namespace {
 
 using namespace fsdpinit;
 using namespace fsdpinit::testing_support;
+using fsdpinit::testing::errors_of_ranks;
 using fsdpinit::testing::run_ranks;
 
 using automatic = native_sharding<transport::automatic>;
-
-reference_model large_and_small() {
-  return reference_model({{.fqn = "large", .type = dtype::u8, .extents = {2 * mib}},
-                          {.fqn = "small", .type = dtype::u8, .extents = {4000}}});
-}
-
-/// The checkpoint is not on every rank's disk, or is another one there.
-struct opener {
-  const reference_model* model;
-  bool works = true;
-  in_memory_source operator()() const {
-    if (!works) {
-      throw error(errc::io, "model.safetensors", "no such file");
-    }
-    return model->source();
-  }
-};
 
 TEST(AutomaticTransport, ReadsLargeChunksOnTheirRanksAndScattersTheRest) {
   const reference_model model = large_and_small();
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    const rank_report report = initialize<automatic>(module, opener{&model}, world, {}, memory);
+    const rank_report report = initialize<automatic>(module, readable_checkpoint{&model}, world, {}, memory);
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
     EXPECT_EQ(report.transport, "automatic");
     EXPECT_EQ(report.transport_reason,
@@ -56,7 +44,7 @@ TEST(AutomaticTransport, ScattersAllWhereARankCannotReadTheCheckpointAndNamesThe
   run_ranks(4, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    const rank_report report = initialize<automatic>(module, opener{&model, rank < 2}, world, {}, memory);
+    const rank_report report = initialize<automatic>(module, readable_checkpoint{&model, rank < 2}, world, {}, memory);
     EXPECT_EQ(model.faults_of(module, memory, 4, rank), "");
     EXPECT_EQ(report.transport_reason, "rank 2 cannot read the checkpoint: model.safetensors: no such file");
     EXPECT_EQ(report.bytes_read, rank == 0 ? 2 * mib + 4000 : 0);
@@ -69,7 +57,8 @@ TEST(AutomaticTransport, ScattersAllWhereARankHasAnotherCheckpoint) {
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    const rank_report report = initialize<automatic>(module, opener{rank == 1 ? &other : &model}, world, {}, memory);
+    const rank_report report =
+        initialize<automatic>(module, readable_checkpoint{rank == 1 ? &other : &model}, world, {}, memory);
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
     EXPECT_NE(report.transport_reason.find("rank 1 cannot read the checkpoint: "), std::string::npos);
   });
@@ -79,7 +68,7 @@ TEST(AutomaticTransport, OfASourceThatIsOnOneRankOnlyScatters) {
   const reference_model model = large_and_small();
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
-    auto source = share_descriptors(opener{&model}, world);
+    auto source = share_descriptors(readable_checkpoint{&model}, world);
     dynamic_module module = model.module(memory, false);
     const rank_report report = initialize<automatic>(module, source, world, {}, memory);
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
@@ -158,6 +147,131 @@ TEST(NonStrict, AShapeThatDiffersIsStillAnError) {
     dynamic_module module = wanted.module(memory, false);
     EXPECT_THROW(initialize(module, stored.source(), world, {.strict = false}, memory), error);
   });
+}
+
+// -- where it is told
+
+struct outcome {
+  std::string reason;
+  std::uint64_t read = 0;
+};
+
+std::vector<outcome> outcomes_of(const reference_model& model, const transport_choice& choose,
+                                 bool all_can_read = true) {
+  std::vector<outcome> out(2);
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    const rank_report report = initialize<automatic>(module, readable_checkpoint{&model, rank == 0 || all_can_read},
+                                                     world, {.choose = choose}, memory);
+    EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
+    out[rank] = {.reason = report.transport_reason, .read = report.bytes_read};
+  });
+  return out;
+}
+
+TEST(AutomaticTransport, DoesWhatIsChosen) {
+  const reference_model model = large_and_small();
+  const auto scattered = outcomes_of(model, [](const auto&, const auto&) { return transport_kind::scatter; });
+  EXPECT_EQ(scattered[0].reason, "chosen: scatter; 2 tensors, 2101152 bytes: scattered");
+  EXPECT_EQ(scattered[1].reason, scattered[0].reason);
+  EXPECT_EQ(scattered[1].read, 0U);
+  const auto own = outcomes_of(model, [](const auto&, const auto&) { return transport_kind::own_read; });
+  EXPECT_EQ(own[0].reason, "chosen: own-read; 2 tensors, 2101152 bytes: read by each rank");
+  EXPECT_EQ(own[1].read, mib + 2000);
+}
+
+TEST(AutomaticTransport, AsksOnTheSourceRankAlone) {
+  const reference_model model = large_and_small();
+  std::vector<int> asked(2);
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    const transport_choice choose = [&, rank](const std::vector<tensor_request>& tensors, const plan_options& how) {
+      ++asked[rank];
+      EXPECT_EQ(tensors.size(), 2U);
+      EXPECT_EQ(how.ranks.shards, 2U);
+      return rank == 1 ? transport_kind::broadcast : transport_kind::own_read;
+    };
+    initialize<automatic>(module, readable_checkpoint{&model}, world, {.source_rank = 1, .choose = choose}, memory);
+    EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
+  });
+  EXPECT_EQ(asked, (std::vector<int>{0, 1}));
+}
+
+TEST(AutomaticTransport, DoesNotAskWhereARankCannotRead) {
+  const reference_model model = large_and_small();
+  const auto found = outcomes_of(
+      model, [](const auto&, const auto&) { return transport_kind::own_read; }, false);
+  EXPECT_EQ(found[1].read, 0U);
+  EXPECT_NE(found[0].reason.find("no such file"), std::string::npos) << found[0].reason;
+}
+
+TEST(AutomaticTransport, AChoiceThatThrowsOrIsNoTransportIsAnErrorOnEveryRank) {
+  const reference_model model = large_and_small();
+  const auto errors = [&](const transport_choice& choose) {
+    return errors_of_ranks(2, [&](std::size_t, threads_communicator& world) {
+      host_memory memory;
+      dynamic_module module = model.module(memory, false);
+      initialize<automatic>(module, readable_checkpoint{&model}, world, {.choose = choose}, memory);
+    });
+  };
+  for (const std::optional<error>& each :
+       errors([](const auto&, const auto&) -> transport_kind { throw error(errc::io, "costs.json", "unreadable"); })) {
+    ASSERT_TRUE(each);
+    EXPECT_EQ(std::string(each->what()), "costs.json: unreadable (rank 0)");
+  }
+  for (const std::optional<error>& each : errors([](const auto&, const auto&) { return transport_kind::none; })) {
+    ASSERT_TRUE(each);
+    EXPECT_EQ(
+        std::string(each->what()),
+        "choose: it chose that every rank loads everything, which is a policy (every_rank_loads) and no transport "
+        "(rank 0)");
+  }
+}
+
+TEST(AutomaticTransport, AChoiceOnOneRankAloneIsADisagreement) {
+  const reference_model model = large_and_small();
+  for (const std::optional<error>&each : errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+         host_memory memory;
+         dynamic_module module = model.module(memory, false);
+         options how;
+         if (rank == 1) {
+           how.choose = [](const auto&, const auto&) { return transport_kind::scatter; };
+         }
+         initialize<automatic>(module, readable_checkpoint{&model}, world, how, memory);
+       })) {
+    ASSERT_TRUE(each);
+    EXPECT_EQ(each->code(), errc::disagreement);
+    EXPECT_NE(std::string(each->what()).find("choose"), std::string::npos) << each->what();
+  }
+}
+
+/// Two ranks of a node, whose work is limited in one way only.
+cluster two_ranks(double read_alone, double read_together) {
+  constexpr double ample = 1e15;
+  return {.ranks_per_node = 2,
+          .storage_bandwidth_per_node = ample,
+          .host_copy_bandwidth = ample,
+          .measured = host_rates{.read = {.alone = read_alone, .together = read_together},
+                                 .copy = {.alone = ample, .together = ample},
+                                 .touch = {.alone = ample, .together = ample}}};
+}
+
+TEST(ByCost, RanksReadByThemselvesWhereTogetherTheyReadFaster) {
+  const std::vector<outcome> found = outcomes_of(large_and_small(), by_cost(two_ranks(1e9, 2e9)));
+  EXPECT_EQ(found[0].reason.substr(0, 69), "chosen: automatic; 1 tensor, 2097152 bytes: read by each rank (chunks")
+      << "own reads of the small one would gain nothing";
+}
+
+TEST(ByCost, TheSourceReadsWhereRanksOnlyShareWhatThereIs) {
+  const std::vector<outcome> found = outcomes_of(large_and_small(), by_cost(two_ranks(1e9, 1e9)));
+  EXPECT_EQ(found[0].reason.substr(0, 16), "chosen: scatter;") << found[0].reason;
+}
+
+TEST(ByCost, AnotherNumberOfRanksIsRefused) {
+  const std::vector<tensor_request> requests{{.fqn = "w", .dtype = dtype::u8, .shape = {8}}};
+  EXPECT_THROW(static_cast<void>(cheapest_transport(two_ranks(1e9, 1e9), requests, {.ranks = {.shards = 3}})), error);
 }
 
 }  // namespace
