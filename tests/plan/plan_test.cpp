@@ -1,3 +1,4 @@
+#include "support/cluster_plans.hpp"
 #include "support/expect_error.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/core.hpp>
@@ -55,29 +56,14 @@ TEST(Slabs, OfNothingAreNone) {
 
 // -- schedule
 
-std::vector<tensor_request> requests_of(const reference_model& model) {
-  std::vector<tensor_request> out;
-  std::size_t unit = 0;
-  for (const reference_tensor& tensor : model.tensors()) {
-    out.push_back({.fqn = tensor.fqn,
-                   .dtype = tensor.type,
-                   .shape = tensor.extents,
-                   .placement = tensor.role == slot_role::parameter ? tensor.how : placement(replicate{}),
-                   .unit = unit++ % 3,
-                   .captured = tensor.captured(),
-                   .extra_copies = tensor.captured() ? 0 : tensor.stored_names().size() - 1});
-  }
-  return out;
-}
-
 TEST(Schedule, CarriesEveryByteOnceInOrderWithinTheBound) {
   const reference_model model = varied_model();
   for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::none}) {
     for (const std::size_t shards : {1U, 2U, 3U, 7U}) {
       for (const std::uint64_t bound : {std::uint64_t{7}, std::uint64_t{100}, std::uint64_t{4096}, 4 * mib}) {
         SCOPED_TRACE(concat(name(transport), " over ", shards, " in buckets of ", bound));
-        const plan made =
-            make_plan(requests_of(model), {.ranks = {.shards = shards}, .transport = transport, .bucket_bytes = bound});
+        const plan made = make_plan(requests_of(model, 3),
+                                    {.ranks = {.shards = shards}, .transport = transport, .bucket_bytes = bound});
         std::vector<std::uint64_t> done(made.tensors.size(), 0);
         std::size_t next_segment = 0;
         bool broadcasts_began = false;
@@ -145,10 +131,10 @@ TEST(Prediction, WhatIsSentIsReceived) {
   for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::none}) {
     for (const std::size_t shards : {1U, 2U, 3U, 4U, 7U}) {
       for (std::size_t source = 0; source < shards; ++source) {
-        const plan made = make_plan(requests_of(model), {.ranks = {.shards = shards},
-                                                         .sources = {.source_rank = source},
-                                                         .transport = transport,
-                                                         .bucket_bytes = 300});
+        const plan made = make_plan(requests_of(model, 3), {.ranks = {.shards = shards},
+                                                            .sources = {.source_rank = source},
+                                                            .transport = transport,
+                                                            .bucket_bytes = 300});
         std::uint64_t sent = 0;
         std::uint64_t received = 0;
         for (std::size_t rank = 0; rank < shards; ++rank) {

@@ -13,13 +13,15 @@
 
 namespace fsdpinit::testing_support {
 
-inline std::vector<tensor_request> requests_of(const reference_model& model) {
+/// Every tensor of a model; the next one is always in the next of `units`.
+inline std::vector<tensor_request> requests_of(const reference_model& model, std::size_t units = 1) {
   std::vector<tensor_request> out;
   for (const reference_tensor& tensor : model.tensors()) {
     out.push_back({.fqn = tensor.fqn,
                    .dtype = tensor.type,
                    .shape = tensor.extents,
                    .placement = tensor.role == slot_role::parameter ? tensor.how : placement(replicate{}),
+                   .unit = out.size() % units,
                    .captured = tensor.captured(),
                    .extra_copies = tensor.captured() ? 0 : tensor.stored_names().size() - 1});
   }
