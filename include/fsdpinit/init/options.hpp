@@ -2,13 +2,11 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/checksum.hpp>
-#include <fsdpinit/plan/plan.hpp>
-#include <fsdpinit/plan/transport.hpp>
+#include <fsdpinit/init/transport_choice.hpp>
 #include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,10 +20,6 @@ enum class source_ranks : std::uint8_t {
 };
 
 inline constexpr std::size_t most_reader_threads = 256;
-
-/// Scatter, broadcast, own_read, or automatic: by the size of chunks. Is given all tensors, and the plan's options but for
-/// the transport.
-using transport_choice = std::function<transport_kind(const std::vector<tensor_request>&, const plan_options&)>;
 
 /// How to initialise. Must be equal on every rank; a difference is an error that names it.
 struct options {
