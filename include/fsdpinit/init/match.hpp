@@ -1,13 +1,13 @@
 #pragma once
 
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/name_order.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
 
 #include <algorithm>
 #include <cstddef>
-#include <map>
 #include <set>
 #include <span>
 #include <string>
@@ -70,6 +70,23 @@ class mismatch_list {
   std::size_t count_ = 0;
 };
 
+/// Per tensor of the source the slot that wants it; nullptr where none does. Both are gone through in the order of names.
+[[nodiscard]] inline std::vector<const slot_record*> wanting_slots(const module_view& view,
+                                                                   std::span<const tensor_descriptor> source) {
+  std::vector<const slot_record*> slot_of(source.size(), nullptr);
+  auto slot = view.by_name.begin();
+  for (const auto& [name, tensor] : in_name_order(source, &tensor_descriptor::name)) {
+    while (slot != view.by_name.end() && view.slots[*slot].fqn < name) {
+      ++slot;
+    }
+    const bool found = slot != view.by_name.end() && view.slots[*slot].fqn == name;
+    if (found && view.slots[*slot].role != slot_role::non_persistent_buffer) {
+      slot_of[tensor] = &view.slots[*slot];
+    }
+  }
+  return slot_of;
+}
+
 }  // namespace detail
 
 /// Buffers that nobody has declared persistent or not are what the source makes of them. Pure, and equal on every rank. O(n log n).
@@ -101,14 +118,7 @@ inline void settle_buffers(module_view& view, std::span<const tensor_descriptor>
                                                   unmatched_names* tolerated = nullptr) {
   const std::span<const tensor_descriptor> source = contents.tensors;
   constexpr auto none = static_cast<std::size_t>(-1);
-  const detail::fqn_index by_name = detail::index_of(view.slots);
-  std::vector<const slot_record*> slot_of;  // per tensor of the source; nullptr where the module does not want it
-  slot_of.reserve(source.size());
-  for (const tensor_descriptor& tensor : source) {
-    const auto at = by_name.find(tensor.name);
-    const bool wanted = at != by_name.end() && view.slots[at->second].role != slot_role::non_persistent_buffer;
-    slot_of.push_back(wanted ? &view.slots[at->second] : nullptr);
-  }
+  const std::vector<const slot_record*> slot_of = detail::wanting_slots(view, source);
   const std::set<std::string_view> ignored(view.ignored.begin(), view.ignored.end());
   std::vector<std::size_t> item_of(view.tensors.size(), none);
   std::vector<load_item> items;

@@ -4,11 +4,12 @@
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/name_order.hpp>
 #include <fsdpinit/plan/units.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -97,31 +98,47 @@ struct module_view {
   std::vector<stored_tensor> tensors;
   std::vector<std::string> units;
   std::vector<std::string> ignored{};  ///< names that are left alone, in the module's order
+  std::vector<std::size_t> by_name{};  ///< indices of slots, in the order of their names
 
   [[nodiscard]] const slot_record& first_slot(const stored_tensor& tensor) const { return slots[tensor.slots.front()]; }
+  /// The slot of that name; nullptr where there is none. O(log n).
+  [[nodiscard]] const slot_record* find(std::string_view fqn) const {
+    const auto at = std::lower_bound(by_name.begin(), by_name.end(), fqn,
+                                     [&](std::size_t slot, std::string_view name) { return slots[slot].fqn < name; });
+    return at == by_name.end() || slots[*at].fqn != fqn ? nullptr : &slots[*at];
+  }
+  /// \pre it is one of `slots`.
+  [[nodiscard]] std::size_t index_of(const slot_record& slot) const {
+    return static_cast<std::size_t>(&slot - slots.data());
+  }
 };
 
 namespace detail {
 
-using fqn_index = std::map<std::string_view, std::size_t>;
-
-[[nodiscard]] inline fqn_index index_of(const std::vector<slot_record>& slots) {
-  fqn_index by_name;
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    if (!by_name.emplace(slots[i].fqn, i).second) {
-      throw error(errc::invalid_argument, slots[i].fqn,
-                  "the module visits two slots of this name; names must be unique");
+/// \throws error{invalid_argument} for the first slot in the module's order whose name another has.
+[[nodiscard]] inline std::vector<std::size_t> slots_by_name(const std::vector<slot_record>& slots) {
+  const std::vector<indexed_name> ordered = in_name_order(slots, &slot_record::fqn);
+  std::vector<std::size_t> by_name;
+  by_name.reserve(slots.size());
+  std::size_t repeated = slots.size();
+  for (std::size_t i = 0; i < ordered.size(); ++i) {
+    by_name.push_back(ordered[i].second);
+    if (i != 0 && ordered[i].first == ordered[i - 1].first) {
+      repeated = std::min(repeated, ordered[i].second);
     }
+  }
+  if (repeated != slots.size()) {
+    throw error(errc::invalid_argument, slots[repeated].fqn,
+                "the module visits two slots of this name; names must be unique");
   }
   return by_name;
 }
 
 /// Merges the groups: afterwards `leader[i]` is the first slot of the tensor that slot i belongs to.
-[[nodiscard]] inline std::vector<std::size_t> leaders_of(const std::vector<slot_record>& slots,
+[[nodiscard]] inline std::vector<std::size_t> leaders_of(const module_view& view,
                                                          const std::vector<std::vector<std::string>>& ties) {
-  const fqn_index by_name = index_of(slots);
-  std::vector<std::size_t> leader(slots.size());
-  for (std::size_t i = 0; i < slots.size(); ++i) {
+  std::vector<std::size_t> leader(view.slots.size());
+  for (std::size_t i = 0; i < leader.size(); ++i) {
     leader[i] = i;
   }
   const auto find = [&](std::size_t i) {
@@ -133,11 +150,11 @@ using fqn_index = std::map<std::string_view, std::size_t>;
   for (const std::vector<std::string>& group : ties) {
     const slot_record* first = nullptr;
     for (const std::string& fqn : group) {
-      const auto at = by_name.find(fqn);
-      if (at == by_name.end() || slots[at->second].role != slot_role::parameter) {
+      const slot_record* const tied = view.find(fqn);
+      if (tied == nullptr || tied->role != slot_role::parameter) {
         throw error(errc::invalid_tie, fqn, "it is declared tied, but the module has no parameter of this name");
       }
-      const slot_record& slot = slots[at->second];
+      const slot_record& slot = *tied;
       first = first == nullptr ? &slot : first;
       if (slot.dtype != first->dtype || slot.shape != first->shape || slot.placement != first->placement) {
         throw error(
@@ -146,12 +163,12 @@ using fqn_index = std::map<std::string_view, std::size_t>;
                    " ", to_string(slot.placement), " where that is ", name(first->dtype), " ", to_string(first->shape),
                    " ", to_string(first->placement), "; tied names must agree in dtype, shape and placement"));
       }
-      const std::size_t a = find(by_name.at(first->fqn));
-      const std::size_t b = find(at->second);
+      const std::size_t a = find(view.index_of(*first));
+      const std::size_t b = find(view.index_of(slot));
       leader[a < b ? b : a] = a < b ? a : b;
     }
   }
-  for (std::size_t i = 0; i < slots.size(); ++i) {
+  for (std::size_t i = 0; i < leader.size(); ++i) {
     leader[i] = find(i);
   }
   return leader;
@@ -234,8 +251,9 @@ template <ShardableModule Module>
                           .requires_grad = requires_grad(slot),
                           .handle = handle_of(slot)});
   });
+  view.by_name = detail::slots_by_name(view.slots);
   const std::vector<std::size_t> leader =
-      detail::leaders_of(view.slots, detail::ties_kept(tie_groups(module), ignored_prefixes));
+      detail::leaders_of(view, detail::ties_kept(tie_groups(module), ignored_prefixes));
   unit_assignment units = detail::units_of(module, view.slots, unit_prefixes);
   for (std::size_t i = 0; i < view.slots.size(); ++i) {
     if (leader[i] == i) {

@@ -49,7 +49,6 @@ template <ShardableOptimizer Optimizer>
     return entries;
   }
   constexpr auto none = static_cast<std::size_t>(-1);
-  const detail::fqn_index by_name = detail::index_of(view.slots);
   std::vector<std::size_t> entry_of(view.tensors.size(), none);
   for (std::size_t group = 0; group < groups.size(); ++group) {
     if (groups[group].empty()) {
@@ -59,17 +58,17 @@ template <ShardableOptimizer Optimizer>
                  " names no parameters; of several groups each has to, so that its parameters are found again"));
     }
     for (const std::string& fqn : groups[group]) {
-      const auto at = by_name.find(fqn);
-      if (at == by_name.end() || view.slots[at->second].role != slot_role::parameter) {
+      const slot_record* const slot = view.find(fqn);
+      if (slot == nullptr || slot->role != slot_role::parameter) {
         throw error(errc::invalid_argument, fqn,
                     concat("group ", group, " of the optimizer has it, but the module has ",
-                           at == by_name.end() ? "no parameter of this name" : "a buffer of this name",
+                           slot == nullptr ? "no parameter of this name" : "a buffer of this name",
                            "; give the optimizer the names of the module's parameters"));
       }
-      std::size_t& entry = entry_of[view.slots[at->second].tensor];
+      std::size_t& entry = entry_of[slot->tensor];
       if (entry == none) {
         entry = entries.size();
-        entries.push_back({.group = group, .slot = at->second});
+        entries.push_back({.group = group, .slot = view.index_of(*slot)});
       } else if (entries[entry].group != group) {
         const std::string& other = view.slots[entries[entry].slot].fqn;
         throw error(

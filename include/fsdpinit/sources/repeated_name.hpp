@@ -1,29 +1,22 @@
 #pragma once
 
+#include <fsdpinit/core/name_order.hpp>
+
 #include <algorithm>
-#include <cstddef>
 #include <functional>
-#include <iterator>
 #include <string>
 #include <vector>
 
 namespace fsdpinit::detail {
 
 /// A name that two of `items` have, the alphabetically first such name; null where all differ. `name_of` is a member
-/// pointer or a function that gives a `const std::string&`. Sorts pointers, n log n whatever the names are: a hash
-/// table can be made slow by whoever wrote the checkpoint.
+/// pointer or a function that gives a `const std::string&`. n log n.
 template <class Range, class NameOf>
 [[nodiscard]] const std::string* repeated_name(const Range& items, NameOf name_of) {
-  std::vector<const std::string*> names;
-  names.reserve(std::size(items));
-  for (const auto& item : items) {
-    const std::string& name = std::invoke(name_of, item);
-    names.push_back(&name);
-  }
-  std::sort(names.begin(), names.end(), [](const auto* a, const auto* b) { return *a < *b; });
+  const std::vector<indexed_name> names = in_name_order(items, name_of);
   const auto twice =
-      std::adjacent_find(names.begin(), names.end(), [](const auto* a, const auto* b) { return *a == *b; });
-  return twice != names.end() ? *twice : nullptr;
+      std::adjacent_find(names.begin(), names.end(), [](const auto& a, const auto& b) { return a.first == b.first; });
+  return twice != names.end() ? &std::invoke(name_of, items[twice->second]) : nullptr;
 }
 
 }  // namespace fsdpinit::detail
