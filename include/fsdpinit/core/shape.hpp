@@ -38,7 +38,7 @@ class shape {
 [[nodiscard]] inline std::string to_string(const shape& extents) {
   std::string out = "[";
   for (std::size_t dim = 0; dim < extents.rank(); ++dim) {
-    out += concat(dim == 0 ? "" : ", ", extents[dim]);
+    append_to(out, dim == 0 ? "" : ", ", extents[dim]);
   }
   return out + "]";
 }

@@ -19,44 +19,58 @@ void append(std::string& out, Integer number) {
   out += std::to_string(number);
 }
 
+/// Control characters and backslashes become `\n`, `\x00`.
+inline void append_escaped(std::string& out, std::string_view part) {
+  constexpr std::string_view hex = "0123456789abcdef";
+  std::size_t added = 0;
+  for (std::size_t i = 0; i < part.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(part[i]);
+    if (byte >= 0x20 && byte != 0x7f && byte != '\\') {
+      continue;
+    }
+    out += part.substr(added, i - added);
+    added = i + 1;
+    out += '\\';
+    if (byte == '\n') {
+      out += 'n';
+    } else if (byte == '\t') {
+      out += 't';
+    } else if (byte == '\r') {
+      out += 'r';
+    } else if (byte == '\\') {
+      out += '\\';
+    } else {
+      out += 'x';
+      out += hex[byte >> 4U];
+      out += hex[byte & 15U];
+    }
+  }
+  out += part.substr(added);
+}
+
 }  // namespace detail
 
-/// The parts one after the other; integers in decimal.
+/// Adds the parts, one after the other; integers in decimal.
+template <class... Parts>
+void append_to(std::string& out, const Parts&... parts) {
+  (detail::append(out, parts), ...);
+}
+
+/// The parts one after the other.
 template <class... Parts>
 [[nodiscard]] std::string concat(const Parts&... parts) {
   std::string out;
-  (detail::append(out, parts), ...);
+  append_to(out, parts...);
   return out;
 }
 
 /// A name from a checkpoint or a path, made safe for one line of a log: control characters and backslashes are escaped
 /// (`\n`, `\x00`), and a name longer than `limit` bytes loses its middle, so that both ends stay visible.
 [[nodiscard]] inline std::string printable(std::string_view name, std::size_t limit = 200) {
-  constexpr std::string_view hex = "0123456789abcdef";
-  const auto escaped = [&](std::string_view part) {
-    std::string out;
-    for (const char c : part) {
-      const auto byte = static_cast<unsigned char>(c);
-      if (c == '\n') {
-        out += "\\n";
-      } else if (c == '\t') {
-        out += "\\t";
-      } else if (c == '\r') {
-        out += "\\r";
-      } else if (c == '\\') {
-        out += "\\\\";
-      } else if (byte < 0x20 || byte == 0x7f) {
-        out += "\\x";
-        out += hex[byte >> 4U];
-        out += hex[byte & 15U];
-      } else {
-        out += c;
-      }
-    }
-    return out;
-  };
+  std::string out;
   if (name.size() <= limit) {
-    return escaped(name);
+    detail::append_escaped(out, name);
+    return out;
   }
   const std::size_t half = limit / 2;
   // Never cut inside a UTF-8 sequence: its continuation bytes are 10xxxxxx.
@@ -69,7 +83,10 @@ template <class... Parts>
   while (tail < name.size() && continuation(tail)) {
     ++tail;
   }
-  return concat(escaped(name.substr(0, head)), "...(", name.size(), " bytes)...", escaped(name.substr(tail)));
+  detail::append_escaped(out, name.substr(0, head));
+  append_to(out, "...(", name.size(), " bytes)...");
+  detail::append_escaped(out, name.substr(tail));
+  return out;
 }
 
 }  // namespace fsdpinit

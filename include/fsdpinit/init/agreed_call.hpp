@@ -116,13 +116,14 @@ class agreed_call {
     view_ = view_of(module_, options_.unit_prefixes, options_.ignored_prefixes);
     const std::vector<optimizer_entry> entries = check_optimizer(view_, optimizer_);
     binding_ = bind_optimizer(module_, view_, entries, optimizer_);
-    return concat(manifest_of(view_, options_,
-                              {.policy = policy_.name,
-                               .transport = name(transport_),
-                               .from_module = from_module,
-                               .initialises_missing = initialises_missing},
-                              ranks),
-                  manifest_of(view_, entries));
+    std::string out = manifest_of(view_, options_,
+                                  {.policy = policy_.name,
+                                   .transport = name(transport_),
+                                   .from_module = from_module,
+                                   .initialises_missing = initialises_missing},
+                                  ranks);
+    out += manifest_of(view_, entries);
+    return out;
   }
 
   const opened& open() {

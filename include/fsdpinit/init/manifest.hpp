@@ -11,31 +11,39 @@
 
 namespace fsdpinit {
 
-/// What a rank's module is: a line for each slot with its role, dtype, shape, placement and tie; then, as the units follow
-/// from the slots, a line for each tensor with its unit. Equal on every rank, or the call is an error. Text rather than a
+/// What a rank's module is: a line for each slot with its role, dtype, shape, placement and tie; then, as the units
+/// follow from the slots, a line for each tensor with its unit. Equal on every rank, or the call is an error. Text rather than a
 /// digest, so that equality is exact and the first difference can be named.
 [[nodiscard]] inline std::string manifest_of(const module_view& view) {
   std::string out;
-  constexpr auto whole = static_cast<std::size_t>(-1);
+  const auto first_name = [&](const stored_tensor& tensor) -> const std::string& {
+    return view.first_slot(tensor).fqn;
+  };
   for (const slot_record& slot : view.slots) {
-    out += concat(name(slot.role), " ", printable(slot.fqn, whole), " ", name(slot.dtype), " ", to_string(slot.shape),
-                  " ", to_string(slot.placement));
+    append_to(out, name(slot.role), " ");
+    detail::append_escaped(out, slot.fqn);
+    append_to(out, " ", name(slot.dtype), " ", to_string(slot.shape), " ", to_string(slot.placement));
     const stored_tensor& tensor = view.tensors[slot.tensor];
     if (slot.role == slot_role::parameter && !slot.requires_grad) {
       out += " frozen";
     }
     if (&view.first_slot(tensor) != &slot) {
-      out += concat(" tied to ", printable(view.first_slot(tensor).fqn, whole));
+      out += " tied to ";
+      detail::append_escaped(out, first_name(tensor));
     }
     out += '\n';
   }
   out += "no more parameters or buffers\n";  // a name for the end, should another rank have more
   for (const std::string& fqn : view.ignored) {
-    out += concat("ignored ", printable(fqn, whole), "\n");
+    out += "ignored ";
+    detail::append_escaped(out, fqn);
+    out += '\n';
   }
   for (const stored_tensor& tensor : view.tensors) {
-    out += concat(printable(view.first_slot(tensor).fqn, whole), " in ",
-                  tensor.unit == 0 ? "the root" : concat("unit ", printable(view.units[tensor.unit], whole)), "\n");
+    detail::append_escaped(out, first_name(tensor));
+    out += tensor.unit == 0 ? " in the root" : " in unit ";
+    detail::append_escaped(out, view.units[tensor.unit]);  // the root's is empty
+    out += '\n';
   }
   return out;
 }
@@ -51,18 +59,24 @@ struct call_kind {
 /// The same, and before it policy, source, options and mesh.
 [[nodiscard]] inline std::string manifest_of(const module_view& view, const options& how, const call_kind& kind,
                                              std::size_t ranks) {
-  return concat("policy ", kind.policy, "\ntransport ", kind.transport, "\nsource ",
-                kind.from_module ? "the module's own state" : "a state dict", "\nmissing tensors ",
-                kind.initialises_missing ? "initialised" : "left on meta", "\nranks ", ranks, "\nreplicas ",
-                how.replicas, "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight,
-                "\nsource_rank ", how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node",
-                "\nchoose ", how.choose ? "a function" : "by the size of chunks", "\nstrict ", how.strict ? 1 : 0,
-                "\nrelease_source ", how.release_source ? 1 : 0, "\nverify ", name(how.verify),
-                how.verify == verification::off ? "" : concat(" ", how.checksum->name), "\n", manifest_of(view));
+  std::string out =
+      concat("policy ", kind.policy, "\ntransport ", kind.transport, "\nsource ",
+             kind.from_module ? "the module's own state" : "a state dict", "\nmissing tensors ",
+             kind.initialises_missing ? "initialised" : "left on meta", "\nranks ", ranks, "\nreplicas ", how.replicas,
+             "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ",
+             how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node", "\nchoose ",
+             how.choose ? "a function" : "by the size of chunks", "\nstrict ", how.strict ? 1 : 0, "\nrelease_source ",
+             how.release_source ? 1 : 0, "\nverify ", name(how.verify),
+             how.verify == verification::off ? "" : concat(" ", how.checksum->name), "\n");
+  out += manifest_of(view);
+  return out;
 }
 
 /// \throws error{disagreement} naming the first line in which the manifests differ.
 inline void require_equal_manifests(std::string_view reference, std::string_view mine) {
+  if (reference == mine) {
+    return;
+  }
   const auto take_line = [](std::string_view& rest) {
     const std::size_t end = rest.find('\n');
     const std::string_view line = rest.substr(0, end);

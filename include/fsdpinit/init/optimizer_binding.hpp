@@ -85,8 +85,9 @@ template <ShardableOptimizer Optimizer>
 [[nodiscard]] inline std::string manifest_of(const module_view& view, const std::vector<optimizer_entry>& entries) {
   std::string out;
   for (const optimizer_entry& entry : entries) {
-    out += concat("optimizer group ", entry.group, " ",
-                  printable(view.slots[entry.slot].fqn, static_cast<std::size_t>(-1)), "\n");
+    append_to(out, "optimizer group ", entry.group, " ");
+    detail::append_escaped(out, view.slots[entry.slot].fqn);
+    out += '\n';
   }
   return out;
 }
