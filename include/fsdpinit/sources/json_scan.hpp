@@ -1,11 +1,13 @@
 #pragma once
 
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/sources/json_plain.hpp>
 
 #include <nlohmann/json.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -15,11 +17,29 @@
 
 namespace fsdpinit::detail {
 
+/// The length of a prefix of `text` that is ASCII, found eight bytes at a time.
+[[nodiscard]] inline std::size_t ascii_prefix(std::string_view text) noexcept {
+  constexpr std::uint64_t high_bits = 0x8080808080808080U;
+  std::uint64_t eight = 0;
+  std::size_t at = 0;
+  for (; text.size() - at >= sizeof eight; at += sizeof eight) {
+    std::memcpy(&eight, text.data() + at, sizeof eight);
+    if ((eight & high_bits) != 0) {
+      break;
+    }
+  }
+  return at;
+}
+
 /// The length of the longest prefix of `text` that is UTF-8 (RFC 3629: no overlong forms, no surrogates).
 [[nodiscard]] inline std::size_t valid_utf8_prefix(std::string_view text) noexcept {
   const auto byte = [&](std::size_t at) { return static_cast<unsigned>(static_cast<unsigned char>(text[at])); };
   std::size_t at = 0;
   while (at < text.size()) {
+    at += ascii_prefix(text.substr(at));
+    if (at == text.size()) {
+      break;
+    }
     const unsigned lead = byte(at);
     if (lead < 0x80U) {
       ++at;
@@ -119,17 +139,14 @@ class json_events {
   }
 
  private:
-  // serde_json, which the safetensors reference parses with, stops at this depth.
-  static constexpr std::size_t depth_limit = 128;
-
   bool scalar(json_scalar value) {
     handler_.scalar(value);
     return true;
   }
   bool begin(bool object) {
-    if (++depth_ >= depth_limit) {
+    if (++depth_ >= json_depth_limit) {
       throw error(errc::invalid_file, file_,
-                  concat(document_, " nests ", depth_limit, " levels of objects and arrays; fewer are allowed"));
+                  concat(document_, " nests ", json_depth_limit, " levels of objects and arrays; fewer are allowed"));
     }
     handler_.begin(object);
     return true;
@@ -145,12 +162,16 @@ class json_events {
   std::size_t depth_ = 0;
 };
 
-/// Reads `text`, one JSON value in UTF-8 with white space around it, into `handler`. `document` is its name in errors,
-/// "the header". Cost linear in `text`.
+/// Reads `text`, one JSON value in UTF-8 with white space around it, into the handler that `make()` returns. `document` is its
+/// name in errors, "the header". Cost linear in `text`.
+///
+/// What is not plain is read from the start by nlohmann, which decides whether it is JSON. A handler that throws does so at
+/// the same event either way, as nothing before it was in doubt.
 /// \throws error{invalid_file} naming `file`: no UTF-8, a byte order mark, a NUL, no JSON, 128 levels of nesting or
 /// more.
-template <class Handler>
-void scan_json(std::string_view file, std::string_view document, std::string_view text, Handler& handler) {
+template <class MakeHandler>
+[[nodiscard]] auto scan_json(std::string_view file, std::string_view document, std::string_view text,
+                             MakeHandler&& make) {
   // Two things that nlohmann's lexer lets pass: it skips a byte order mark, and takes NUL for the end.
   if (text.starts_with("\xef\xbb\xbf")) {
     throw error(errc::invalid_file, file,
@@ -164,8 +185,17 @@ void scan_json(std::string_view file, std::string_view document, std::string_vie
     throw error(errc::invalid_file, file,
                 concat(document, " is not UTF-8 at byte ", valid, "; download or save the file again"));
   }
-  json_events<Handler> events(file, document, handler);
+  {
+    auto handler = make();
+    json_events events(file, document, handler);
+    if (read_plain_json(text, events)) {
+      return handler;
+    }
+  }
+  auto handler = make();
+  json_events events(file, document, handler);
   nlohmann::json::sax_parse(text.data(), text.data() + text.size(), &events);
+  return handler;
 }
 
 }  // namespace fsdpinit::detail

@@ -111,9 +111,8 @@ inline void check_entry(std::string_view file, const safetensors_entry& entry, c
 [[nodiscard]] inline safetensors_header parse_safetensors_header(std::string_view file, std::string_view json,
                                                                  std::uint64_t file_bytes) {
   Expects(file_bytes >= safetensors_prefix_bytes && json.size() <= file_bytes - safetensors_prefix_bytes);
-  safetensors_header header;
-  detail::safetensors_header_handler handler(file, header);
-  detail::scan_json(file, "the header", json, handler);
+  safetensors_header header =
+      detail::scan_json(file, "the header", json, [&] { return detail::safetensors_header_handler(file); }).take();
 
   auto& tensors = header.tensors;
   const auto name_of = [](const safetensors_entry& entry) -> const std::string& { return entry.descriptor.name; };
@@ -123,9 +122,12 @@ inline void check_entry(std::string_view file, const safetensors_entry& entry, c
                        ": the header holds this name twice; once is expected, however it is escaped"));
   }
 
-  std::stable_sort(tensors.begin(), tensors.end(), [](const safetensors_entry& a, const safetensors_entry& b) {
+  const auto lies_before = [](const safetensors_entry& a, const safetensors_entry& b) {
     return std::tie(a.begin, a.end) < std::tie(b.begin, b.end);
-  });
+  };
+  if (!std::is_sorted(tensors.begin(), tensors.end(), lies_before)) {
+    std::stable_sort(tensors.begin(), tensors.end(), lies_before);
+  }
   const safetensors_entry* before = nullptr;
   for (const safetensors_entry& entry : tensors) {
     detail::check_entry(file, entry, before);
