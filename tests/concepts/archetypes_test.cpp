@@ -392,6 +392,21 @@ struct read_file_returns_a_count : without_read_file {
 };
 static_assert(!PositionedSource<read_file_returns_a_count>);
 
+static_assert(VectoredSource<minimal_vectored_source<in_memory_source>>);
+static_assert(!VectoredSource<minimal_positioned_source<in_memory_source>>);
+struct vectored_without_positions : in_memory_source {
+  void read_file_into(std::size_t, std::uint64_t, std::span<const mutable_bytes>);
+};
+static_assert(!VectoredSource<vectored_without_positions>);
+struct read_file_into_one_place : minimal_positioned_source<in_memory_source> {
+  void read_file_into(std::size_t, std::uint64_t, mutable_bytes);
+};
+static_assert(!VectoredSource<read_file_into_one_place>);
+struct read_file_into_returns_a_count : minimal_positioned_source<in_memory_source> {
+  std::size_t read_file_into(std::size_t, std::uint64_t, std::span<const mutable_bytes>);
+};
+static_assert(!VectoredSource<read_file_into_returns_a_count>);
+
 static_assert(RenamingSource<minimal_renaming_source<in_memory_source>> && !RenamingSource<in_memory_source>);
 struct stored_name_not_const : in_memory_source {
   std::string_view stored_name(std::size_t);
@@ -615,11 +630,13 @@ template <class S>
 constexpr bool is_transparent_source = [] {
   using F = faulty_source<S>;
   return StateDictSource<F> && CastingSource<F> == CastingSource<S> && PositionedSource<F> == PositionedSource<S> &&
-         RenamingSource<F> == RenamingSource<S> && ConcurrentSource<F> == ConcurrentSource<S>;
+         VectoredSource<F> == VectoredSource<S> && RenamingSource<F> == RenamingSource<S> &&
+         ConcurrentSource<F> == ConcurrentSource<S>;
 }();
 static_assert(is_transparent_source<in_memory_source>);
 static_assert(is_transparent_source<minimal_casting_source<in_memory_source>>);
 static_assert(is_transparent_source<minimal_positioned_source<in_memory_source>>);
+static_assert(is_transparent_source<minimal_vectored_source<in_memory_source>>);
 static_assert(is_transparent_source<minimal_renaming_source<in_memory_source>>);
 static_assert(MemorySpace<faulty_memory<host_memory>> && faulty_memory<host_memory>::host_accessible);
 static_assert(MemorySpace<faulty_memory<fake_device_memory>> && !faulty_memory<fake_device_memory>::host_accessible);

@@ -1,5 +1,6 @@
 #include "init/random_case.hpp"
 #include "support/fake_device_memory.hpp"
+#include "support/one_file_source.hpp"
 #include "support/test_checksum.hpp"
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/fsdpinit.hpp>
@@ -80,6 +81,8 @@ outcome run_rank(const random_case& made, const reference_model& stored, const r
   outcome got;
   if (made.cast) {
     got.report = bring_up(made, module, stored.source() | cast(*made.cast), world, memory);
+  } else if (made.in_file) {
+    got.report = bring_up(made, module, one_file_source(stored.source()), world, memory);
   } else {
     got.report = bring_up(made, module, stored.source(), world, memory);
   }
@@ -106,11 +109,12 @@ outcome run_rank(const random_case& made, const reference_model& stored, const r
 }  // namespace
 
 std::string to_string(const random_case& made) {
-  std::string out = concat(policy_names[made.policy], ", ", made.shards, " shards x ", made.how.replicas,
-                           " replicas, source ", made.how.source_rank, ", buckets of ", made.how.bucket_bytes, ", ",
-                           made.how.buckets_in_flight, " in flight, ", made.device ? "device" : "host", ", verify ",
-                           name(made.how.verify), made.cast ? concat(", cast to ", name(*made.cast)) : "",
-                           made.how.ignored_prefixes.empty() ? "" : ", something ignored", "\n");
+  std::string out =
+      concat(policy_names[made.policy], ", ", made.shards, " shards x ", made.how.replicas, " replicas, source ",
+             made.how.source_rank, ", buckets of ", made.how.bucket_bytes, ", ", made.how.buckets_in_flight,
+             " in flight, ", made.device ? "device" : "host", made.in_file ? ", in a file" : "", ", verify ",
+             name(made.how.verify), made.cast ? concat(", cast to ", name(*made.cast)) : "",
+             made.how.ignored_prefixes.empty() ? "" : ", something ignored", "\n");
   for (const reference_tensor& tensor : made.stored) {
     out += concat("  ", name(tensor.role), " ", tensor.fqn, " ", name(tensor.type), " ", to_string(tensor.extents), " ",
                   to_string(tensor.how));

@@ -25,7 +25,8 @@ struct random_case {
   std::optional<dtype> cast{};  ///< floats become this
   std::size_t policy = 0;       ///< below `policies`
   std::size_t shards = 1;
-  bool device = false;  ///< in memory that the host may not touch
+  bool device = false;   ///< in memory that the host may not touch
+  bool in_file = false;  ///< what is not cast lies in one file
   options how{};
 
   static constexpr std::size_t policies = 6;
@@ -100,6 +101,7 @@ template <class Below>
   for (std::size_t i = 0, count = 1 + below(9); i < count; ++i) {
     made.stored.push_back(random_tensor(i, made.shards, below));
   }
+  made.in_file = below(2) == 1;
   return made;
 }
 

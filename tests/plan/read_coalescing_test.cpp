@@ -24,12 +24,13 @@ struct made_read {
   friend bool operator==(const made_read&, const made_read&) = default;
 };
 
-std::vector<made_read> reads_for(const std::vector<wanted_run>& runs, std::uint64_t limit = 256 * kib) {
+std::vector<made_read> reads_for(const std::vector<wanted_run>& runs, std::uint64_t limit = 256 * kib,
+                                 std::uint64_t gap_bound = read_coalescer::max_gap) {
   std::vector<made_read> out;
   const auto emit = [&](std::span<const wanted_run> joined) {
     out.push_back({joined.front().at.offset, covering_bytes(joined), joined.size()});
   };
-  read_coalescer reads(limit);
+  read_coalescer reads(limit, gap_bound);
   for (const wanted_run& run : runs) {
     reads.add(run, emit);
   }
@@ -50,6 +51,11 @@ TEST(ReadCoalescing, ReadsGapsBelowFourKibibytesAlong) {
   EXPECT_EQ(reads_for({run(0, 8000), run(8000 + 4095, 8000)}), (std::vector<made_read>{{0, 20095, 2}}));
   EXPECT_EQ(reads_for({run(0, 8000), run(8000 + 4096, 8000)}),
             (std::vector<made_read>{{0, 8000, 1}, {12096, 8000, 1}}));
+}
+
+TEST(ReadCoalescing, ReadsNoGapsAlongWhereNoneAreWanted) {
+  EXPECT_EQ(reads_for({run(0, 10), run(10, 10), run(21, 10)}, 256 * kib, 1),
+            (std::vector<made_read>{{0, 20, 2}, {21, 10, 1}}));
 }
 
 TEST(ReadCoalescing, NeverReadsMoreThanTwiceWhatIsWanted) {

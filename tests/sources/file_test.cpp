@@ -261,6 +261,35 @@ TEST(read_exact_at, a_refusal_of_the_system_is_an_error_with_its_errno) {
   EXPECT_EQ(calls, 2U);
 }
 
+TEST(read_exact_into, fills_any_number_of_places_one_after_the_other) {
+  const temp_dir dir;
+  std::string bytes;
+  for (std::size_t i = 0; i < 1000; ++i) {
+    bytes += static_cast<char>(i % 251);
+  }
+  const input_file file(dir.write("a", bytes));
+  for (const std::size_t places : {0U, 1U, 2U, 63U, 64U, 65U, 200U}) {
+    std::string out(places * 3, '?');
+    std::vector<mutable_bytes> into;
+    for (std::size_t i = 0; i < places; ++i) {  // an empty one after each
+      into.push_back(std::as_writable_bytes(std::span(out)).subspan(i * 3, 3));
+      into.emplace_back();
+    }
+    file.read_exact_into(7, into);
+    EXPECT_EQ(out, bytes.substr(7, places * 3)) << places;
+  }
+}
+
+TEST(read_exact_into, an_end_within_a_place_is_an_error_that_says_where) {
+  const temp_dir dir;
+  const std::string path = dir.write("a", "12345");
+  const input_file file(path);
+  std::array<std::byte, 8> out{};
+  const std::array<mutable_bytes, 2> into{std::span(out).first(4), std::span(out).last(4)};
+  expect_error(errc::invalid_file, path, "it ends at or before byte 5, 3 more were expected",
+               [&] { file.read_exact_into(0, into); });
+}
+
 // -- changes
 
 TEST(input_file, one_that_nobody_touches_is_unchanged) {

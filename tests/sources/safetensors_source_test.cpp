@@ -187,7 +187,7 @@ TEST(safetensors_source, a_read_out_of_bounds_is_the_callers_bug) {
 
 // -- positions in files
 
-static_assert(PositionedSource<safetensors_source>);
+static_assert(VectoredSource<safetensors_source>);
 static_assert(PositionedSource<decltype(checkpoint{}())>);
 
 std::string read_file(safetensors_source& source, std::size_t file, std::uint64_t offset, std::size_t count) {
@@ -231,7 +231,7 @@ TEST(safetensors_positions, keep_the_laws_also_through_adaptors) {
   const checkpoint second{dir / "2"};
   auto adapted = merged(second | filtered([](std::string_view name) { return name == "d"; }),
                         all | renamed("model.", "") | filtered([](std::string_view name) { return name != "d"; }))();
-  static_assert(PositionedSource<decltype(adapted)>);
+  static_assert(VectoredSource<decltype(adapted)>);
   EXPECT_EQ(adapted.file_count(), 3U);
   EXPECT_EQ(adapted.position_of(3).file, 2U);
   EXPECT_EQ(testing::check_source(adapted), testing::violations{});
@@ -246,6 +246,9 @@ TEST(safetensors_positions, a_read_outside_of_a_files_data_is_the_callers_bug) {
   EXPECT_DEATH(source.read_file(1, begin, {}), "");
   EXPECT_DEATH(source.read_file(0, begin - 1, std::span(out).first(1)), "");
   EXPECT_DEATH(source.read_file(0, begin, out), "");
+  const std::array<mutable_bytes, 2> into{std::span(out).first(2), std::span(out).last(2)};
+  EXPECT_DEATH(source.read_file_into(0, begin, into), "");
+  EXPECT_DEATH(source.read_file_into(1, begin, {}), "");
   EXPECT_DEATH(source.read_file(0, bytes.size() + 1, {}), "");
   EXPECT_DEATH(static_cast<void>(source.position_of(1)), "");
 }
@@ -262,6 +265,11 @@ struct open_file {
     expect_error(errc::invalid_file, path, piece, [this] {
       std::array<std::byte, 3> first{};
       source.read_file(0, source.position_of(0).offset, first);
+    });
+    expect_error(errc::invalid_file, path, piece, [this] {
+      std::array<std::byte, 3> first{};
+      const std::array<mutable_bytes, 2> into{std::span(first).first(1), std::span(first).last(2)};
+      source.read_file_into(0, source.position_of(0).offset, into);
     });
   }
 };

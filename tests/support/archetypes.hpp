@@ -191,6 +191,17 @@ struct minimal_positioned_source : minimal_source<Inner> {
 };
 
 template <class Inner>
+struct minimal_vectored_source : minimal_positioned_source<Inner> {
+  using minimal_positioned_source<Inner>::minimal_positioned_source;
+  void read_file_into(std::size_t file, std::uint64_t offset, std::span<const mutable_bytes> destinations) {
+    for (const mutable_bytes each : destinations) {
+      this->read_file(file, offset, each);
+      offset += each.size();
+    }
+  }
+};
+
+template <class Inner>
 struct minimal_renaming_source : minimal_source<Inner> {
   using minimal_source<Inner>::minimal_source;
   [[nodiscard]] const char* stored_name(std::size_t tensor) const {

@@ -68,6 +68,8 @@ TEST(SourceLaws, HoldForSourcesThatCastAndThatHavePositions) {
   EXPECT_EQ(check_source(casting), violations{});
   minimal_positioned_source<in_memory_source> positioned(model.source());
   EXPECT_EQ(check_source(positioned), violations{});
+  minimal_vectored_source<in_memory_source> vectored(model.source());
+  EXPECT_EQ(check_source(vectored), violations{});
 }
 
 TEST(SourceLaws, NoticeACastThatIsNotWhatIsStored) {
@@ -116,6 +118,20 @@ TEST(SourceLaws, NoticeAPositionThatIsNotTheTensors) {
   const reference_model model = varied_model();
   reversing source(model.source());
   EXPECT_TRUE(mentions(check_source(source), "the file has its bytes at its position"));
+}
+
+TEST(SourceLaws, NoticePartsThatAreNotTheWhole) {
+  struct repeating : minimal_vectored_source<in_memory_source> {
+    using minimal_vectored_source::minimal_vectored_source;
+    void read_file_into(std::size_t file, std::uint64_t offset, std::span<const mutable_bytes> destinations) {
+      for (const mutable_bytes each : destinations) {
+        read_file(file, offset, each);
+      }
+    }
+  };
+  const reference_model model = varied_model();
+  repeating source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), "parts by one read are the whole"));
 }
 
 TEST(SourceLaws, NoticeAFileThatIsNotCounted) {

@@ -65,6 +65,16 @@ concept PositionedSource =
       { source.read_file(file, offset, destination) } -> std::same_as<void>;
     };
 
+/// A PositionedSource that fills several places by one read, where each piece by itself would cost a system call.
+///
+/// - `read_file_into(file, offset, destinations)`: as `read_file` of the bytes from `offset` on, into the destinations one after
+///   the other; some may be empty.
+template <class S>
+concept VectoredSource = PositionedSource<S> && requires(S& source, std::size_t file, std::uint64_t offset,
+                                                         std::span<const mutable_bytes> destinations) {
+  { source.read_file_into(file, offset, destinations) } -> std::same_as<void>;
+};
+
 /// A source that shows tensors under other names than the checkpoint does, and says so, for errors that give both.
 ///
 /// - `stored_name(tensor)`: the name in the checkpoint. The text stays where it is for the life of the source.
@@ -73,7 +83,7 @@ concept RenamingSource = StateDictSource<S> && requires(const S& constant, std::
   { constant.stored_name(tensor) } -> std::convertible_to<std::string_view>;
 };
 
-/// A source whose `read`, `read_stored` and `read_file` several threads may call at the same time, and which says so:
+/// A source whose `read`, `read_stored`, `read_file` and `read_file_into` several threads may call at the same time, and which says so:
 /// `static constexpr bool reads_concurrently = true`.
 template <class S>
 concept ConcurrentSource = StateDictSource<S> && requires { requires bool{S::reads_concurrently}; };

@@ -32,14 +32,16 @@ class bucket_filler {
 
   /// Broadcast: the payload, contiguous; in the slab itself where that is possible.
   void fill_payload(const bucket& which, mutable_bytes payload) {
+    neighbours joined(*this);
     for (std::size_t i = which.first; i < which.last; ++i) {
       const segment& part = plan_.schedule.segments[i];
       const mutable_bytes piece = payload.first(part.end - part.begin);
       payload = payload.subspan(piece.size());
-      reader_.read(part.tensor, part.begin, piece);
+      joined.read(part.tensor, part.begin, piece);
       progress_.add(piece.size());
       leave(part, false);
     }
+    joined.flush();
   }
 
   /// Own read: this rank's window, into `own` one run after the other; straight to its places in the slabs where that is
@@ -92,13 +94,46 @@ class bucket_filler {
 
   /// Scatter: reads every window that was cut last.
   void fill_windows(const bucket& which) {
+    neighbours joined(*this);
     for (std::size_t i = which.first; i < which.last; ++i) {
-      fill_segment(plan_.schedule.segments[i]);
+      fill_segment(plan_.schedule.segments[i], joined);
       leave(plan_.schedule.segments[i], true);
     }
+    joined.flush();
   }
 
  private:
+  /// Small parts of tensors, which neighbours in a file have read at once: a system call takes longer than they do.
+  class neighbours {
+   public:
+    explicit neighbours(bucket_filler& filler) noexcept : filler_(filler) {}
+
+    void read(std::size_t tensor, std::uint64_t offset, mutable_bytes to) {
+      if constexpr (tensor_reader<Source, Space>::joins_neighbours) {
+        const planned_tensor& planned = filler_.plan_.tensors[tensor];
+        if (planned.position && planned.extra_copies == 0 && to.size() <= small) {
+          joined_.add({.at = {.file = planned.position->file, .offset = planned.position->offset + offset},
+                       .bytes = to.size(),
+                       .to = to.data()},
+                      *this);
+          return;
+        }
+      }
+      filler_.reader_.read(tensor, offset, to);
+    }
+    void flush() { joined_.flush(*this); }
+    void operator()(std::span<const wanted_run> runs) {
+      if constexpr (tensor_reader<Source, Space>::joins_neighbours) {
+        filler_.reader_.read_neighbours(runs);
+      }
+    }
+
+   private:
+    static constexpr std::uint64_t small = 16 * kib;
+    bucket_filler& filler_;
+    read_coalescer joined_{small * read_coalescer::most_runs, 1};
+  };
+
   /// Tells the reader of a tensor's last byte.
   void leave(const segment& part, bool window) {
     const partition& how = plan_.tensors[part.tensor].partition;
@@ -107,7 +142,7 @@ class bucket_filler {
     }
   }
 
-  void fill_segment(const segment& part) {
+  void fill_segment(const segment& part, neighbours& joined) {
     const partition& how = plan_.tensors[part.tensor].partition;
     const std::uint64_t row = how.region(0).run;
     const std::uint64_t first_row = ceil_div(part.begin, row) * row;
@@ -116,12 +151,12 @@ class bucket_filler {
                          plan_.tensors[part.tensor].extra_copies == 0 && mine_.serves_every_shard() &&
                          first_row < last_row;
     if (!by_rows) {
-      read_runs(part);
+      read_runs(part, joined);
       return;
     }
-    read_runs({.tensor = part.tensor, .begin = part.begin, .end = first_row});
+    read_runs({.tensor = part.tensor, .begin = part.begin, .end = first_row}, joined);
     read_rows({.tensor = part.tensor, .begin = first_row, .end = last_row});
-    read_runs({.tensor = part.tensor, .begin = last_row, .end = part.end});
+    read_runs({.tensor = part.tensor, .begin = last_row, .end = part.end}, joined);
   }
 
   /// Moves the cursor of a shard past `bytes` bytes that begin at its local byte `local`, and says where they go.
@@ -131,7 +166,7 @@ class bucket_filler {
   }
 
   /// Each shard's window by itself: one read per contiguous run.
-  void read_runs(const segment& part) {
+  void read_runs(const segment& part, neighbours& joined) {
     const partition& how = plan_.tensors[part.tensor].partition;
     for (std::size_t shard = 0; shard < cursors_.size(); ++shard) {
       if (!mine_.serves(shard)) {
@@ -140,7 +175,7 @@ class bucket_filler {
       const segment cut = clipped(part, how, shard);
       for_each_run(how.region(shard), cut.begin, cut.end,
                    [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
-                     reader_.read(part.tensor, global, {claim(shard, part.tensor, local, length), length});
+                     joined.read(part.tensor, global, {claim(shard, part.tensor, local, length), length});
                    });
       progress_.add(cut.end - cut.begin);
     }

@@ -17,6 +17,7 @@
 #include <fsdpinit/plan/read_coalescing.hpp>
 #include <fsdpinit/sources/as_stored.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -174,6 +175,24 @@ class tensor_reader {
     for (const wanted_run& run : runs) {
       std::memcpy(run.to, joined.data() + (run.at.offset - begin.offset), run.bytes);
     }
+  }
+
+  /// Can runs that follow each other in a file be one read, each to its place?
+  static constexpr bool joins_neighbours =
+      knows_positions<Source> && VectoredSource<Source> && !ReleasingSource<Source>;
+
+  /// The same without scratch memory. \pre joins_neighbours; each run begins where the one before it ends.
+  void read_neighbours(std::span<const wanted_run> runs) {
+    if (runs.size() == 1) {
+      read_joined(runs);
+      return;
+    }
+    std::array<mutable_bytes, read_coalescer::most_runs> to;
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      to[i] = {runs[i].to, runs[i].bytes};
+    }
+    source_->read_file_into(runs.front().at.file, runs.front().at.offset, std::span(to).first(runs.size()));
+    counters_.read += covering_bytes(runs);
   }
 
   /// The last byte of a tensor has left: a source that holds it in memory may let go of it.

@@ -28,7 +28,9 @@ class read_coalescer {
   static constexpr std::size_t most_runs = 64;
 
   /// \param limit bytes of a joined read at most; single runs may be longer.
-  explicit read_coalescer(std::uint64_t limit) noexcept : limit_(limit) {}
+  /// \param gap_bound gaps below it are read along; 1 joins what leaves none.
+  explicit read_coalescer(std::uint64_t limit, std::uint64_t gap_bound = max_gap) noexcept
+      : limit_(limit), gap_bound_(gap_bound) {}
 
   template <class Emit>
   void add(const wanted_run& run, Emit&& emit) {
@@ -56,7 +58,7 @@ class read_coalescer {
     const file_position& begin = runs_.front().at;
     const wanted_run& last = runs_[count_ - 1];
     const std::uint64_t end = last.at.offset + last.bytes;
-    if (count_ == most_runs || run.at.file != begin.file || run.at.offset < end || run.at.offset - end >= max_gap) {
+    if (count_ == most_runs || run.at.file != begin.file || run.at.offset < end || run.at.offset - end >= gap_bound_) {
       return false;
     }
     const std::uint64_t joined = run.at.offset + run.bytes - begin.offset;
@@ -64,6 +66,7 @@ class read_coalescer {
   }
 
   std::uint64_t limit_;
+  std::uint64_t gap_bound_;
   std::uint64_t wanted_ = 0;
   std::size_t count_ = 0;
   std::array<wanted_run, most_runs> runs_{};

@@ -102,13 +102,12 @@ class merged_source {
   void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination)
     requires(PositionedSource<std::remove_reference_t<S>> && ...)
   {
-    Expects(file < file_count());
-    std::size_t which = 0;
-    while (file >= files_before(which + 1)) {
-      ++which;
-    }
-    file -= files_before(which);
-    with_source(*this, which, [&](auto& source) { source.read_file(file, offset, destination); });
+    with_file(file, [&](auto& source, std::size_t its) { source.read_file(its, offset, destination); });
+  }
+  void read_file_into(std::size_t file, std::uint64_t offset, std::span<const mutable_bytes> destinations)
+    requires(VectoredSource<std::remove_reference_t<S>> && ...)
+  {
+    with_file(file, [&](auto& source, std::size_t its) { source.read_file_into(its, offset, destinations); });
   }
 
  private:
@@ -120,6 +119,18 @@ class merged_source {
   [[nodiscard]] const place& place_of(std::size_t tensor) const {
     Expects(tensor < places_.size());
     return places_[tensor];
+  }
+
+  /// Calls `fn(source, file)` for the source that has the file, with its number there.
+  template <class Fn>
+  void with_file(std::size_t file, Fn&& fn) {
+    Expects(file < file_count());
+    std::size_t which = 0;
+    while (file >= files_before(which + 1)) {
+      ++which;
+    }
+    file -= files_before(which);
+    with_source(*this, which, [&](auto& source) { fn(source, file); });
   }
 
   /// The files of the first `count` sources.

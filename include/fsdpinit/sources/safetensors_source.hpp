@@ -105,11 +105,19 @@ class safetensors_source {
   }
   /// Any bytes of a file's data, behind its header; cost and errors are those of `read`. \pre they lie in there.
   void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination) const {
-    Expects(file < files_.size());
-    const safetensors_file_info& info = files_[file];
-    Expects(offset >= safetensors_prefix_bytes + info.header_bytes && offset <= info.bytes);
-    Expects(destination.size() <= info.bytes - offset);
+    require_data(file, offset, destination.size());
     read_checked(file, offset, destination);
+  }
+
+  /// A VectoredSource: one preadv for each 64 destinations, and one fstat.
+  void read_file_into(std::size_t file, std::uint64_t offset, std::span<const mutable_bytes> destinations) const {
+    std::uint64_t bytes = 0;
+    for (const mutable_bytes each : destinations) {
+      bytes += each.size();
+    }
+    require_data(file, offset, bytes);
+    open_[file].read_exact_into(offset, destinations);
+    open_[file].check_unchanged();
   }
 
   [[nodiscard]] std::span<const safetensors_file_info> files() const noexcept { return files_; }
@@ -121,6 +129,13 @@ class safetensors_source {
   }
 
  private:
+  void require_data(std::size_t file, std::uint64_t offset, std::uint64_t bytes) const {
+    Expects(file < files_.size());
+    const safetensors_file_info& info = files_[file];
+    Expects(offset >= safetensors_prefix_bytes + info.header_bytes && offset <= info.bytes);
+    Expects(bytes <= info.bytes - offset);
+  }
+
   void read_checked(std::size_t file, std::uint64_t offset, mutable_bytes destination) const {
     if (destination.empty()) {
       return;

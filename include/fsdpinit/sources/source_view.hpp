@@ -79,6 +79,11 @@ class source_view {
   {
     source_.get().read_file(file, offset, destination);
   }
+  void read_file_into(std::size_t file, std::uint64_t offset, std::span<const mutable_bytes> destinations)
+    requires VectoredSource<inner>
+  {
+    source_.get().read_file_into(file, offset, destinations);
+  }
 
  private:
   [[nodiscard]] std::size_t index_of(std::size_t tensor) const {

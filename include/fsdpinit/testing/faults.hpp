@@ -30,7 +30,7 @@
 
 namespace fsdpinit::testing {
 
-/// A state dict of which one read throws error{io} that names the tensor, or for `read_file` nothing.
+/// A state dict of which one read throws error{io} that names the tensor, or for reads of files nothing.
 template <StateDictSource S>
 class faulty_source {
  public:
@@ -75,6 +75,12 @@ class faulty_source {
   {
     check("read_file", "");
     inner_.read_file(file, offset, destination);
+  }
+  void read_file_into(std::size_t file, std::uint64_t offset, std::span<const mutable_bytes> destinations)
+    requires VectoredSource<S>
+  {
+    check("read_file_into", "");
+    inner_.read_file_into(file, offset, destinations);
   }
 
  private:

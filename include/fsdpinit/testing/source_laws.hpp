@@ -8,6 +8,7 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/testing/law_list.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <set>
@@ -88,6 +89,16 @@ void check_position(law_list& laws, S& source, std::size_t index, std::string_vi
           source.read_file(position.file, position.offset + offset, destination);
         });
     laws.expect(found == seen, concat(called, ": the file has its bytes at its position"));
+    if constexpr (VectoredSource<S>) {
+      const std::vector<std::byte> parts = check_reading(
+          laws, concat(called, ", in parts"), seen.size(), [&](std::uint64_t offset, mutable_bytes destination) {
+            const std::size_t third = destination.size() / 3;
+            const std::array<mutable_bytes, 4> into{destination.first(third), destination.subspan(third, 0),
+                                                    destination.subspan(third, third), destination.subspan(2 * third)};
+            source.read_file_into(position.file, position.offset + offset, into);
+          });
+      laws.expect(parts == seen, concat(called, ": parts by one read are the whole"));
+    }
   }
 }
 
