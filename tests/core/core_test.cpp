@@ -78,6 +78,29 @@ TEST(Shape, IsPrintedAsAList) {
   EXPECT_EQ(to_string(shape{0, 17, 3}), "[0, 17, 3]");
 }
 
+TEST(Shape, HoldsAnyNumberOfDims) {
+  std::vector<std::uint64_t> dims;
+  shape before;
+  for (std::uint64_t rank = 0; rank < 10; ++rank) {
+    const shape extents(dims);
+    EXPECT_EQ(extents.rank(), rank);
+    EXPECT_EQ(extents.is_scalar(), rank == 0);
+    EXPECT_EQ(std::vector<std::uint64_t>(extents.begin(), extents.end()), dims);
+    shape copy = extents;
+    EXPECT_EQ(copy, extents);
+    EXPECT_TRUE(rank == 0 || copy != before);
+    if (rank != 0) {
+      copy[rank - 1] += 1;
+      EXPECT_EQ(copy[rank - 1], dims.back() + 1);
+      EXPECT_NE(copy, extents);
+    }
+    const shape moved = std::move(copy);
+    EXPECT_EQ(moved.rank(), rank);
+    before = extents;
+    dims.push_back(rank + 7);
+  }
+}
+
 TEST(Shape, ProductsGoLeftToRight) {
   constexpr std::uint64_t huge = std::uint64_t{1} << 63U;
   EXPECT_EQ(checked_elements(shape{}), 1U);
@@ -143,6 +166,20 @@ TEST(Error, CodesHaveDistinctNames) {
 TEST(Text, ConcatTakesTextAndIntegers) {
   EXPECT_EQ(concat("a", std::string("b"), std::string_view("c"), 1, -2, max64), "abc1-218446744073709551615");
   EXPECT_EQ(concat(), "");
+}
+
+/// Whole groups of bytes are looked at at once: each byte, at each place in a group and behind it.
+TEST(Printable, EscapesTheSameBytesWhereverTheyAre) {
+  for (int byte = 0; byte < 256; ++byte) {
+    const auto c = static_cast<char>(byte);
+    const std::string alone = printable(std::string(1, c));
+    EXPECT_EQ(alone.size() > 1, byte < 0x20 || byte == 0x7f || c == '\\') << byte;
+    for (std::size_t at = 0; at < 20; ++at) {
+      std::string name(20, 'x');
+      name[at] = c;
+      EXPECT_EQ(printable(name), std::string(at, 'x') + alone + std::string(19 - at, 'x')) << byte << " at " << at;
+    }
+  }
 }
 
 TEST(Text, ControlCharactersAreEscaped) {

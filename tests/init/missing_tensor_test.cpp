@@ -96,7 +96,7 @@ TEST(MissingTensor, RandomShapesAreTheSameOnEveryMesh) {
       dims[dim] = shards * below(5);
     }
     expect_independent_of_the_mesh(normal_values{.seed = random()},
-                                   {.fqn = "w", .dtype = float_types[below(3)], .shape = shape(std::move(dims))},
+                                   {.fqn = "w", .dtype = float_types[below(3)], .shape = shape(dims)},
                                    shard{static_cast<std::int64_t>(dim)}, shards);
   }
 }

@@ -71,7 +71,7 @@ template <class Below>
   if (dims.size() > 1 && dims[1] == 0 && below(2) == 1) {
     dims[0] = std::uint64_t{1} << (30 + below(20));  // without a byte all the same
   }
-  tensor.extents = shape(std::move(dims));
+  tensor.extents = shape(dims);
   tensor.role = static_cast<slot_role>(below(8) < 6 ? 0 : 1 + below(2));
   if (tensor.role == slot_role::parameter && below(3) == 2) {
     tensor.tied = {concat(path(), "tied", index)};

@@ -531,7 +531,7 @@ TEST(Unshard, OfRandomModelsGivesTheWholeTensors) {
         dims[dim] = ranks * below(5);
       }
       tensor.how = below(6) == 0 ? placement(replicate{}) : shard{static_cast<std::int64_t>(dim)};
-      tensor.extents = shape(std::move(dims));
+      tensor.extents = shape(dims);
       if (below(4) == 0) {
         tensor.tied = {concat("layers.", below(3), ".tied", i)};
       }

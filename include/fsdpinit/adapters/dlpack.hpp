@@ -111,7 +111,7 @@ template <class Tensor>
   if (!dense && !empty) {
     throw error(errc::invalid_argument, name, "it is not row-major without gaps; hand over a contiguous tensor");
   }
-  return {.name = std::move(name), .dtype = *type, .shape = shape(std::move(dims))};
+  return {.name = std::move(name), .dtype = *type, .shape = shape(dims)};
 }
 
 /// A tensor that another framework has handed over, and its name. Owned: its deleter is called once.

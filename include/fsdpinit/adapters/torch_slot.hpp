@@ -69,7 +69,7 @@ class torch_slot {
     for (const std::int64_t size : tensor_.sizes()) {
       dims.push_back(static_cast<std::uint64_t>(size));
     }
-    shape_ = fsdpinit::shape(std::move(dims));
+    shape_ = fsdpinit::shape(dims);
   }
   torch_slot(const torch_slot&) = delete;
   torch_slot& operator=(const torch_slot&) = delete;
@@ -90,10 +90,7 @@ class torch_slot {
       return {};
     }
     std::vector<std::uint64_t> dims(tensor_.sizes().begin(), tensor_.sizes().end());
-    return {.shape = fsdpinit::shape(std::move(dims)),
-            .offset = offset_,
-            .bytes = bytes(),
-            .data = detail::bytes_of(tensor_)};
+    return {.shape = fsdpinit::shape(dims), .offset = offset_, .bytes = bytes(), .data = detail::bytes_of(tensor_)};
   }
 
   /// Another TensorImpl of the same storage, which is to stay so: the second form of a tie in libtorch.

@@ -116,17 +116,18 @@ inline constexpr std::size_t error_wire_bytes = 4096;
   state_dict_contents contents;
   contents.tensors.resize(in.number());
   contents.stored.resize(contents.tensors.size());
+  std::vector<std::uint64_t> dims;
   for (std::size_t i = 0; i < contents.tensors.size(); ++i) {
     tensor_descriptor& tensor = contents.tensors[i];
     tensor.name = in.text();
     contents.stored[i].name = in.text();
     contents.stored[i].dtype = static_cast<dtype>(in.number());
     tensor.dtype = static_cast<dtype>(in.number());
-    std::vector<std::uint64_t> dims(in.number());
+    dims.resize(in.number());
     for (std::uint64_t& dim : dims) {
       dim = in.number();
     }
-    tensor.shape = shape(std::move(dims));
+    tensor.shape = shape(dims);
   }
   return contents;
 }

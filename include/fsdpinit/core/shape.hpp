@@ -4,10 +4,12 @@
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/error.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,20 +20,31 @@ namespace fsdpinit {
 class shape {
  public:
   shape() = default;
-  shape(std::initializer_list<std::uint64_t> dims) : dims_(dims) {}
-  explicit shape(std::vector<std::uint64_t> dims) noexcept : dims_(std::move(dims)) {}
+  shape(std::initializer_list<std::uint64_t> dims) : shape(std::span(dims.begin(), dims.size())) {}
+  explicit shape(std::span<const std::uint64_t> dims) {
+    if (dims.size() > few_.size()) {
+      many_.assign(dims.begin(), dims.end());
+      return;
+    }
+    for (const std::uint64_t dim : dims) {
+      few_[count_++] = dim;
+    }
+  }
 
-  [[nodiscard]] std::size_t rank() const noexcept { return dims_.size(); }
-  [[nodiscard]] bool is_scalar() const noexcept { return dims_.empty(); }
-  [[nodiscard]] std::uint64_t operator[](std::size_t dim) const noexcept { return dims_[dim]; }
-  [[nodiscard]] std::uint64_t& operator[](std::size_t dim) noexcept { return dims_[dim]; }
-  [[nodiscard]] auto begin() const noexcept { return dims_.begin(); }
-  [[nodiscard]] auto end() const noexcept { return dims_.end(); }
+  [[nodiscard]] std::size_t rank() const noexcept { return many_.empty() ? count_ : many_.size(); }
+  [[nodiscard]] bool is_scalar() const noexcept { return rank() == 0; }
+  [[nodiscard]] std::uint64_t operator[](std::size_t dim) const noexcept { return begin()[dim]; }
+  [[nodiscard]] std::uint64_t& operator[](std::size_t dim) noexcept { return many_.empty() ? few_[dim] : many_[dim]; }
+  [[nodiscard]] const std::uint64_t* begin() const noexcept { return many_.empty() ? few_.data() : many_.data(); }
+  [[nodiscard]] const std::uint64_t* end() const noexcept { return begin() + rank(); }
 
   friend bool operator==(const shape&, const shape&) = default;
 
  private:
-  std::vector<std::uint64_t> dims_;
+  // Up to four without an allocation: a model has a shape for each tensor, several times over. Zeros behind the last.
+  std::array<std::uint64_t, 4> few_{};
+  std::size_t count_ = 0;
+  std::vector<std::uint64_t> many_;  // all of them where they are more
 };
 
 /// `[8, 17]`, `[]` for a scalar.

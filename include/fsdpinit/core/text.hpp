@@ -2,6 +2,8 @@
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -19,11 +21,28 @@ void append(std::string& out, Integer number) {
   out += std::to_string(number);
 }
 
+/// The length of a prefix without control characters and backslashes, found eight bytes at a time: most names are that.
+[[nodiscard]] inline std::size_t plain_prefix(std::string_view part) noexcept {
+  constexpr std::uint64_t ones = 0x0101010101010101U;
+  const auto has_below = [](std::uint64_t bytes, std::uint64_t bound) {
+    return ((bytes - ones * bound) & ~bytes & (ones * 0x80U)) != 0;
+  };
+  std::uint64_t eight = 0;
+  std::size_t at = 0;
+  for (; part.size() - at >= sizeof eight; at += sizeof eight) {
+    std::memcpy(&eight, part.data() + at, sizeof eight);
+    if (has_below(eight, 0x20) || has_below(eight ^ (ones * 0x7fU), 1) || has_below(eight ^ (ones * '\\'), 1)) {
+      break;
+    }
+  }
+  return at;
+}
+
 /// Control characters and backslashes become `\n`, `\x00`.
 inline void append_escaped(std::string& out, std::string_view part) {
   constexpr std::string_view hex = "0123456789abcdef";
   std::size_t added = 0;
-  for (std::size_t i = 0; i < part.size(); ++i) {
+  for (std::size_t i = plain_prefix(part); i < part.size(); ++i) {
     const auto byte = static_cast<unsigned char>(part[i]);
     if (byte >= 0x20 && byte != 0x7f && byte != '\\') {
       continue;

@@ -16,6 +16,7 @@ namespace fsdpinit {
 /// digest, so that equality is exact and the first difference can be named.
 [[nodiscard]] inline std::string manifest_of(const module_view& view) {
   std::string out;
+  out.reserve(160 * view.slots.size());  // a guess
   const auto first_name = [&](const stored_tensor& tensor) -> const std::string& {
     return view.first_slot(tensor).fqn;
   };

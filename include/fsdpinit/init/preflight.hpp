@@ -75,6 +75,10 @@ template <Communicator Control, class Open>
   wire = broadcast_bytes(control, std::move(wire), source_rank, deadline::after(deadline_seconds));
   state_dict_contents theirs;
   agreed(control, deadline_seconds, [&] {
+    if (control.rank() == source_rank) {
+      theirs = std::move(mine);
+      return;
+    }
     theirs = decode_contents(wire);
     if (reads) {
       require_equal_sources(theirs, mine, source_rank);

@@ -47,9 +47,9 @@ struct shard_view {
   }
   const std::size_t dim = sharded_dim(fqn, extents, how);
   const chunk part = chunk_of(extents[dim], shards, rank);
-  shape local = extents;
-  local[dim] = part.length;
-  return {.shape = local, .offset = part.offset};
+  shard_view view{.shape = extents, .offset = part.offset};
+  view.shape[dim] = part.length;
+  return view;
 }
 
 /// How the bytes of one tensor fall to the ranks. Seen from the sharded dim a row-major tensor is

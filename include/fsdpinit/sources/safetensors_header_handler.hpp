@@ -168,7 +168,7 @@ class safetensors_header_handler {
 
   void finish_list() {
     if (field_ == field::shape) {
-      entry_.descriptor.shape = shape(std::vector<std::uint64_t>(numbers_));
+      entry_.descriptor.shape = shape(numbers_);
     } else if (numbers_.size() == 2) {
       entry_.begin = numbers_[0];
       entry_.end = numbers_[1];
