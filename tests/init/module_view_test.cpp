@@ -7,7 +7,10 @@
 #include <boost/hana/adapt_struct.hpp>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <numeric>
+#include <random>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -159,6 +162,52 @@ TEST(Manifest, NamesAParameterThatIsFrozenOnOneRankOnly) {
     EXPECT_EQ(each->rank(), 1);
     EXPECT_NE(each->text().find("'parameter head.weight F32 [4, 2] shard{0} frozen' where"), std::string::npos)
         << each->what();
+  }
+}
+
+/// Whichever of its ways to the next slot is the right one.
+TEST(Match, FindsEachSlotInAnyOrderOfTheSource) {
+  constexpr std::size_t count = 60;
+  dynamic_module module;
+  names called;
+  for (std::size_t i = 0; i < count; ++i) {
+    called.push_back(concat("layers.", i * 7 % count, ".weight"));  // neither sorted nor as the numbers are
+    module.add_parameter(called.back(), dtype::u8, {i + 1});
+  }
+  const module_view view = view_of(module);
+  std::vector<std::size_t> in_order(count);
+  std::iota(in_order.begin(), in_order.end(), std::size_t{0});
+  std::vector<std::vector<std::size_t>> orders{in_order, {in_order.rbegin(), in_order.rend()}, view.by_name};
+  orders.emplace_back(view.by_name.rbegin(), view.by_name.rend());
+  std::mt19937 random(1);
+  for (int i = 0; i < 20; ++i) {
+    std::shuffle(in_order.begin(), in_order.end(), random);
+    orders.push_back(in_order);
+  }
+  for (const std::vector<std::size_t>& order : orders) {
+    state_dict_contents contents;
+    std::vector<std::size_t> expected;
+    for (const std::size_t slot : order) {
+      if (slot % 5 == 0) {  // one before and one behind all others, and one between
+        for (const char* const unknown : {"a", "layers.3.weights", "z"}) {
+          contents.tensors.push_back({.name = unknown, .dtype = dtype::u8});
+        }
+      }
+      if (slot % 7 != 0) {
+        expected.push_back(slot);
+        contents.tensors.push_back({.name = called[slot], .dtype = dtype::u8, .shape = {slot + 1}});
+      }
+    }
+    contents.stored.resize(contents.tensors.size());
+    unmatched_names rest;
+    std::vector<std::size_t> found;
+    for (const load_item& item : match(view, contents, &rest)) {
+      found.push_back(view.tensors[item.tensor].slots.front());
+      EXPECT_EQ(contents.tensors[item.source].name, called[found.back()]);
+    }
+    EXPECT_EQ(found, expected);
+    EXPECT_EQ(rest.missing.size(), count - expected.size());
+    EXPECT_EQ(rest.unexpected.size(), 3 * ((count + 4) / 5));
   }
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/core/name_order.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
@@ -70,21 +69,31 @@ class mismatch_list {
   std::size_t count_ = 0;
 };
 
-/// Per tensor of the source the slot that wants it; nullptr where none does. Both are gone through in the order of names.
+/// Per tensor of the source the slot that wants it; nullptr where none does. O(1) for each that follows the one before it in the
+/// order of the module or in that of names, as those of a checkpoint mostly do, else O(log n).
 [[nodiscard]] inline std::vector<const slot_record*> wanting_slots(const module_view& view,
                                                                    std::span<const tensor_descriptor> source) {
-  std::vector<const slot_record*> slot_of(source.size(), nullptr);
-  auto slot = view.by_name.begin();
-  for (const auto& [name, tensor] : in_name_order(source, &tensor_descriptor::name)) {
-    while (slot != view.by_name.end() && view.slots[*slot].fqn < name) {
-      ++slot;
+  std::vector<const slot_record*> wanting;
+  wanting.reserve(source.size());
+  std::size_t in_module = 0;  // indices behind those of the slot found last
+  std::size_t in_order = 0;
+  for (const tensor_descriptor& tensor : source) {
+    const auto is_called_so = [&](std::size_t slot) { return view.slots[slot].fqn == tensor.name; };
+    const slot_record* slot = nullptr;
+    if (in_module < view.slots.size() && is_called_so(in_module)) {
+      slot = &view.slots[in_module];
+    } else {
+      if (in_order == view.slots.size() || !is_called_so(view.by_name[in_order])) {
+        in_order = view.place_of(tensor.name);
+      }
+      if (in_order < view.slots.size() && is_called_so(view.by_name[in_order])) {
+        slot = &view.slots[view.by_name[in_order++]];
+      }
     }
-    const bool found = slot != view.by_name.end() && view.slots[*slot].fqn == name;
-    if (found && view.slots[*slot].role != slot_role::non_persistent_buffer) {
-      slot_of[tensor] = &view.slots[*slot];
-    }
+    in_module = slot != nullptr ? view.index_of(*slot) + 1 : in_module;
+    wanting.push_back(slot != nullptr && slot->role != slot_role::non_persistent_buffer ? slot : nullptr);
   }
-  return slot_of;
+  return wanting;
 }
 
 }  // namespace detail

@@ -101,11 +101,16 @@ struct module_view {
   std::vector<std::size_t> by_name{};  ///< indices of slots, in the order of their names
 
   [[nodiscard]] const slot_record& first_slot(const stored_tensor& tensor) const { return slots[tensor.slots.front()]; }
-  /// The slot of that name; nullptr where there is none. O(log n).
-  [[nodiscard]] const slot_record* find(std::string_view fqn) const {
+  /// In `by_name`, of the first slot whose name is not before that one. O(log n).
+  [[nodiscard]] std::size_t place_of(std::string_view fqn) const {
     const auto at = std::lower_bound(by_name.begin(), by_name.end(), fqn,
                                      [&](std::size_t slot, std::string_view name) { return slots[slot].fqn < name; });
-    return at == by_name.end() || slots[*at].fqn != fqn ? nullptr : &slots[*at];
+    return static_cast<std::size_t>(at - by_name.begin());
+  }
+  /// The slot of that name; nullptr where there is none. O(log n).
+  [[nodiscard]] const slot_record* find(std::string_view fqn) const {
+    const std::size_t at = place_of(fqn);
+    return at == by_name.size() || slots[by_name[at]].fqn != fqn ? nullptr : &slots[by_name[at]];
   }
   /// \pre it is one of `slots`.
   [[nodiscard]] std::size_t index_of(const slot_record& slot) const {
