@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <functional>
 #include <iterator>
 #include <string_view>
 #include <utility>
@@ -13,7 +12,7 @@ namespace fsdpinit::detail {
 /// A name and the index of what has it.
 using indexed_name = std::pair<std::string_view, std::size_t>;
 
-/// The names of `items` in their order, those that are equal by index. `name_of` is a member pointer or a function that gives what
+/// The names of `items` in their order, those that are equal by index. `name_of(item)` gives what
 /// is or refers to a string that stays. n log n whatever the names are: a hash table can be made slow by whoever wrote the
 /// checkpoint.
 template <class Range, class NameOf>
@@ -21,7 +20,7 @@ template <class Range, class NameOf>
   std::vector<indexed_name> names;
   names.reserve(std::size(items));
   for (const auto& item : items) {
-    names.emplace_back(std::invoke(name_of, item), names.size());
+    names.emplace_back(name_of(item), names.size());
   }
   std::sort(names.begin(), names.end());
   return names;

@@ -122,7 +122,8 @@ namespace detail {
 
 /// \throws error{invalid_argument} for the first slot in the module's order whose name another has.
 [[nodiscard]] inline std::vector<std::size_t> slots_by_name(const std::vector<slot_record>& slots) {
-  const std::vector<indexed_name> ordered = in_name_order(slots, &slot_record::fqn);
+  const std::vector<indexed_name> ordered =
+      in_name_order(slots, [](const slot_record& slot) -> const std::string& { return slot.fqn; });
   std::vector<std::size_t> by_name;
   by_name.reserve(slots.size());
   std::size_t repeated = slots.size();
