@@ -112,6 +112,16 @@ TEST(ClusterSimulation, BucketsFollowOneAnotherRoundARing) {
   EXPECT_NEAR(seconds(on, made), 1000 + 3 * 3, close);
 }
 
+TEST(ClusterSimulation, NodesCopyABroadcastAtTheSameTime) {
+  cluster on = ample_cluster();
+  on.ranks_per_node = 4;
+  on.host_copy_bandwidth = 8;
+  // 8,000 bytes are copied out of the page cache, and to three neighbours; in the other node they come in piece by piece.
+  const plan made = plan_of({.ranks = {.shards = 8}, .transport = transport_kind::broadcast}, 1000);
+  ASSERT_EQ(made.schedule.buckets.size(), 1U);
+  EXPECT_NEAR(seconds(on, made), 1000 + 3 * 1000 + 4 * 125, close) << "each of a node's ranks keeps 1,000 bytes";
+}
+
 TEST(ClusterSimulation, LatencyHoldsUpWhatHasFewBucketsInFlight) {
   cluster on = ample_cluster();
   on.nic_latency = 2;

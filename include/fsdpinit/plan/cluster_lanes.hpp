@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 /// \file
@@ -31,12 +32,24 @@ struct lane {
 struct passage {
   double first = 0;
   double last = 0;
+  const lane* shared = nullptr;  ///< the memory in which the ranks of a node have passed it on
 
   /// Goes over a lane, from `ready` on: what arrives is passed on at once, so that it leaves as late as the slower of the two.
   void over(lane& which, double ready, double seconds) noexcept {
     const double begin = which.take(ready, seconds);
     first = first < begin ? begin : first;
     last = last < begin + seconds ? begin + seconds : last;
+  }
+  /// The same over a lane that it crosses from rank to rank, again and again: these hops share it piece by piece, so that the first
+  /// byte does not wait for the last one of the hop before.
+  void again_over(lane& which, double ready, double seconds) noexcept {
+    if (std::exchange(shared, &which) != &which) {
+      over(which, ready, seconds);
+      return;
+    }
+    const double end = which.take(ready, seconds) + seconds;
+    first = first < ready ? ready : first;
+    last = last < end ? end : last;
   }
 };
 
@@ -113,7 +126,7 @@ class cluster_lanes {
     }
     if (sender == receiver) {
       in_node_bytes_ += bytes;
-      out.over(copies_[sender], std::max(out.first, posted), copy_seconds(bytes));
+      out.again_over(copies_[sender], std::max(out.first, posted), copy_seconds(bytes));
     } else {
       nic_bytes_ += bytes;
       const double seconds = at(on_.nic_bandwidth, bytes);
