@@ -35,6 +35,7 @@ class bucket_loads {
     read_.assign(read_.size(), 0);
     reads_.assign(reads_.size(), 0);
     read_whole_ = 0;
+    reads_whole_ = 0;
     sharded_ = 0;
     for (std::size_t i = which.first; i < which.last; ++i) {
       const segment& part = plan_.schedule.segments[i];
@@ -42,6 +43,7 @@ class bucket_loads {
       const std::uint64_t copies = tensor.captured ? 0 : 1 + tensor.extra_copies;
       if (!which.has_windows()) {
         read_whole_ += (part.end - part.begin) * copies;
+        reads_whole_ += copies;
         if (!tensor.partition.is_whole()) {
           sharded_ += part.end - part.begin;
           add_places(part, tensor.partition);
@@ -52,7 +54,7 @@ class bucket_loads {
         const segment cut = clipped(part, tensor.partition, classes_.first[of]);
         window_[of] += cut.end - cut.begin;
         read_[of] += (cut.end - cut.begin) * copies;
-        reads_[of] += cut.end == cut.begin ? 0U : 1U;
+        reads_[of] += cut.end == cut.begin ? 0U : copies;
       }
     }
   }
@@ -63,10 +65,11 @@ class bucket_loads {
   [[nodiscard]] std::uint64_t window(std::size_t shard) const noexcept { return window_[class_of(shard)]; }
   /// What is read of the checkpoint for the window of a shard of that class; more where it stores a tensor several times.
   [[nodiscard]] std::uint64_t read_for_class(std::size_t of) const noexcept { return read_[of]; }
-  /// By how many reads: one for each tensor that it has a part of.
+  /// By how many reads: one for each tensor that it has a part of, and for each further copy of that.
   [[nodiscard]] std::uint64_t reads_for_class(std::size_t of) const noexcept { return reads_[of]; }
   /// What is read for a broadcast; without what is captured.
   [[nodiscard]] std::uint64_t read_whole() const noexcept { return read_whole_; }
+  [[nodiscard]] std::uint64_t reads_whole() const noexcept { return reads_whole_; }
   /// Of a broadcast, what ranks keep a part of.
   [[nodiscard]] std::uint64_t sharded() const noexcept { return sharded_; }
   /// That part.
@@ -97,6 +100,7 @@ class bucket_loads {
   std::vector<std::uint64_t> placed_;  // by shard
   std::vector<std::size_t> touched_;   // of these, which are not 0
   std::uint64_t read_whole_ = 0;
+  std::uint64_t reads_whole_ = 0;
   std::uint64_t sharded_ = 0;
 };
 

@@ -3,6 +3,7 @@
 #include <fsdpinit/plan/bucket_loads.hpp>
 #include <fsdpinit/plan/cluster_cost.hpp>
 #include <fsdpinit/plan/cluster_lanes.hpp>
+#include <fsdpinit/plan/cluster_reading.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/rank_classes.hpp>
@@ -56,19 +57,6 @@ struct simulated_cost {
 
 namespace detail {
 
-/// After which buckets all that are in flight are finished: where ranks have read much without hearing from others.
-[[nodiscard]] inline std::vector<bool> drained_after(const plan& made) {
-  const bool relayed = own_read_is_relayed(made.options.ranks, made.options.sources);
-  std::vector<bool> out;
-  std::uint64_t unheard = 0;
-  for (const bucket& which : made.schedule.buckets) {
-    unheard += which.way == route::own_read && !relayed ? which.bytes : 0;
-    out.push_back(unheard >= direct_read_bytes);
-    unheard = out.back() ? 0 : unheard;
-  }
-  return out;
-}
-
 /// The staging that buckets in flight hold at once on the rank where that is most. Ranks whose shards have the same sizes, and for
 /// which the plan reserves the same, are looked at once.
 [[nodiscard]] inline std::uint64_t staging_peak(const plan& made, std::span<const prediction> ranks,
@@ -120,7 +108,7 @@ class simulated_ranks {
         round_(on.nodes) {
     for (std::size_t rank = 0; rank < served_.size(); ++rank) {
       if (!served_[rank].empty()) {
-        sources_.push_back({.rank = rank, .shards = shards_of(served_[rank])});
+        sources_.push_back({.rank = rank, .shards = shards_of(served_[rank], grid(), flights_.front().loads)});
       }
     }
   }
@@ -165,10 +153,10 @@ class simulated_ranks {
     bucket_loads loads;
     std::vector<double> done;  // by rank: when its part in moving this is over
   };
-  /// A rank that reads for others, and for how many shards of each class.
+  /// A rank that reads for others.
   struct reading_source {
     std::size_t rank = 0;
-    std::vector<std::pair<std::size_t, std::size_t>> shards;
+    served_shards shards;
   };
   struct reading {
     std::size_t rank = 0;
@@ -184,26 +172,6 @@ class simulated_ranks {
 
   [[nodiscard]] const mesh& grid() const noexcept { return plan_.options.ranks; }
   [[nodiscard]] std::size_t size() const noexcept { return clock_.size(); }
-
-  [[nodiscard]] std::vector<std::pair<std::size_t, std::size_t>> shards_of(
-      const std::vector<std::size_t>& served) const {
-    const bucket_loads& loads = flights_.front().loads;
-    std::set<std::size_t> shards;
-    for (const std::size_t rank : served) {
-      shards.insert(grid().shard_of(rank));
-    }
-    std::vector<std::size_t> many(loads.classes());
-    for (const std::size_t shard : shards) {
-      ++many[loads.class_of(shard)];
-    }
-    std::vector<std::pair<std::size_t, std::size_t>> out;
-    for (std::size_t of = 0; of < many.size(); ++of) {
-      if (many[of] != 0) {
-        out.emplace_back(of, many[of]);
-      }
-    }
-    return out;
-  }
 
   // -- reading
 
@@ -248,7 +216,6 @@ class simulated_ranks {
 
   void read(const flight& each) {
     const bucket& which = *each.which;
-    const std::uint64_t segments = which.last - which.first;
     readings_.clear();
     if (which.way == route::own_read) {
       for (std::size_t rank = 0; rank < size(); ++rank) {
@@ -262,15 +229,8 @@ class simulated_ranks {
       readings_.push_back({.rank = plan_.options.sources.source_rank});
     } else {
       for (const reading_source& source : sources_) {
-        reading one{.rank = source.rank, .bytes = each.loads.read_whole(), .reads = segments};
-        if (which.way == route::scatter) {
-          one.reads = 0;
-          for (const auto& [of, many] : source.shards) {
-            one.bytes += each.loads.read_for_class(of) * many;
-            one.reads += each.loads.reads_for_class(of) * many;
-          }
-        }
-        readings_.push_back(one);
+        const read_work one = read_for(which, each.loads, source.shards);
+        readings_.push_back({.rank = source.rank, .bytes = one.bytes, .reads = one.reads});
       }
     }
     read(readings_, !full_copies_);
