@@ -25,3 +25,29 @@ page tag 'project(x)\n' tests/CMakeLists.txt && expect 0
 page tag 'project(y)\n' tests/CMakeLists.txt && expect 1
 page other 'int b;\n' && expect 1
 echo 'no code' >"$scratch/page.md" && expect 1
+
+# Nor may what a tool prints be another thing, or nothing.
+output=$(dirname "${BASH_SOURCE[0]}")/output.sh
+printf '#!/bin/sh\necho "$1 and $2"\n' >"$scratch/tool"
+chmod +x "$scratch/tool"
+prints() {  # 0 or 1, and what README says that the tool prints
+  printf 'In short, `fsdpinit one two` prints\n\n```\n%b```\n' "$2" >"$scratch/page.md"
+  local status=0
+  bash "$output" "$scratch/page.md" "$scratch" "$scratch/tool" >"$scratch/out" || status=$?
+  if [[ $status != "$1" ]]; then
+    echo "expected exit code $1, got $status for:"
+    cat "$scratch/page.md" "$scratch/out"
+    exit 1
+  fi
+}
+prints 0 'one and two\n'
+prints 1 'one and three\n'
+prints 1 'one and two\nand more\n'
+prints 1 ''
+printf '#!/bin/sh\necho "$1 and $2"\nexit 1\n' >"$scratch/tool"
+prints 1 'one and two\n'
+echo 'nothing' >"$scratch/page.md"
+if bash "$output" "$scratch/page.md" "$scratch" "$scratch/tool" >"$scratch/out"; then
+  echo "a page without a block passes"
+  exit 1
+fi

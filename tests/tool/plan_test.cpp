@@ -150,6 +150,33 @@ TEST(plan_cluster, compares_every_way_to_load_and_recommends_one) {
   }
 }
 
+TEST(plan_cluster, recommends_the_fastest_and_says_what_the_nearly_as_fast_save) {
+  const temp_dir dir;
+  const auto recommended = [&](const std::string& nic) {
+    const std::string file =
+        dir.write("c.json", R"({"nodes": 4, "ranks_per_node": 2, "storage_bytes_per_second_per_node": 1e9,
+                      "host_copy_bytes_per_second_per_node": 1e11, "nic_bytes_per_second_per_node": )" +
+                                nic + "}");
+    const arguments all{"plan", "gpt2", "--cluster", file, "--replicas", "4"};
+    const std::string out = run_tool(all).out;
+    const std::string found = plan_json("gpt2", {"--cluster", file, "--replicas", "4"})["recommendation"];
+    EXPECT_EQ(out.substr(out.find("\n\nrecommended") + 2), found + "\n");
+    return found;
+  };
+  EXPECT_EQ(
+      recommended("1e9"),
+      "recommended: scatter, a source per node, the fastest at 0.548 s, bound by storage, one node; broadcast takes "
+      "0.552 s and needs less: the checkpoint on one node only, storage 522.70 MiB in place of 2.04 GiB; own-read "
+      "takes 0.564 s and needs less: storage 522.70 MiB in place of 2.04 GiB");
+  EXPECT_EQ(
+      recommended("1.05e9"),
+      "recommended: own-read, the fastest at 0.538 s, bound by NIC, out; broadcast takes 0.552 s and needs less: the "
+      "checkpoint on one node only, host memory 293.35 MiB in place of 293.60 MiB; scatter, a source per node takes "
+      "0.548 s and needs less: NIC 0 B in place of 1.53 GiB, host memory 293.35 MiB in place of 293.60 MiB");
+  EXPECT_EQ(recommended("1e10"), "recommended: own-read, the fastest at 0.289 s, bound by storage, one node")
+      << "nothing else is near";
+}
+
 TEST(plan_cluster, plays_every_way_to_load_through) {
   for (const std::string& file : {sample_node, sample_nodes}) {
     const finished_process process = run_tool({"plan", "qwen3-8b", "--cluster", file, "--simulate"});
