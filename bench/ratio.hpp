@@ -82,10 +82,12 @@ inline void run_rounds(std::span<contender> all, std::uint64_t rounds) {
   }
 }
 
-/// Ratios are taken round by round, then their median: drift within a round is small. `ratio` is the head of their column.
+/// Ratios are taken round by round, then their median: drift within a round is small. `ratio` is the head of their column;
+/// `bucket_bytes` 0 where contenders have buckets of their own.
 inline void print_table(std::span<const contender> all, std::size_t ranks, std::uint64_t rounds,
                         std::uint64_t bucket_bytes, const char* ratio = "x floor") {
-  fmt::print("{} ranks, {} rounds, buckets of {} bytes\n\n", ranks, rounds, bucket_bytes);
+  const std::string buckets = bucket_bytes == 0 ? "" : fmt::format(", buckets of {} bytes", bucket_bytes);
+  fmt::print("{} ranks, {} rounds{}\n\n", ranks, rounds, buckets);
   fmt::print("| {:<27} | {:>9} | {:>9} | {:>9} | {:>9} |\n", "", "median s", "min s", "max s", ratio);
   fmt::print("|-{:-<27}-|-{:->9}:|-{:->9}:|-{:->9}:|-{:->9}:|\n", "", "", "", "", "");
   for (const contender& each : all) {
