@@ -32,7 +32,8 @@
 /// CPU time for casts, checksums and allocation is not in it. Where the hosts were measured (`host_rates`, by `calibrate`), first
 /// writes to fresh memory are, a rank's work is limited by what one thread does, and a node's by what all of them do at once.
 /// `simulate_on` plays the same through. Over published models on 2 to 512 ranks, four clusters, 1 to 8 replicas and 1 to 4 buckets in
-/// flight the two are within 15 % in 98 of 100 cases, and within 45 % in all of them.
+/// flight the two are within 15 % in 98 of 100 cases, and within 45 % in all of them. On random clusters so many are too, but where
+/// links are about as fast as storage the simulation, which serves requests in their order, may take twice as long.
 
 namespace fsdpinit {
 
@@ -265,7 +266,7 @@ class route_pipelines {
 
 }  // namespace detail
 
-/// What `made` costs on a cluster. Pure; O(tensors x ranks + buckets). `ranks` is `predict_every_rank(made)`.
+/// What `made` costs on a cluster. Pure; O(tensors x ranks + segments x classes of shards). `ranks` is `predict_every_rank(made)`.
 ///
 /// With PCIe the plan has to be one for slabs that the host cannot reach but the communicator can (`slab_access{.host = false}`): what a
 /// rank reads crosses its PCIe once (all of it, as it is kept or sent on from the device; where every rank loads the whole model,
