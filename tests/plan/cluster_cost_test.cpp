@@ -166,6 +166,18 @@ TEST(ClusterCost, MeasuredRanksReadTogether) {
                                 [](host_rates& rates) { rates.read.together = 16; }));
 }
 
+TEST(ClusterCost, WhatMeasuredRanksReadIsPartOfTheirWork) {
+  cluster on = ample_cluster();
+  on.nodes = 1;
+  on.ranks_per_node = 4;
+  const host_rate free{.alone = ample, .together = ample};
+  on.measured = host_rates{.read = {.alone = ample, .together = 16}, .copy = free, .touch = free};
+  on.storage_bandwidth_per_node = 16;
+  EXPECT_NEAR(cost(on, plan_of({.ranks = {.shards = 4}, .transport = transport_kind::none})).seconds, 4 * 8000 / 16.0,
+              1e-6)
+      << "and not twice as much";
+}
+
 TEST(ClusterCost, MeasuredReceiversCopyWhatTheyKeep) {
   expect_bound_by(cluster_resource::node_work, 3 * 2000 / 8.0,
                   measured_cost({.ranks = {.shards = 4}}, [](host_rates& rates) { rates.copy.together = 8; }));

@@ -71,11 +71,12 @@ struct pipeline_seconds {
   out.hand_over = on.measured && of.travels && cost.in_node_bytes != 0 ? on.measured->hand_over * buckets : 0;
 
   const double storage = std::max(busy(cluster_resource::node_storage), busy(cluster_resource::total_storage));
-  const double read = std::max(storage, std::accumulate(of.read_by.begin(), of.read_by.end(), 0.0));
+  // Of ranks that were measured what they read is part of their work, and not another stage.
+  const double read = std::max({storage, std::accumulate(of.read_by.begin(), of.read_by.end(), 0.0),
+                                busy(cluster_resource::rank_work), busy(cluster_resource::node_work)});
   const double to_device = over_pcie(of.to_device) * readers;
   const double sent = of.all.seconds_of_sends();
-  const double worked =
-      std::max(busy(cluster_resource::rank_work), busy(cluster_resource::node_work)) + out.hand_over + latency;
+  const double handed_over = out.hand_over + latency;
   const double kept = over_pcie(of.kept);
   double paced_read = read / of.read_at_once;
   for (const double each : of.read_by) {
@@ -84,10 +85,10 @@ struct pipeline_seconds {
   const double slowest = std::max(
       {*std::max_element(cost.busy.begin(), cost.busy.end()), paced_read, of.ring_turns * sent, out.hand_over});
 
-  const double stages = read + to_device + of.all.seconds_of_other_copies() + sent + worked + kept;
+  const double stages = read + to_device + of.all.seconds_of_other_copies() + sent + handed_over + kept;
   const double held =
       of.passes_early ? read + of.passed_on
-                      : std::max(read + to_device, kept) + worked +
+                      : std::max(read + to_device, kept) + handed_over +
                             (of.held.seconds_of_other_copies() + of.held.seconds_of_sends() + of.passed_on) * readers;
   out.pace = std::max(slowest, held / of.in_flight);
   out.fill = std::max(0.0, slowest + (stages - slowest) * static_cast<double>(of.fills) / buckets - out.pace);
