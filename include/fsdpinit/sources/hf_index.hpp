@@ -137,8 +137,9 @@ class hf_index_handler {
 /// \throws error{invalid_file} naming `file`: no JSON (as for a safetensors header), no `weight_map` or two, one that
 /// does not map strings to plain file names, a tensor mapped twice.
 [[nodiscard]] inline std::vector<hf_index_file> parse_hf_index(std::string_view file, std::string_view text) {
-  std::vector<detail::mapped_tensor> mapped =
-      detail::scan_json(file, "the index", text, [&] { return detail::hf_index_handler(file); }).take();
+  detail::hf_index_handler handler(file);
+  detail::scan_json(file, "the index", text, handler);
+  std::vector<detail::mapped_tensor> mapped = handler.take();
   if (const std::string* twice = detail::repeated_name(mapped, &detail::mapped_tensor::name); twice != nullptr) {
     throw error(errc::invalid_file, file,
                 concat("weight_map: tensor \"", printable(*twice), "\" is mapped twice; once is expected"));

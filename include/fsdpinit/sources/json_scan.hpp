@@ -1,7 +1,6 @@
 #pragma once
 
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/sources/json_plain.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -139,14 +138,17 @@ class json_events {
   }
 
  private:
+  // serde_json, which the safetensors reference parses with, stops at this depth.
+  static constexpr std::size_t depth_limit = 128;
+
   bool scalar(json_scalar value) {
     handler_.scalar(value);
     return true;
   }
   bool begin(bool object) {
-    if (++depth_ >= json_depth_limit) {
+    if (++depth_ >= depth_limit) {
       throw error(errc::invalid_file, file_,
-                  concat(document_, " nests ", json_depth_limit, " levels of objects and arrays; fewer are allowed"));
+                  concat(document_, " nests ", depth_limit, " levels of objects and arrays; fewer are allowed"));
     }
     handler_.begin(object);
     return true;
@@ -162,16 +164,12 @@ class json_events {
   std::size_t depth_ = 0;
 };
 
-/// Reads `text`, one JSON value in UTF-8 with white space around it, into the handler that `make()` returns. `document` is its
-/// name in errors, "the header". Cost linear in `text`.
-///
-/// What is not plain is read from the start by nlohmann, which decides whether it is JSON. A handler that throws does so at
-/// the same event either way, as nothing before it was in doubt.
+/// Reads `text`, one JSON value in UTF-8 with white space around it, into `handler`. `document` is its name in errors,
+/// "the header". Cost linear in `text`.
 /// \throws error{invalid_file} naming `file`: no UTF-8, a byte order mark, a NUL, no JSON, 128 levels of nesting or
 /// more.
-template <class MakeHandler>
-[[nodiscard]] auto scan_json(std::string_view file, std::string_view document, std::string_view text,
-                             MakeHandler&& make) {
+template <class Handler>
+void scan_json(std::string_view file, std::string_view document, std::string_view text, Handler& handler) {
   // Two things that nlohmann's lexer lets pass: it skips a byte order mark, and takes NUL for the end.
   if (text.starts_with("\xef\xbb\xbf")) {
     throw error(errc::invalid_file, file,
@@ -185,17 +183,8 @@ template <class MakeHandler>
     throw error(errc::invalid_file, file,
                 concat(document, " is not UTF-8 at byte ", valid, "; download or save the file again"));
   }
-  {
-    auto handler = make();
-    json_events events(file, document, handler);
-    if (read_plain_json(text, events)) {
-      return handler;
-    }
-  }
-  auto handler = make();
-  json_events events(file, document, handler);
+  json_events<Handler> events(file, document, handler);
   nlohmann::json::sax_parse(text.data(), text.data() + text.size(), &events);
-  return handler;
 }
 
 }  // namespace fsdpinit::detail

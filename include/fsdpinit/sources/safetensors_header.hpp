@@ -111,8 +111,9 @@ inline void check_entry(std::string_view file, const safetensors_entry& entry, c
 [[nodiscard]] inline safetensors_header parse_safetensors_header(std::string_view file, std::string_view json,
                                                                  std::uint64_t file_bytes) {
   Expects(file_bytes >= safetensors_prefix_bytes && json.size() <= file_bytes - safetensors_prefix_bytes);
-  safetensors_header header =
-      detail::scan_json(file, "the header", json, [&] { return detail::safetensors_header_handler(file); }).take();
+  safetensors_header header;
+  detail::safetensors_header_handler handler(file, header);
+  detail::scan_json(file, "the header", json, handler);
 
   auto& tensors = header.tensors;
   const auto name_of = [](const safetensors_entry& entry) -> const std::string& { return entry.descriptor.name; };

@@ -21,7 +21,7 @@ namespace fsdpinit::detail {
 /// Collects the entries as they are written, offsets still relative to the data.
 class safetensors_header_handler {
  public:
-  explicit safetensors_header_handler(std::string_view file) : file_(file) {}
+  safetensors_header_handler(std::string_view file, safetensors_header& out) : file_(file), out_(out) {}
 
   void key(std::string& name) {
     if (place_ == place::top) {
@@ -143,8 +143,6 @@ class safetensors_header_handler {
     }
   }
 
-  [[nodiscard]] safetensors_header take() { return std::move(out_); }
-
  private:
   enum class place : std::uint8_t { before, top, metadata, entry, list, ignored };
   enum class field : std::uint8_t { dtype, shape, data_offsets, unknown };
@@ -210,7 +208,7 @@ class safetensors_header_handler {
   }
 
   std::string_view file_;
-  safetensors_header out_;
+  safetensors_header& out_;
   place place_ = place::before;
   field field_ = field::unknown;
   bool has_metadata_ = false;
