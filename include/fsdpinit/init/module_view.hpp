@@ -128,9 +128,9 @@ namespace detail {
   by_name.reserve(slots.size());
   std::size_t repeated = slots.size();
   for (std::size_t i = 0; i < ordered.size(); ++i) {
-    by_name.push_back(ordered[i].second);
-    if (i != 0 && ordered[i].first == ordered[i - 1].first) {
-      repeated = std::min(repeated, ordered[i].second);
+    by_name.push_back(ordered[i].index);
+    if (i != 0 && ordered[i].name == ordered[i - 1].name) {
+      repeated = std::min(repeated, ordered[i].index);
     }
   }
   if (repeated != slots.size()) {

@@ -6,7 +6,6 @@
 #include <map>
 #include <span>
 #include <string_view>
-#include <tuple>
 #include <vector>
 
 /// \file
@@ -90,7 +89,10 @@ struct numbered_container {
     });
   }
   const auto before = [](const numbered_name& a, const numbered_name& b) {
-    return std::tie(a.number, a.end, a.fqn) < std::tie(b.number, b.end, b.fqn);
+    if (a.number != b.number) {
+      return a.number < b.number;
+    }
+    return a.end != b.end ? a.end < b.end : a.fqn < b.fqn;
   };
   for (numbered_container& container : out) {
     if (!std::is_sorted(container.names.begin(), container.names.end(), before)) {

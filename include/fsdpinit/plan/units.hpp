@@ -3,7 +3,6 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/plan/numbered_names.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <span>
@@ -163,16 +162,29 @@ template <class IsUnit>
   if (best == nullptr) {
     return out;
   }
-  std::vector<detail::numbered_child> children = best->children();
-  std::sort(children.begin(), children.end(), [&](const detail::numbered_child& a, const detail::numbered_child& b) {
-    return best->names[a.first].fqn < best->names[b.first].fqn;
-  });
-  for (const detail::numbered_child& child : children) {
-    for (std::size_t i = child.first; i < child.last; ++i) {
-      out.unit_of[best->names[i].fqn] = out.names.size();
+  constexpr auto none = static_cast<std::size_t>(-1);
+  struct place {
+    std::size_t child = none;
+    std::size_t end = 0;  // of the child's own name
+  };
+  const std::vector<detail::numbered_child> children = best->children();
+  std::vector<place> place_of(fqns.size());
+  for (std::size_t child = 0; child < children.size(); ++child) {
+    for (std::size_t i = children[child].first; i < children[child].last; ++i) {
+      place_of[best->names[i].fqn] = {.child = child, .end = best->names[i].end};
     }
-    const detail::numbered_name& one = best->names[child.first];
-    out.names.emplace_back(fqns[one.fqn].substr(0, one.end));
+  }
+  std::vector<std::size_t> unit_of_child(children.size(), 0);
+  for (std::size_t i = 0; i < fqns.size(); ++i) {  // units are numbered as their first names come
+    if (place_of[i].child == none) {
+      continue;
+    }
+    std::size_t& unit = unit_of_child[place_of[i].child];
+    if (unit == 0) {
+      unit = out.names.size();
+      out.names.emplace_back(fqns[i].substr(0, place_of[i].end));
+    }
+    out.unit_of[i] = unit;
   }
   return out;
 }

@@ -16,8 +16,8 @@ template <class Range, class NameOf>
   const std::vector<indexed_name> names =
       in_name_order(items, [&](const auto& item) -> const std::string& { return std::invoke(name_of, item); });
   const auto twice =
-      std::adjacent_find(names.begin(), names.end(), [](const auto& a, const auto& b) { return a.first == b.first; });
-  return twice != names.end() ? &std::invoke(name_of, items[twice->second]) : nullptr;
+      std::adjacent_find(names.begin(), names.end(), [](const auto& a, const auto& b) { return a.name == b.name; });
+  return twice != names.end() ? &std::invoke(name_of, items[twice->index]) : nullptr;
 }
 
 }  // namespace fsdpinit::detail
