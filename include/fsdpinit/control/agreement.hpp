@@ -103,10 +103,10 @@ void agree(Control& control, const std::optional<error>& mine, deadline limit) {
   });
 }
 
-/// The root's bytes on every rank; their number need not be known elsewhere. Host metadata: not accounted.
-template <Communicator Control>
-[[nodiscard]] std::vector<std::byte> broadcast_bytes(Control& control, std::vector<std::byte> bytes, std::size_t root,
-                                                     deadline limit) {
+/// The root's bytes, a vector of them or a string, on every rank; their number need not be known elsewhere. Host metadata: not
+/// accounted.
+template <Communicator Control, class Bytes>
+[[nodiscard]] Bytes broadcast_bytes(Control& control, Bytes bytes, std::size_t root, deadline limit) {
   return detail::guarded(control, [&] {
     std::uint64_t size = bytes.size();
     detail::broadcast(control, std::as_writable_bytes(std::span(&size, 1)), root, limit);
@@ -116,7 +116,7 @@ template <Communicator Control>
       agree(control, attempt([&] { bytes.resize(size); }), limit);
     }
     if (size != 0) {
-      detail::broadcast(control, bytes, root, limit);
+      detail::broadcast(control, std::as_writable_bytes(std::span(bytes)), root, limit);
     }
     return std::move(bytes);
   });

@@ -96,6 +96,7 @@ inline constexpr std::size_t error_wire_bytes = 4096;
 /// \pre contents.stored.size() == contents.tensors.size().
 [[nodiscard]] inline std::vector<std::byte> encode(const state_dict_contents& contents) {
   wire_writer out;
+  out.bytes().reserve(128 * contents.tensors.size());  // a guess
   out.number(contents.tensors.size());
   for (std::size_t i = 0; i < contents.tensors.size(); ++i) {
     const tensor_descriptor& tensor = contents.tensors[i];

@@ -14,9 +14,8 @@ namespace fsdpinit {
 /// What a rank's module is: a line for each slot with its role, dtype, shape, placement and tie; then, as the units
 /// follow from the slots, a line for each tensor with its unit. Equal on every rank, or the call is an error. Text rather than a
 /// digest, so that equality is exact and the first difference can be named.
-[[nodiscard]] inline std::string manifest_of(const module_view& view) {
-  std::string out;
-  out.reserve(160 * view.slots.size());  // a guess
+inline void append_manifest(std::string& out, const module_view& view) {
+  out.reserve(out.size() + 160 * view.slots.size());  // a guess
   const auto first_name = [&](const stored_tensor& tensor) -> const std::string& {
     return view.first_slot(tensor).fqn;
   };
@@ -46,7 +45,6 @@ namespace fsdpinit {
     detail::append_escaped(out, view.units[tensor.unit]);  // the root's is empty
     out += '\n';
   }
-  return out;
 }
 
 /// What else a call is made of, by its types: they decide which agreements there are.
@@ -69,7 +67,7 @@ struct call_kind {
              how.choose ? "a function" : "by the size of chunks", "\nstrict ", how.strict ? 1 : 0, "\nrelease_source ",
              how.release_source ? 1 : 0, "\nverify ", name(how.verify),
              how.verify == verification::off ? "" : concat(" ", how.checksum->name), "\n");
-  out += manifest_of(view);
+  append_manifest(out, view);
   return out;
 }
 

@@ -131,6 +131,7 @@ inline void settle_buffers(module_view& view, std::span<const tensor_descriptor>
   const std::set<std::string_view> ignored(view.ignored.begin(), view.ignored.end());
   std::vector<std::size_t> item_of(view.tensors.size(), none);
   std::vector<load_item> items;
+  items.reserve(view.tensors.size());
   for (std::size_t i = 0; i < source.size(); ++i) {
     const slot_record* const slot = slot_of[i];
     if (slot == nullptr) {

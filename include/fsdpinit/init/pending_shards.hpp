@@ -29,6 +29,7 @@ template <MemorySpace Space>
   const std::size_t shards = made.options.ranks.shards;
   const std::size_t shard = made.options.ranks.shard_of(rank);
   std::vector<pending_shard> out;
+  out.reserve(view.slots.size());
   for (const planned_tensor& planned : made.tensors) {
     const auto& slab = work.slabs[planned.slab];
     for (const std::size_t slot : view.tensors[items[planned.request].tensor].slots) {

@@ -29,17 +29,14 @@ namespace fsdpinit::detail {
 template <Communicator Control, class Describe>
 void require_equal_calls(Control& control, double deadline_seconds, Describe&& describe) {
   std::string mine;
-  std::vector<std::byte> reference;
+  agreed(control, deadline_seconds, [&] { mine = describe(); });
+  const bool is_reference = control.rank() == 0;
+  const std::string reference =
+      broadcast_bytes(control, is_reference ? std::move(mine) : std::string(), 0, deadline::after(deadline_seconds));
   agreed(control, deadline_seconds, [&] {
-    mine = describe();
-    if (control.rank() == 0) {
-      const auto bytes = std::as_bytes(std::span(mine));
-      reference.assign(bytes.begin(), bytes.end());
+    if (!is_reference) {
+      require_equal_manifests(reference, mine);
     }
-  });
-  reference = broadcast_bytes(control, std::move(reference), 0, deadline::after(deadline_seconds));
-  agreed(control, deadline_seconds, [&] {
-    require_equal_manifests({reinterpret_cast<const char*>(reference.data()), reference.size()}, mine);
   });
 }
 
@@ -98,20 +95,15 @@ template <Communicator Control>
     return {};
   }
   const std::size_t unable = control.size() - static_cast<std::size_t>(worst);
-  std::vector<std::byte> why;
+  std::string why;
   agreed(control, deadline_seconds, [&] {
     if (control.rank() == unable) {
-      const std::string text = unreadable->what();
-      const auto bytes = std::as_bytes(std::span(text));
-      why.assign(bytes.begin(), bytes.end());
+      why = unreadable->what();
     }
   });
   why = broadcast_bytes(control, std::move(why), unable, deadline::after(deadline_seconds));
   std::string text;
-  agreed(control, deadline_seconds, [&] {
-    text = concat("rank ", unable, " cannot read the checkpoint: ",
-                  std::string_view(reinterpret_cast<const char*>(why.data()), why.size()));
-  });
+  agreed(control, deadline_seconds, [&] { text = concat("rank ", unable, " cannot read the checkpoint: ", why); });
   return text;
 }
 

@@ -46,7 +46,7 @@ class host_memory {
   struct queue {};
   static constexpr bool host_accessible = true;
   static constexpr std::uint64_t alignment = 256;
-  static constexpr std::uint64_t mapping_threshold = 1 * mib;
+  static constexpr std::uint64_t mapping_threshold = 128 * kib;
 
   /// \throws std::bad_alloc.
   [[nodiscard]] std::byte* allocate(std::uint64_t bytes) {

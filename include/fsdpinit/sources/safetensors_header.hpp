@@ -65,6 +65,10 @@ inline constexpr std::uint64_t safetensors_prefix_bytes = 8;
 
 namespace detail {
 
+/// No entry is shorter than the one of an empty name.
+inline constexpr std::size_t least_entry_bytes =
+    std::string_view(R"("":{"dtype":"U8","shape":[],"data_offsets":[0,1]})").size();
+
 /// Size and place of one tensor, checked in the order of the reference. `before` is the tensor before it, if any.
 inline void check_entry(std::string_view file, const safetensors_entry& entry, const safetensors_entry* before) {
   const auto& [name, type, extents] = entry.descriptor;
@@ -112,6 +116,7 @@ inline void check_entry(std::string_view file, const safetensors_entry& entry, c
                                                                  std::uint64_t file_bytes) {
   Expects(file_bytes >= safetensors_prefix_bytes && json.size() <= file_bytes - safetensors_prefix_bytes);
   safetensors_header header;
+  header.tensors.reserve(json.size() / detail::least_entry_bytes);
   detail::safetensors_header_handler handler(file, header);
   detail::scan_json(file, "the header", json, handler);
 

@@ -54,7 +54,10 @@ class safetensors_source {
   /// All tensors of one file. Cost: one read of the header, linear in it.
   /// \throws error{io} or error{invalid_file} naming the file, as `input_file` and `parse_safetensors_header` do.
   explicit safetensors_source(std::string path, page_cache pages = page_cache::keep) {
-    for (safetensors_entry& entry : add_file(std::move(path), pages)) {
+    std::vector<safetensors_entry> entries = add_file(std::move(path), pages);
+    tensors_.reserve(entries.size());
+    places_.reserve(entries.size());
+    for (safetensors_entry& entry : entries) {
       add_tensor(std::move(entry));
     }
   }
@@ -163,7 +166,7 @@ class safetensors_source {
     return std::move(header.tensors);
   }
 
-  void add_tensor(safetensors_entry entry) {
+  void add_tensor(safetensors_entry&& entry) {
     tensors_.push_back(std::move(entry.descriptor));
     places_.push_back({.file = open_.size() - 1, .begin = entry.begin, .bytes = entry.end - entry.begin});
   }

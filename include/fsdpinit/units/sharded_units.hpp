@@ -81,7 +81,9 @@ class sharded_units {
     ranks_.all_or_nothing([&] {
       detail::require_equal_calls(ranks_.control(), how.deadline_seconds, [&] {
         take(module, how);
-        return concat("replicas ", how.replicas, "\n", manifest_of(view_));
+        std::string manifest = concat("replicas ", how.replicas, "\n");
+        append_manifest(manifest, view_);
+        return manifest;
       });
     });
   }
