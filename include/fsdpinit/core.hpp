@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// The vocabulary, the planner and the concepts: no I/O, no threads, no <memory>. For adapters and tools. The default
+/// The vocabulary, the planner and the concepts: no I/O, no threads, no `<memory>`. For adapters and tools. The default
 /// unit assignment, plan/units.hpp, is apart: it is needed where a module is initialised, and costs a map.
 
 #include <fsdpinit/concepts/communicator.hpp>

@@ -33,7 +33,7 @@ inline constexpr std::uint64_t gib = 1024 * mib;
   return value / alignment * alignment;
 }
 
-/// The smaller of two byte counts; <algorithm> is more than this header should cost.
+/// The smaller of two byte counts; `<algorithm>` is more than this header should cost.
 [[nodiscard]] constexpr std::uint64_t smaller(std::uint64_t a, std::uint64_t b) noexcept { return a < b ? a : b; }
 
 /// `product = a * b`; false, with `product` unspecified, where that does not fit into 64 bits.

@@ -6,7 +6,7 @@
 
 namespace fsdpinit {
 
-/// Seconds on the monotonic clock. Read through clock_gettime so that <chrono> stays out of `core.hpp`.
+/// Seconds on the monotonic clock. Read through clock_gettime so that `<chrono>` stays out of `core.hpp`.
 [[nodiscard]] inline double monotonic_seconds() noexcept {
   std::timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);

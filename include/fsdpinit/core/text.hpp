@@ -8,7 +8,7 @@
 #include <string_view>
 
 /// \file
-/// The text of errors. Kept to <string> alone so that `core.hpp` stays cheap to include; tables and reports use fmt.
+/// The text of errors. Kept to `<string>` alone so that `core.hpp` stays cheap to include; tables and reports use fmt.
 
 namespace fsdpinit {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 /// \file
-/// What default units are found by: the numbered children of containers, as `layers.3` is child 3 of `layers.`.
+/// What default units are found by: the numbered children of containers, as `layers.3` is the child 3 of `layers`.
 
 namespace fsdpinit::detail {
 

@@ -209,7 +209,7 @@ inline constexpr bool is_lvalue_source = std::is_lvalue_reference_v<T> && StateD
 /// Where one of the arguments is a SourceOpener, the result is a SourceOpener that opens them all, in order, each time
 /// it is called; openers are copied or moved in, and a source that was an rvalue is copied into every result.
 ///
-/// Cost n log n in the number of tensors; nothing per read. 	hrows error{invalid_argument}, when all are there, for a
+/// Cost n log n in the number of tensors; nothing per read. \throws error{invalid_argument}, when all are there, for a
 /// name that two of them have.
 template <class... Parts>
 [[nodiscard]] auto merged(Parts&&... parts) {
