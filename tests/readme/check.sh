@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# usage: tests/readme/check.sh MARKDOWN ROOT
-# Code in README is quoted from examples and tests that are built and run: each fenced block that follows a line
+# usage: tests/readme/check.sh ROOT MARKDOWN...
+# Code in README and in the guide is quoted from examples and tests that are built and run: each fenced block that follows a line
 #   <!-- examples/file.cpp [tag] -->
-# must equal the lines between the two `// [tag]` or `# [tag]` comments of that file, indentation of the region aside.
+# must equal the lines between the two `// [tag]` or `# [tag]` comments of that file, indentation of the region aside. A block of
+# C++, CUDA or CMake that follows no such line is an error.
 set -euo pipefail
 
-markdown=$1
-root=$2
+root=$1
+shift
 awk -v root="$root" '
   function region(file, tag,    line, inside, out, indent, path) {
     path = root "/" file
@@ -21,8 +22,19 @@ awk -v root="$root" '
     return out
   }
   function report(what) { printf "%s:%d: %s\n", FILENAME, FNR, what; failed = 1 }
-  /^<!-- (examples|tests)\/[^ ]+ \[[^]]+\] -->$/ { file = $2; tag = substr($3, 2, length($3) - 2); next }
-  file != "" && /^```/ && !reading { reading = 1; block = ""; next }
+  FNR == 1 {
+    if (reading || passing) { print previous ": a block is not closed"; failed = 1 }
+    file = ""; reading = 0; passing = 0; previous = FILENAME
+  }
+  passing { passing = $0 !~ /^ *```/; next }
+  !reading && /^<!-- (examples|tests)\/[^ ]+ \[[^]]+\] -->$/ { file = $2; tag = substr($3, 2, length($3) - 2); next }
+  !reading && /^ *```/ {
+    if (file != "") { reading = 1; block = ""; next }
+    passing = 1
+    if ($0 ~ /^ *``` *(cpp|c\+\+|cxx|cc|hpp|c|cuda|cmake)/) report("code that is quoted from nowhere: say where, as in <!-- examples/file.cpp [tag] -->")
+    next
+  }
+  !reading && file != "" { report("the block of " file " [" tag "] does not follow"); file = "" }
   reading && /^```/ {
     expected = region(file, tag)
     if (expected == "") report(file " has no region [" tag "]")
@@ -34,6 +46,7 @@ awk -v root="$root" '
   }
   reading { block = block $0 "\n" }
   END {
-    if (checked == 0) { print FILENAME ": no quoted block was found"; failed = 1 }
+    if (reading || passing) { print previous ": a block is not closed"; failed = 1 }
+    if (checked == 0) { print "no quoted block was found"; failed = 1 }
     exit failed
-  }' "$markdown"
+  }' "$@"

@@ -1,53 +1,76 @@
 #!/usr/bin/env bash
-# The check must be able to fail: on a block that differs, on a region that does not exist, and on nothing to check.
+# The checks must be able to fail: on a block that differs, on a region that does not exist, on code from nowhere, on another output,
+# on a link that leads nowhere, and on nothing to check.
 set -euo pipefail
 
-check=$(dirname "${BASH_SOURCE[0]}")/check.sh
+here=$(dirname "${BASH_SOURCE[0]}")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+page=$scratch/page.md
+
+expect() {  # 0 or 1, then the command
+  local status=0 wanted=$1
+  shift
+  "$@" >"$scratch/out" 2>&1 || status=$?
+  if [[ $status != "$wanted" ]]; then
+    echo "expected exit code $wanted, got $status for:"
+    cat "$page" "$scratch/out"
+    exit 1
+  fi
+}
+
+# -- quoted code -----------------------------------------------------------------------------------------------------------------
+
 mkdir "$scratch"/{examples,tests}
 printf 'int a;\n  // [tag]\n  int b;\n    int c;\n  // [tag]\n' >"$scratch/examples/x.cpp"
 printf '# [tag]\nproject(x)\n# [tag]\n' >"$scratch/tests/CMakeLists.txt"
 
-page() { printf '<!-- %s [%s] -->\n```cpp\n%b```\n' "${3:-examples/x.cpp}" "$1" "$2" >"$scratch/page.md"; }
-expect() {  # 0 or 1
-  local status=0
-  bash "$check" "$scratch/page.md" "$scratch" >"$scratch/out" || status=$?
-  if [[ $status != "$1" ]]; then
-    echo "expected exit code $1, got $status for:"
-    cat "$scratch/page.md" "$scratch/out"
-    exit 1
-  fi
-}
-page tag 'int b;\n  int c;\n' && expect 0
-page tag 'int b;\n  int d;\n' && expect 1
-page tag 'project(x)\n' tests/CMakeLists.txt && expect 0
-page tag 'project(y)\n' tests/CMakeLists.txt && expect 1
-page other 'int b;\n' && expect 1
-echo 'no code' >"$scratch/page.md" && expect 1
+quotes() { printf '<!-- %s [%s] -->\n```cpp\n%b```\n' "${3:-examples/x.cpp}" "$1" "$2" >"$page"; }
+check() { expect "$1" bash "$here/check.sh" "$scratch" "${@:2}"; }
+quotes tag 'int b;\n  int c;\n' && check 0 "$page"
+quotes tag 'int b;\n  int d;\n' && check 1 "$page"
+quotes tag 'project(x)\n' tests/CMakeLists.txt && check 0 "$page"
+quotes tag 'project(y)\n' tests/CMakeLists.txt && check 1 "$page"
+quotes other 'int b;\n' && check 1 "$page"
+echo 'no code' >"$page" && check 1 "$page"
 
-# Nor may what a tool prints be another thing, or nothing.
-output=$(dirname "${BASH_SOURCE[0]}")/output.sh
-printf '#!/bin/sh\necho "$1 and $2"\n' >"$scratch/tool"
-chmod +x "$scratch/tool"
-prints() {  # 0 or 1, and what README says that the tool prints
-  printf 'In short, `fsdpinit one two` prints\n\n```\n%b```\n' "$2" >"$scratch/page.md"
-  local status=0
-  bash "$output" "$scratch/page.md" "$scratch" "$scratch/tool" >"$scratch/out" || status=$?
-  if [[ $status != "$1" ]]; then
-    echo "expected exit code $1, got $status for:"
-    cat "$scratch/page.md" "$scratch/out"
-    exit 1
-  fi
-}
-prints 0 'one and two\n'
-prints 1 'one and three\n'
-prints 1 'one and two\nand more\n'
-prints 1 ''
-printf '#!/bin/sh\necho "$1 and $2"\nexit 1\n' >"$scratch/tool"
-prints 1 'one and two\n'
-echo 'nothing' >"$scratch/page.md"
-if bash "$output" "$scratch/page.md" "$scratch" "$scratch/tool" >"$scratch/out"; then
-  echo "a page without a block passes"
-  exit 1
-fi
+quotes tag 'int b;\n  int c;\n' && cp "$page" "$scratch/good.md"
+echo 'no code' >"$page" && check 0 "$scratch/good.md" "$page"
+for language in cpp c++ cuda cmake; do
+  printf '```%s\nint d;\n```\n' "$language" >"$page" && check 1 "$scratch/good.md" "$page"
+done
+printf '```sh\n<!-- examples/x.cpp [tag] -->\n```\n' >"$page" && check 0 "$scratch/good.md" "$page"
+printf '<!-- examples/x.cpp [tag] -->\ntext\n' >"$page" && check 1 "$scratch/good.md" "$page"
+printf '```\nnot closed\n' >"$page" && check 1 "$scratch/good.md" "$page"
+printf '<!-- examples/x.cpp [tag] -->\n```cpp\nint b;\n  int c;\n' >"$page" && check 1 "$page" "$scratch/good.md"
+
+# -- what programs print -----------------------------------------------------------------------------------------------------------
+
+mkdir "$scratch/build" "$scratch/build/examples"
+program() { printf '#!/bin/sh\necho "$1 and $2"\nexit %s\n' "$2" >"$1" && chmod +x "$1"; }
+prints() { printf 'In short, `%s one two` prints\n\n```\n%b```\n' "${2:-fsdpinit}" "$1" >"$page"; }
+output() { expect "$1" bash "$here/output.sh" "$scratch" "$scratch/build" "$page"; }
+program "$scratch/build/fsdpinit" 0
+program "$scratch/build/examples/fsdpinit_x" 0
+prints 'one and two\n' && output 0
+prints 'one and two\n' fsdpinit_x && output 0
+prints 'one and two\n' fsdpinit_y && output 1
+prints 'one and three\n' && output 1
+prints 'one and two\nand more\n' && output 1
+prints '' && output 1
+printf 'Here `fsdpinit one two` prints\n\nnothing\n\n```\none and two\n```\n' >"$page" && output 1
+program "$scratch/build/fsdpinit" 1
+prints 'one and two\n' && output 1
+echo 'nothing' >"$page" && output 1
+
+# -- links -------------------------------------------------------------------------------------------------------------------------
+
+printf '# A page\n\n## With `a heading`, and more\n' >"$scratch/other.md"
+links() { echo "$2" >"$page" && expect "$1" bash "$here/links.sh" "$page"; }
+links 0 'see [the other](other.md), [its part](other.md#with-a-heading-and-more) and [the web](https://example.org/x)'
+links 0 'a [folder](examples)'
+links 1 'see [another](another.md)'
+links 1 'see [its part](other.md#without-a-heading)'
+links 1 'see [here](#nowhere)'
+links 1 'see [the web](https://example.org/x) alone'
+links 1 'code `[x](other.md)` alone'
