@@ -24,7 +24,7 @@ function(fsdpinit_leave_out part why)
   endif()
   if(required)
     message(FATAL_ERROR "fsdpinit: ${part} is required (FSDPINIT_REQUIRE_${PART}), but ${why}; install what is missing (on "
-                        "Debian and Ubuntu: bash cmake/packages.sh build mpi torch test) or name its prefix in CMAKE_PREFIX_PATH")
+                        "Debian and Ubuntu: bash cmake/packages.sh build mpi torch test docs) or name its prefix in CMAKE_PREFIX_PATH")
   endif()
   message(STATUS "fsdpinit: ${part} left out: ${why}")
 endfunction()

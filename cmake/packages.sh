@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# usage: packages.sh GROUP...     (build, mpi, torch, test, demo, lint)
+# usage: packages.sh GROUP...     (build, mpi, torch, test, demo, docs, lint)
 # Installs what the groups need on Debian 12 or Ubuntu 24.04. Returns at once when everything is there.
 set -euo pipefail
 
@@ -9,13 +9,14 @@ declare -A group=(
   [torch]="libtorch-dev libgloo-dev"
   [test]="libgtest-dev librapidcheck-dev libbenchmark-dev python3-jsonschema python3-venv valgrind"
   [demo]="gnuplot-nox fonts-dejavu-core"
+  [docs]="doxygen"
   [lint]="clang-16 libclang-rt-16-dev clang-tidy-16 clang-format-16"
 )
 
 wanted=()
 for name in "$@"; do
   if [[ -z ${group[$name]+known} ]]; then
-    echo "packages.sh: unknown group '$name'; use build, mpi, torch, test, demo, lint" >&2
+    echo "packages.sh: unknown group '$name'; use build, mpi, torch, test, demo, docs, lint" >&2
     exit 2
   fi
   read -r -a members <<<"${group[$name]}"
