@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # usage: tests/readme/links.sh MARKDOWN...
-# Links in README and in the guide lead somewhere: to a file or folder of this repository, and where a heading is named to one that
-# the page has, under the name that GitHub gives it. Addresses of the web are left alone.
+# Links in README and in the guide lead somewhere: to a file or folder of this repository, where a heading is named to one that the
+# page has, under the name that GitHub gives it, and from a name of the library to a header that has it. Addresses of the web are left
+# alone.
 set -euo pipefail
 
 # The anchors of a page, one a line.
@@ -13,21 +14,28 @@ anchors() {
       print name (seen[name]++ ? "-" seen[name] - 1 : "")
     }' "$1"
 }
-# "line target" of each link of a page.
+# "line target name" of each link of a page; the name is that of the library which leads to a header, or `-`.
 links() {
   awk '
     /^ *```/ { code = !code; next }
     code { next }
     {
+      while (match($0, /\[`[A-Za-z_0-9:]+[^`]*`\]\([^)]+\.(hpp|cuh)\)/)) {
+        name = target = substr($0, RSTART, RLENGTH)
+        sub(/^.*\]\(/, "", target); sub(/\)$/, "", target)
+        sub(/^\[`/, "", name); sub(/[^A-Za-z_0-9:].*$/, "", name); sub(/^.*:/, "", name)
+        print FNR, target, name
+        $0 = substr($0, 1, RSTART - 1) "x" substr($0, RSTART + RLENGTH)
+      }
       gsub(/`[^`]*`/, "x")
-      while (match($0, /\]\([^)]+\)/)) { print FNR, substr($0, RSTART + 2, RLENGTH - 3); $0 = substr($0, RSTART + RLENGTH) }
+      while (match($0, /\]\([^)]+\)/)) { print FNR, substr($0, RSTART + 2, RLENGTH - 3), "-"; $0 = substr($0, RSTART + RLENGTH) }
     }' "$1"
 }
 
 status=0
 count=0
 for page in "$@"; do
-  while read -r line target; do
+  while read -r line target name; do
     if [[ $target =~ ^[a-z]+: ]]; then continue; fi
     count=$((count + 1))
     path=${target%%#*}
@@ -38,6 +46,9 @@ for page in "$@"; do
       status=1
     elif [[ $target == *#* ]] && ! anchors "$file" | grep -qxF -- "${target#*#}"; then
       echo "$page:$line: $target: the page has no such heading"
+      status=1
+    elif [[ $name != - ]] && ! grep -qw -- "$name" "$file"; then
+      echo "$page:$line: $target: the header does not have $name"
       status=1
     fi
   done < <(links "$page")

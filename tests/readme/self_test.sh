@@ -69,6 +69,10 @@ printf '# A page\n\n## With `a heading`, and more\n' >"$scratch/other.md"
 links() { echo "$2" >"$page" && expect "$1" bash "$here/links.sh" "$page"; }
 links 0 'see [the other](other.md), [its part](other.md#with-a-heading-and-more) and [the web](https://example.org/x)'
 links 0 'a [folder](examples)'
+mkdir "$scratch/include" && echo 'struct known {};' >"$scratch/include/x.hpp"
+links 0 'see [`known`](include/x.hpp), [`some::known{x}`](include/x.hpp) and [x.hpp](include/x.hpp)'
+links 1 'see [`known`](include/x.hpp) and [`unknown`](include/x.hpp)'
+links 1 'see [`known`](include/y.hpp)'
 links 1 'see [another](another.md)'
 links 1 'see [its part](other.md#without-a-heading)'
 links 1 'see [here](#nowhere)'
