@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -172,7 +173,7 @@ class group {
   [[nodiscard]] bool move(std::size_t peer, short event, std::size_t size, double seconds, Some&& some) const {
     while (size != 0) {
       ::pollfd ready{.fd = sockets_[peer], .events = event, .revents = 0};
-      const int woken = ::poll(&ready, 1, static_cast<int>(seconds > 0 ? seconds * 1000 : 0));
+      const int woken = ::poll(&ready, 1, static_cast<int>(std::clamp(seconds, 0.0, most_seconds) * 1000));
       if (woken < 0 && errno == EINTR) {
         continue;
       }
@@ -187,6 +188,8 @@ class group {
     }
     return true;
   }
+
+  static constexpr double most_seconds = 86400;  // also where somebody would wait for ever
 
   std::vector<int> sockets_;  // by peer; -1 for this rank
   std::size_t id_;

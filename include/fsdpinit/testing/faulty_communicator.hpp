@@ -15,7 +15,8 @@
 
 namespace fsdpinit::testing {
 
-/// A communicator of which one call throws error{communication}. It models what `C` models, no more and no less.
+/// A communicator of which one call throws error{communication}. It models what `C` models, but for `StagingCommunicator` and
+/// `PoisonableCommunicator`, and nothing else.
 ///
 /// `wait` fails after the operation is over, because a failed `wait` has given the buffers back; every other call fails
 /// before it has begun. `interrupt`, `rearm` and `fail`, which must not fail, are not counted.
