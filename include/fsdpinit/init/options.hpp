@@ -21,7 +21,7 @@ enum class source_ranks : std::uint8_t {
 
 inline constexpr std::size_t most_reader_threads = 256;
 
-/// How to initialise. Must be equal on every rank; a difference is an error that names it.
+/// How to initialise. Must be equal on every rank, seconds and reader threads apart; a difference is an error that names it.
 struct options {
   /// Staging per bucket in flight. Small enough to stay in cache, large enough that latency does not show.
   std::uint64_t bucket_bytes = 4 * mib;

@@ -21,7 +21,7 @@ struct pretrained_load_context {
   std::size_t source_rank = 0;
 };
 
-/// Equal on every rank; a difference is an error that names it.
+/// Equal on every rank, seconds apart; a difference is an error that names it.
 struct pretrained_load_options {
   /// Ranks agree that all is well whenever so much of the weights was read. A rank without weights waits for the source
   /// rank no longer than one such part takes, which must be within the deadline.
