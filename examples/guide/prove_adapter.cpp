@@ -4,7 +4,6 @@
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/faults.hpp>
 #include <fsdpinit/testing/laws.hpp>
-#include <fsdpinit/testing/optimizer_laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <algorithm>

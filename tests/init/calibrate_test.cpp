@@ -92,6 +92,21 @@ TEST(Calibrate, AProbeOfNothingIsRefused) {
   }
 }
 
+TEST(Calibrate, ProbesThatDifferAreNamedOnEveryRank) {
+  const reference_model model = large_and_small();
+  const std::vector<std::optional<error>> found =
+      errors_of_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+        static_cast<void>(calibrate(readable_checkpoint{&model}, world, {.probe_bytes = rank == 2 ? kib : 256 * kib}));
+      });
+  for (const std::optional<error>& each : found) {
+    ASSERT_TRUE(each);
+    EXPECT_EQ(each->code(), errc::disagreement);
+    EXPECT_EQ(each->rank(), 2);
+    EXPECT_NE(std::string(each->what()).find("'probe_bytes 1024' where rank 0 has 'probe_bytes 262144'"),
+              std::string::npos);
+  }
+}
+
 TEST(Calibrate, ACheckpointWithoutBytesIsMeasuredAsCopies) {
   const reference_model model({{.fqn = "empty", .type = dtype::u8, .extents = {0}}});
   run_ranks(2, [&](std::size_t, threads_communicator& world) {

@@ -25,7 +25,7 @@ using namespace fsdpinit::testing_support;
 using fsdpinit::testing::run_ranks;
 
 using managed = DLManagedTensor;
-static_assert(StateDictSource<dlpack_source<managed>> && ReleasingSource<dlpack_source<managed>>);
+static_assert(ConcurrentSource<dlpack_source<managed>> && ReleasingSource<dlpack_source<managed>>);
 
 dlpack_source<managed> handed_over(const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
   std::vector<dlpack_tensor<managed>> out;

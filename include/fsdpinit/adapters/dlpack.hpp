@@ -135,6 +135,8 @@ struct dlpack_tensor {
 template <DlpackManagedTensor Managed>
 class dlpack_source {
  public:
+  static constexpr bool reads_concurrently = true;
+
   /// \throws as `describe_dlpack`.
   explicit dlpack_source(std::vector<dlpack_tensor<Managed>> tensors) : tensors_(std::move(tensors)) {
     descriptors_.reserve(tensors_.size());

@@ -8,8 +8,10 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/payload_channel.hpp>
+#include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
@@ -31,7 +33,7 @@
 
 namespace fsdpinit {
 
-/// Equal on every rank.
+/// Equal on every rank but for the deadline; a difference is an error that names it.
 struct calibration {
   std::size_t source_rank = 0;
   /// That each rank reads, copies and writes at a time; each is done six times. 32 MiB take a machine of 5 GB/s 0.1 s in all.
@@ -50,12 +52,15 @@ class calibrator {
 
   [[nodiscard]] cluster run() {
     cluster out;
-    agreed([&] {
+    require_equal_calls(links_.control, how_.deadline_seconds, [&] {
       require_valid({.source_rank = how_.source_rank, .deadline_seconds = how_.deadline_seconds},
                     links_.control.size());
       if (how_.probe_bytes == 0) {
         throw error(errc::invalid_argument, "probe_bytes", "must be above 0; 32 MiB measure well");
       }
+      return concat("a calibration\nsource_rank ", how_.source_rank, "\nprobe_bytes ", how_.probe_bytes, "\n");
+    });
+    agreed([&] {
       count_nodes(out);
       piece_ = block(host_memory(), smaller(how_.probe_bytes, 4 * mib));
       std::memset(piece_.data(), 1, piece_.size());

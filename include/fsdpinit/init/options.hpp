@@ -28,8 +28,8 @@ struct options {
   /// Buckets being filled, sent and placed at the same time; 2 lets the source read while the others receive.
   std::size_t buckets_in_flight = 2;
   /// Threads that read one bucket together on a rank that reads, where the source allows it (`ConcurrentSource`: all of this library
-  /// do, but for a module's own state and what comes by DLPack): one copies out of the page cache more slowly than a link to a GPU
-  /// takes it. Need not be equal on all ranks.
+  /// do, but for a module's own state): one copies out of the page cache more slowly than a link to a GPU takes it. Need not be equal on
+  /// all ranks.
   std::size_t reader_threads = 1;
   /// The rank that reads the checkpoint, and whose non-persistent buffers all ranks get.
   std::size_t source_rank = 0;

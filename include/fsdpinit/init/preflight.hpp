@@ -28,11 +28,11 @@ namespace fsdpinit::detail {
 /// broadcast. \throws error{disagreement} naming the lowest rank that differs from rank 0, and what `describe` throws.
 template <Communicator Control, class Describe>
 void require_equal_calls(Control& control, double deadline_seconds, Describe&& describe) {
-  std::string mine;
-  agreed(control, deadline_seconds, [&] { mine = describe(); });
   const bool is_reference = control.rank() == 0;
-  const std::string reference =
-      broadcast_bytes(control, is_reference ? std::move(mine) : std::string(), 0, deadline::after(deadline_seconds));
+  std::string mine;
+  std::string reference;
+  agreed(control, deadline_seconds, [&] { (is_reference ? reference : mine) = describe(); });
+  reference = broadcast_bytes(control, std::move(reference), 0, deadline::after(deadline_seconds));
   agreed(control, deadline_seconds, [&] {
     if (!is_reference) {
       require_equal_manifests(reference, mine);

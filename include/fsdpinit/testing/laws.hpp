@@ -9,6 +9,7 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/testing/communicator_laws.hpp>
 #include <fsdpinit/testing/law_list.hpp>
+#include <fsdpinit/testing/optimizer_laws.hpp>
 #include <fsdpinit/testing/source_laws.hpp>
 
 #include <cstddef>
