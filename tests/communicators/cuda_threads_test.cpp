@@ -25,7 +25,7 @@ using fsdpinit::testing::fake_cuda;
 using fsdpinit::testing::run_ranks;
 using fsdpinit::testing::violations;
 
-using communicator = basic_cuda_threads_communicator<fake_cuda>;
+using communicator = on_one_gpu::communicator;
 using device_memory = basic_cuda_memory<fake_cuda>;
 
 static_assert(GroupCommunicator<communicator> && AllGatherCommunicator<communicator>);
@@ -79,14 +79,6 @@ TEST_F(CudaThreads, MoveBetweenHostAndDeviceMemory) {
     }
   }
 }
-
-struct on_one_gpu {
-  template <class Use>
-  static void run(threads_communicator& host, const gpu_doubles& mine, Use&& use) {
-    communicator comm(host, 0, mine.cuda);
-    use(comm);
-  }
-};
 
 TEST_F(CudaThreads, InitialiseUnderScatter) {
   expect_shards_on_the_device<on_one_gpu, native_sharding<transport::scatter>>(node);

@@ -33,7 +33,7 @@ using fsdpinit::testing::faulty_communicator;
 using fsdpinit::testing::run_ranks;
 using fsdpinit::testing::violations;
 
-using communicator = basic_nccl_communicator<fake_nccl, fake_cuda, threads_communicator>;
+using communicator = over_nccl::communicator;
 using device_memory = basic_cuda_memory<fake_cuda>;
 
 static_assert(NcclApi<fake_nccl, fake_cuda>);
@@ -159,38 +159,29 @@ TEST_F(NcclCommunicator, ThatLosesAPeerSaysSo) {
   }
 }
 
-/// Over a world of threads.
-struct over_threads {
-  template <class Use>
-  static void run(threads_communicator& host, const gpu_doubles& mine, Use&& use) {
-    communicator comm(host, 0, {.slot_bytes = 2 * kib, .deadline_seconds = 20}, mine.nccl, mine.cuda);
-    use(comm);
-  }
-};
-
 TEST_F(NcclCommunicator, InitialisesUnderScatter) {
-  expect_shards_on_the_device<over_threads, native_sharding<transport::scatter>>(node);
+  expect_shards_on_the_device<over_nccl, native_sharding<transport::scatter>>(node);
 }
 TEST_F(NcclCommunicator, InitialisesUnderBroadcast) {
-  expect_shards_on_the_device<over_threads, native_sharding<transport::broadcast>>(node);
+  expect_shards_on_the_device<over_nccl, native_sharding<transport::broadcast>>(node);
 }
 TEST_F(NcclCommunicator, InitialisesUnderOwnReads) {
-  expect_shards_on_the_device<over_threads, native_sharding<transport::own_read>>(node);
+  expect_shards_on_the_device<over_nccl, native_sharding<transport::own_read>>(node);
 }
 TEST_F(NcclCommunicator, InitialisesWhereEveryRankLoads) {
-  expect_shards_on_the_device<over_threads, every_rank_loads>(node);
+  expect_shards_on_the_device<over_nccl, every_rank_loads>(node);
 }
 TEST_F(NcclCommunicator, InitialisesReplicas) {
-  expect_shards_on_the_device<over_threads, native_sharding<transport::scatter>>(node, 2);
-  expect_shards_on_the_device<over_threads, native_sharding<transport::own_read>>(node, 2);
+  expect_shards_on_the_device<over_nccl, native_sharding<transport::scatter>>(node, 2);
+  expect_shards_on_the_device<over_nccl, native_sharding<transport::own_read>>(node, 2);
 }
 
 TEST_F(NcclCommunicator, AnyCallOfNcclThatFailsOnAnyRankIsTheSameErrorEverywhereAndASecondAttemptWorks) {
   // Looks at what NCCL has noticed are calls too, as many as a wait takes: hence fewer than are usual, which is about 300.
-  sweep_agreed_failures<over_threads>(runtime::nccl, 150);
+  sweep_agreed_failures<over_nccl>(runtime::nccl, 150);
 }
 TEST_F(NcclCommunicator, AnyCallOfCudaThatFailsOnAnyRankIsTheSameErrorEverywhereAndASecondAttemptWorks) {
-  sweep_agreed_failures<over_threads>(runtime::cuda, 300);
+  sweep_agreed_failures<over_nccl>(runtime::cuda, 300);
 }
 
 }  // namespace

@@ -480,6 +480,30 @@ struct restart_may_throw : minimal_memory {
 };
 static_assert(!MemorySpace<restart_may_throw>);
 
+static_assert(LocallyCopyingMemory<minimal_copying_memory> && LocallyCopyingMemory<fake_device_memory>);
+static_assert(!LocallyCopyingMemory<minimal_memory> && !LocallyCopyingMemory<host_memory>);
+struct copies_within_without_strides : minimal_copying_memory {
+  void copy_within(std::byte*, const std::byte*, std::uint64_t, queue&);
+};
+static_assert(!LocallyCopyingMemory<copies_within_without_strides>);
+struct copies_within_from_mutable : minimal_copying_memory {
+  void copy_within(std::byte*, std::uint64_t, std::byte*, std::uint64_t, std::uint64_t, std::uint64_t, queue&);
+};
+static_assert(!LocallyCopyingMemory<copies_within_from_mutable>);
+struct without_zero : minimal_copying_memory {
+ private:
+  using minimal_copying_memory::zero;
+};
+static_assert(!LocallyCopyingMemory<without_zero>);
+struct zero_returns_a_count : minimal_copying_memory {
+  std::uint64_t zero(std::byte*, std::uint64_t, queue&);
+};
+static_assert(!LocallyCopyingMemory<zero_returns_a_count>);
+struct copies_but_is_no_space : minimal_copying_memory {
+  bool wait(queue&);
+};
+static_assert(!LocallyCopyingMemory<copies_but_is_no_space>);
+
 // -- ParameterSlot
 
 static_assert(ParameterSlot<foreign_tensor> && ParameterSlot<parameter> && ParameterSlot<buffer>);
@@ -639,6 +663,8 @@ static_assert(is_transparent_source<minimal_positioned_source<in_memory_source>>
 static_assert(is_transparent_source<minimal_vectored_source<in_memory_source>>);
 static_assert(is_transparent_source<minimal_renaming_source<in_memory_source>>);
 static_assert(MemorySpace<faulty_memory<host_memory>> && faulty_memory<host_memory>::host_accessible);
+static_assert(!LocallyCopyingMemory<faulty_memory<host_memory>> &&
+              LocallyCopyingMemory<faulty_memory<fake_device_memory>>);
 static_assert(MemorySpace<faulty_memory<fake_device_memory>> && !faulty_memory<fake_device_memory>::host_accessible);
 static_assert(ShardableModule<faulty_module<dynamic_module>> && ShardableModule<faulty_module<foreign_module>>);
 

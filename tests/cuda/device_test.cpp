@@ -2,9 +2,11 @@
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
+#include <fsdpinit/units/sharded_units.hpp>
 #include <support/expect_error.hpp>
 #include <support/gpu_test.hpp>
 #include <support/reference_model.hpp>
+#include <support/unit_model.hpp>
 
 #include <gtest/gtest.h>
 
@@ -19,7 +21,7 @@ namespace device_test {
 namespace {
 
 static_assert(CudaApi<cuda_runtime>);
-static_assert(MemorySpace<cuda_memory> && MemorySpace<pinned_memory>);
+static_assert(LocallyCopyingMemory<cuda_memory> && MemorySpace<pinned_memory>);
 
 class CudaDevice : public gpu_test {};
 
@@ -54,6 +56,17 @@ TEST_F(CudaDevice, HoldsTheShardsOfThreeRanksUnderScatter) { expect_shards<nativ
 TEST_F(CudaDevice, HoldsTheShardsOfThreeRanksUnderBroadcast) { expect_shards<native_sharding<transport::broadcast>>(); }
 TEST_F(CudaDevice, HoldsTheShardsOfThreeRanksUnderOwnReads) { expect_shards<native_sharding<transport::own_read>>(); }
 TEST_F(CudaDevice, HoldsTheShardsOfThreeRanksWhereEveryRankLoads) { expect_shards<every_rank_loads>(); }
+
+TEST_F(CudaDevice, GathersTheUnitsOfThreeRanksWithinItself) {
+  const reference_model model = varied_model();
+  testing::run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    cuda_threads_communicator comm(world, 0);
+    cuda_memory memory(0);
+    dynamic_module module = initialised(model, comm, memory);
+    sharded_units units(module, comm, {}, memory);
+    expect_units_come_and_go(model, module, units, memory, {.shards = 3, .index = rank});
+  });
+}
 
 }  // namespace
 }  // namespace device_test

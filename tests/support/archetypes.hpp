@@ -14,8 +14,10 @@
 #include <fsdpinit/modules/parameter.hpp>
 #include <fsdpinit/observe/observer.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
@@ -240,6 +242,18 @@ struct minimal_memory {
  private:
   host_memory inner_;
   host_memory::queue order_;
+};
+
+/// What a LocallyCopyingMemory needs, and nothing else.
+struct minimal_copying_memory : minimal_memory {
+  using minimal_memory::minimal_memory;
+  void copy_within(std::byte* destination, std::uint64_t destination_stride, const std::byte* source,
+                   std::uint64_t source_stride, std::uint64_t run, std::uint64_t count, queue&) {
+    for (std::uint64_t i = 0; i < count && run != 0; ++i) {
+      std::memcpy(destination + i * destination_stride, source + i * source_stride, run);
+    }
+  }
+  void zero(std::byte* destination, std::uint64_t bytes, queue&) { std::fill_n(destination, bytes, std::byte{0}); }
 };
 
 // -- slots and modules

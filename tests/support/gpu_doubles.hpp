@@ -2,6 +2,8 @@
 
 #include "support/fault_sweep.hpp"
 #include "support/reference_model.hpp"
+#include <fsdpinit/communicators/cuda_threads.hpp>
+#include <fsdpinit/communicators/nccl_communicator.hpp>
 #include <fsdpinit/communicators/threads.hpp>
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
@@ -50,6 +52,25 @@ inline void expect_clean(const gpu_doubles& all) {
     ADD_FAILURE() << fault;
   }
 }
+
+/// Ranks that are threads with a GPU each, over a world of threads.
+struct over_nccl {
+  using communicator = basic_nccl_communicator<testing::fake_nccl, testing::fake_cuda, threads_communicator>;
+  template <class Use>
+  static void run(threads_communicator& host, const gpu_doubles& mine, Use&& use) {
+    communicator comm(host, 0, {.slot_bytes = 2 * kib, .deadline_seconds = 20}, mine.nccl, mine.cuda);
+    use(comm);
+  }
+};
+/// Ranks that are threads, on one GPU.
+struct on_one_gpu {
+  using communicator = basic_cuda_threads_communicator<testing::fake_cuda>;
+  template <class Use>
+  static void run(threads_communicator& host, const gpu_doubles& mine, Use&& use) {
+    communicator comm(host, 0, mine.cuda);
+    use(comm);
+  }
+};
 
 /// A node that is clean when the test ends.
 class gpu_doubles_test : public ::testing::Test {
@@ -136,21 +157,29 @@ bool expect_agreed_failure(runtime which, std::size_t failing, std::uint64_t ind
   return was_made;
 }
 
-/// Every call of a runtime on every rank, with sanitizers a sample of them, until one would not be made any more: more than `least`.
-template <class Way>
-void sweep_agreed_failures(runtime which, std::uint64_t least) {
+/// Every call on each of three ranks, with sanitizers a sample of them, until one would not be made any more: more than `least`.
+/// `fails(rank, index)` returns whether there was such a call.
+template <class Fails>
+void sweep_calls(std::uint64_t least, Fails&& fails) {
   std::uint64_t injections = 0;
   const std::uint64_t first = first_injection();
   for (std::size_t failing = 0; failing < 3; ++failing) {
     for (std::uint64_t index = first;; index += calls_per_injection) {
       SCOPED_TRACE(concat("call ", index, " of rank ", failing));
-      if (!expect_agreed_failure<Way>(which, failing, index) || ::testing::Test::HasFailure()) {
+      if (!fails(failing, index) || ::testing::Test::HasFailure()) {
         break;
       }
       ++injections;
     }
   }
   EXPECT_GT(injections, least / calls_per_injection);
+}
+
+template <class Way>
+void sweep_agreed_failures(runtime which, std::uint64_t least) {
+  sweep_calls(least, [&](std::size_t failing, std::uint64_t index) {
+    return expect_agreed_failure<Way>(which, failing, index);
+  });
 }
 
 }  // namespace fsdpinit::testing_support

@@ -51,6 +51,77 @@ template <class Units, class Space>
   return out;
 }
 
+/// Units may be gathered whatever their dtypes where nothing is trained.
+inline void freeze(dynamic_module& module) {
+  module.visit_slots([]<class Slot>(std::string_view, Slot& slot) {
+    if constexpr (std::is_same_v<Slot, parameter>) {
+      slot.set_requires_grad(false);
+    }
+  });
+}
+
+/// Frozen.
+template <class World, class Space>
+[[nodiscard]] dynamic_module initialised(const reference_model& model, World& world, Space& memory,
+                                         const options& how = {}) {
+  dynamic_module module = model.module(memory, world.rank() == 0);
+  freeze(module);
+  initialize(module, model.source(), world, how, memory, null_observer());
+  return module;
+}
+
+/// One unit after the other, then all together; slots, bytes and accounts at every step.
+template <class Units, class Space>
+void expect_units_come_and_go(const reference_model& model, dynamic_module& module, Units& units, Space& memory,
+                              shard_position where) {
+  constexpr bool stages_in_space = std::is_same_v<typename Units::gathering, Space>;
+  const std::uint64_t before = memory.accounted();
+  std::vector<bool> unsharded(units.size(), false);
+  const auto faults = [&] {
+    return unit_faults_of(model, units, unsharded, module, memory, where.shards, where.index);
+  };
+  auto staging = units.staging_memory();
+  for (std::size_t unit = 0; unit < units.size(); ++unit) {
+    SCOPED_TRACE(concat("unit '", units.name(unit), "', shard ", where.index));
+    const unit_prediction predicted = units.predict_unshard(unit);
+    memory.restart_peak();
+    staging.restart_peak();
+    units.unshard(unit);
+    EXPECT_TRUE(units.is_unsharded(unit));
+    EXPECT_EQ(memory.accounted_peak(), before + (stages_in_space ? predicted.peak_bytes() : predicted.kept_bytes));
+    if (!Space::host_accessible) {
+      EXPECT_EQ(staging.accounted_peak(), stages_in_space ? 0 : predicted.staging_bytes);
+    }
+    EXPECT_EQ(memory.accounted(), before + predicted.kept_bytes);
+    unsharded[unit] = true;
+    EXPECT_EQ(faults(), "");
+    units.unshard(unit);
+    EXPECT_EQ(memory.accounted(), before + predicted.kept_bytes) << "a second unsharding does nothing";
+    units.reshard(unit);
+    EXPECT_FALSE(units.is_unsharded(unit));
+    EXPECT_EQ(memory.accounted(), before) << "whole tensors go back";
+    unsharded[unit] = false;
+    EXPECT_EQ(faults(), "");
+    units.reshard(unit);
+  }
+  EXPECT_EQ(model.faults_of(module, memory, where.shards, where.index), "");
+
+  std::uint64_t whole = 0;
+  for (std::size_t unit = 0; unit < units.size(); ++unit) {
+    units.unshard(unit);
+    whole += units.predict_unshard(unit).kept_bytes;
+  }
+  unsharded.assign(units.size(), true);
+  EXPECT_EQ(faults(), "");
+  EXPECT_EQ(memory.accounted(), before + whole);
+  for (std::size_t unit = 0; unit < units.size(); ++unit) {
+    units.reshard(unit);
+  }
+  EXPECT_EQ(memory.accounted(), before);
+  EXPECT_EQ(model.faults_of(module, memory, where.shards, where.index), "")
+      << "buffers and replicated parameters were left alone";
+}
+
 /// Every kind of trained parameter, and frozen ones of another dtype between them.
 [[nodiscard]] inline reference_model trained_model() {
   std::vector<reference_tensor> out{{.fqn = "embed.weight", .extents = {17, 6}, .tied = {"head.weight"}},

@@ -148,6 +148,7 @@ TEST(MemoryLaws, HoldForOurSpaces) {
   EXPECT_EQ(check_memory(host_memory()), violations{});
   EXPECT_EQ(check_memory(fake_device_memory()), violations{});
   EXPECT_EQ(check_memory(minimal_memory(host_memory())), violations{});
+  EXPECT_EQ(check_memory(minimal_copying_memory(host_memory())), violations{});
 }
 
 TEST(MemoryLaws, NoticeACopyThatIgnoresTheStride) {
@@ -158,6 +159,27 @@ TEST(MemoryLaws, NoticeACopyThatIgnoresTheStride) {
     }
   };
   EXPECT_TRUE(mentions(check_memory(dense_memory()), "copy_in packs runs of 1 of 11 bytes"));
+}
+
+TEST(MemoryLaws, NoticeACopyWithinThatIgnoresAStride) {
+  struct dense_memory : minimal_copying_memory {
+    using minimal_copying_memory::minimal_copying_memory;
+    void copy_within(std::byte* destination, std::uint64_t, const std::byte* source, std::uint64_t source_stride,
+                     std::uint64_t run, std::uint64_t count, queue& order) {
+      minimal_copying_memory::copy_within(destination, run, source, source_stride, run, count, order);
+    }
+  };
+  EXPECT_TRUE(mentions(check_memory(dense_memory(host_memory())), "copy_within places runs of 4 of 11 bytes"));
+}
+
+TEST(MemoryLaws, NoticeZerosThatDoNotReachTheEnd) {
+  struct short_memory : minimal_copying_memory {
+    using minimal_copying_memory::minimal_copying_memory;
+    void zero(std::byte* destination, std::uint64_t bytes, queue& order) {
+      minimal_copying_memory::zero(destination, bytes / 256 * 256, order);
+    }
+  };
+  EXPECT_TRUE(mentions(check_memory(short_memory(host_memory())), "zero clears what it is told to"));
 }
 
 TEST(MemoryLaws, NoticeAnAccountThatIsRoundedUp) {

@@ -26,83 +26,21 @@ using namespace fsdpinit::testing_support;
 using fsdpinit::testing::errors_of_ranks;
 using fsdpinit::testing::run_ranks;
 
-/// Units may be gathered whatever their dtypes where nothing is trained.
-void freeze(dynamic_module& module) {
-  module.visit_slots([]<class Slot>(std::string_view, Slot& slot) {
-    if constexpr (std::is_same_v<Slot, parameter>) {
-      slot.set_requires_grad(false);
-    }
-  });
-}
-
 template <class Space>
-dynamic_module initialised(const reference_model& model, threads_communicator& world, Space& memory,
-                           const options& how = {}) {
-  dynamic_module module = model.module(memory, world.rank() == 0);
-  freeze(module);
-  initialize(module, model.source(), world, how, memory);
-  return module;
-}
-
-/// One unit after the other, then all together; slots, bytes and accounts at every step.
-template <class Space>
-void expect_units_come_and_go(const reference_model& model, std::size_t ranks) {
+void expect_come_and_go(const reference_model& model, std::size_t ranks) {
   SCOPED_TRACE(concat(ranks, " ranks, ", Space::host_accessible ? "host" : "device"));
   run_ranks(ranks, [&](std::size_t rank, threads_communicator& world) {
     Space memory;
     dynamic_module module = initialised(model, world, memory);
     sharded_units units(module, world, {}, memory);
-    const std::uint64_t before = memory.accounted();
-    std::vector<bool> unsharded(units.size(), false);
-    const auto faults = [&] { return unit_faults_of(model, units, unsharded, module, memory, ranks, rank); };
-    auto staging = units.staging_memory();
-    for (std::size_t unit = 0; unit < units.size(); ++unit) {
-      SCOPED_TRACE(concat("unit '", units.name(unit), "', rank ", rank));
-      const unit_prediction predicted = units.predict_unshard(unit);
-      memory.restart_peak();
-      staging.restart_peak();
-      units.unshard(unit);
-      EXPECT_TRUE(units.is_unsharded(unit));
-      if (Space::host_accessible) {
-        EXPECT_EQ(memory.accounted_peak(), before + predicted.peak_bytes());
-      } else {
-        EXPECT_EQ(memory.accounted_peak(), before + predicted.kept_bytes);
-        EXPECT_EQ(staging.accounted_peak(), predicted.staging_bytes);
-      }
-      EXPECT_EQ(memory.accounted(), before + predicted.kept_bytes);
-      unsharded[unit] = true;
-      EXPECT_EQ(faults(), "");
-      units.unshard(unit);
-      EXPECT_EQ(memory.accounted(), before + predicted.kept_bytes) << "a second unsharding does nothing";
-      units.reshard(unit);
-      EXPECT_FALSE(units.is_unsharded(unit));
-      EXPECT_EQ(memory.accounted(), before) << "whole tensors go back";
-      unsharded[unit] = false;
-      EXPECT_EQ(faults(), "");
-      units.reshard(unit);
-    }
-    EXPECT_EQ(model.faults_of(module, memory, ranks, rank), "");
-
-    std::uint64_t whole = 0;
-    for (std::size_t unit = 0; unit < units.size(); ++unit) {
-      units.unshard(unit);
-      whole += units.predict_unshard(unit).kept_bytes;
-    }
-    unsharded.assign(units.size(), true);
-    EXPECT_EQ(faults(), "");
-    EXPECT_EQ(memory.accounted(), before + whole);
-    for (std::size_t unit = 0; unit < units.size(); ++unit) {
-      units.reshard(unit);
-    }
-    EXPECT_EQ(memory.accounted(), before);
-    EXPECT_EQ(model.faults_of(module, memory, ranks, rank), "") << "buffers and replicated parameters were left alone";
+    expect_units_come_and_go(model, module, units, memory, {.shards = ranks, .index = rank});
   });
 }
 
 TEST(Unshard, MakesEveryUnitWholeAndBackOnAnyNumberOfRanks) {
   for (const std::size_t ranks : {1U, 2U, 3U, 4U, 7U}) {
-    expect_units_come_and_go<host_memory>(varied_model(), ranks);
-    expect_units_come_and_go<fake_device_memory>(varied_model(), ranks);
+    expect_come_and_go<host_memory>(varied_model(), ranks);
+    expect_come_and_go<fake_device_memory>(varied_model(), ranks);
   }
 }
 
@@ -112,7 +50,7 @@ TEST(Unshard, TakesShardsOfOneRowAndOfNone) {
                                {.fqn = "layers.1.a", .type = dtype::u8, .extents = {1, 3}},
                                {.fqn = "layers.1.b", .type = dtype::u8, .extents = {5}}});
   for (const std::size_t ranks : {2U, 5U, 6U}) {
-    expect_units_come_and_go<host_memory>(model, ranks);
+    expect_come_and_go<host_memory>(model, ranks);
   }
 }
 
@@ -120,9 +58,9 @@ TEST(Unshard, OfUnitsWithoutAByteWorks) {
   const reference_model model({{.fqn = "a.x", .extents = {0, 3}},
                                {.fqn = "a.y", .extents = {4, 0}},
                                {.fqn = "b", .extents = {3}, .how = replicate{}}});
-  expect_units_come_and_go<host_memory>(model, 4);
-  expect_units_come_and_go<fake_device_memory>(model, 3);
-  expect_units_come_and_go<host_memory>(reference_model({}), 2);
+  expect_come_and_go<host_memory>(model, 4);
+  expect_come_and_go<fake_device_memory>(model, 3);
+  expect_come_and_go<host_memory>(reference_model({}), 2);
 }
 
 TEST(Unshard, GivesEveryRankTheSameBytesWhateverTheCommunicator) {
@@ -538,8 +476,8 @@ TEST(Unshard, OfRandomModelsGivesTheWholeTensors) {
       tensors.push_back(std::move(tensor));
     }
     const reference_model model(std::move(tensors));
-    expect_units_come_and_go<host_memory>(model, ranks);
-    expect_units_come_and_go<fake_device_memory>(model, ranks);
+    expect_come_and_go<host_memory>(model, ranks);
+    expect_come_and_go<fake_device_memory>(model, ranks);
     if (HasFailure()) {
       return;
     }

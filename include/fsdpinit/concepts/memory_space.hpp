@@ -44,6 +44,18 @@ concept WideningMemory = MemorySpace<S> && requires(S& space, typename S::queue&
   { space.widen(type, from, type, to, count, queue) } -> std::same_as<void>;
 };
 
+/// A space that the host may not touch, but that copies within itself: what units are gathered in on the device.
+///
+/// - `copy_within(destination, destination_stride, source, source_stride, run, count, queue)`: `count` runs of `run` bytes, so far
+///   apart at either end, in memory of this space that does not overlap.
+/// - `zero(destination, bytes, queue)`: an initialisation clears its slabs by it, so that what is between shards may be read.
+template <class S>
+concept LocallyCopyingMemory = MemorySpace<S> && requires(S& space, typename S::queue& queue, std::byte* to,
+                                                          const std::byte* from, std::uint64_t bytes) {
+  { space.copy_within(to, bytes, from, bytes, bytes, bytes, queue) } -> std::same_as<void>;
+  { space.zero(to, bytes, queue) } -> std::same_as<void>;
+};
+
 /// May communicator C send from and receive into memory of space S? By default if the host may touch it. Specialise it
 /// for a communicator that works on device memory; where it is false, one staging copy is inserted, and the plan counts
 /// it.

@@ -25,6 +25,7 @@
 #include <fsdpinit/init/retained_memory.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/memory/in_order.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
@@ -203,6 +204,7 @@ class initialization {
     for (const slab_layout& slab : plan_.slabs) {
       work_.slabs.push_back(std::make_shared<block<Space>>(work_.memory, slab.bytes));
     }
+    clear_slabs();
     for (std::size_t i = 0; i < predicted_.slots; ++i) {
       slots_.emplace_back(slot_memory(data_, work_.host), predicted_.slot_bytes);
     }
@@ -210,6 +212,18 @@ class initialization {
     work_.full_copy = block(work_.host, predicted_.full_copy_bytes);
     pending_ = pending_shards(plan_, call_.view(), items_, rank_, work_);
     prepare_stream();
+  }
+
+  /// Where a unit is gathered on the device, what lies between shards and behind short ones travels too: zeros, and not what somebody
+  /// left in the memory.
+  void clear_slabs() {
+    if constexpr (LocallyCopyingMemory<Space>) {
+      in_order(work_.memory, [&](typename Space::queue& order) {
+        for (const auto& slab : work_.slabs) {
+          work_.memory.zero(slab->data(), slab->size(), order);
+        }
+      });
+    }
   }
 
   /// From here on the module is on meta until the commit, but for what it still has to give.

@@ -18,7 +18,9 @@ namespace fsdpinit {
 /// - `stream`, `event`: the runtime's handles. Streams do not wait for the default stream.
 /// - `allocate`, `create_stream`, `create_event` do it on the current device, `device` and `set_device` ask for and choose it.
 /// - `copy_rows_to_device(to, from, stride, row, rows, in)`: rows of `row` bytes, `stride` apart in host memory, one after the
-///   other to `to`.
+///   other to `to`. `copy_rows_on_device(to, to_stride, from, from_stride, row, rows, in)`: within the device's memory, and apart at
+///   either end.
+/// - `zero(to, bytes, in)`: zeros in the device's memory.
 /// - `on_device(address)`: is it the device's memory, which calls of the host must not touch?
 /// - Copies are done in the order of their stream, and may read and write as late as `query` says that they are done.
 template <class R>
@@ -47,6 +49,8 @@ concept CudaApi =
       { cuda.copy_rows_to_device(to, from, bytes, bytes, bytes, in) } noexcept -> std::same_as<int>;
       { cuda.copy_to_host(to, from, bytes, in) } noexcept -> std::same_as<int>;
       { cuda.copy_on_device(to, from, bytes, in) } noexcept -> std::same_as<int>;
+      { cuda.copy_rows_on_device(to, bytes, from, bytes, bytes, bytes, in) } noexcept -> std::same_as<int>;
+      { cuda.zero(to, bytes, in) } noexcept -> std::same_as<int>;
       { cuda.on_device(from) } noexcept -> std::same_as<bool>;
       { cuda.text_of(0) } noexcept -> std::convertible_to<std::string_view>;
     };

@@ -127,6 +127,27 @@ class basic_cuda_memory {
                            "copy from the device");
     }
   }
+  /// One call for any number of runs. \throws error{device}
+  void copy_within(std::byte* destination, std::uint64_t destination_stride, const std::byte* source,
+                   std::uint64_t source_stride, std::uint64_t run, std::uint64_t count, queue& order) {
+    if (run * count == 0) {
+      return;
+    }
+    const auto in = stream_of(order);
+    const bool contiguous = (destination_stride == run && source_stride == run) || count == 1;
+    detail::require_cuda(
+        cuda_,
+        contiguous
+            ? cuda_.copy_on_device(destination, source, run * count, in)
+            : cuda_.copy_rows_on_device(destination, destination_stride, source, source_stride, run, count, in),
+        "copy on the device");
+  }
+  /// \throws error{device}
+  void zero(std::byte* destination, std::uint64_t bytes, queue& order) {
+    if (bytes != 0) {
+      detail::require_cuda(cuda_, cuda_.zero(destination, bytes, stream_of(order)), "write zeros on the device");
+    }
+  }
   /// Widens floats where they lie, as `WideningMemory` has it: in passes of which none writes what it, or a later one, has still to
   /// read. Each takes at least half of what is left, so there are about log2(count). \throws error{device}
   void widen(dtype from, const std::byte* source, dtype to, std::byte* destination, std::uint64_t count, queue& order)

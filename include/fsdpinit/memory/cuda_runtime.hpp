@@ -52,6 +52,11 @@ struct cuda_runtime {
   int copy_on_device(void* to, const void* from, std::uint64_t bytes, stream in) noexcept {
     return taken(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, in));
   }
+  int copy_rows_on_device(void* to, std::uint64_t to_stride, const void* from, std::uint64_t from_stride,
+                          std::uint64_t row, std::uint64_t rows, stream in) noexcept {
+    return taken(cudaMemcpy2DAsync(to, to_stride, from, from_stride, row, rows, cudaMemcpyDeviceToDevice, in));
+  }
+  int zero(void* to, std::uint64_t bytes, stream in) noexcept { return taken(cudaMemsetAsync(to, 0, bytes, in)); }
 
   bool on_device(const void* address) noexcept {
     cudaPointerAttributes what{};

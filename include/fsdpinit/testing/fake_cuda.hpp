@@ -130,7 +130,14 @@ class fake_cuda {
     return started([&] { all_->device.copy_to_host(*in, to, from, bytes); }, in);
   }
   int copy_on_device(void* to, const void* from, std::uint64_t bytes, stream in) noexcept {
-    return started([&] { all_->device.copy_on_device(*in, to, from, bytes); }, in);
+    return copy_rows_on_device(to, bytes, from, bytes, bytes, 1, in);
+  }
+  int copy_rows_on_device(void* to, std::uint64_t to_stride, const void* from, std::uint64_t from_stride,
+                          std::uint64_t row, std::uint64_t rows, stream in) noexcept {
+    return started([&] { all_->device.copy_on_device(*in, to, to_stride, from, from_stride, row, rows); }, in);
+  }
+  int zero(void* to, std::uint64_t bytes, stream in) noexcept {
+    return started([&] { all_->device.zero(*in, to, bytes); }, in);
   }
 
   bool on_device(const void* address) noexcept {

@@ -148,13 +148,31 @@ class fake_cuda_device {
                    },
                .uses = {{to, bytes}, {from, bytes}}});
   }
-  void copy_on_device(stream_record& in, void* to, const void* from, std::uint64_t bytes) {
+  /// A fault where rows overlap, within one end or between the two.
+  void copy_on_device(stream_record& in, void* to, std::uint64_t to_stride, const void* from, std::uint64_t from_stride,
+                      std::uint64_t row, std::uint64_t rows) {
+    const range written_to{to, to_stride * (rows - 1) + row};
+    const range read_from{from, from_stride * (rows - 1) + row};
     start(in, {.run =
                    [=, this] {
-                     copy_now(to, from, bytes);
+                     if (to_stride < row || from_stride < row || overlap(read_from, written_to)) {
+                       fault(concat("a copy of ", rows, " rows on the device writes where it reads or has written"));
+                     }
+                     for (std::uint64_t i = 0; i < rows; ++i) {
+                       copy_now(static_cast<std::byte*>(to) + i * to_stride,
+                                static_cast<const std::byte*>(from) + i * from_stride, row);
+                     }
                      return true;
                    },
-               .uses = {{to, bytes}, {from, bytes}}});
+               .uses = {written_to, read_from}});
+  }
+  void zero(stream_record& in, void* to, std::uint64_t bytes) {
+    start(in, {.run =
+                   [=, this] {
+                     write(static_cast<std::byte*>(to), std::vector<std::byte>(bytes).data(), bytes);
+                     return true;
+                   },
+               .uses = {{to, bytes}}});
   }
   /// As `convert_floats`; a fault where it writes what it has still to read.
   void convert(stream_record& in, dtype from, const void* source, dtype to, void* destination, std::uint64_t count) {

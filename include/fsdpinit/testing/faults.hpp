@@ -121,6 +121,19 @@ class faulty_memory {
     check("injected into copy_out");
     inner_.copy_out(destination, source, bytes, order);
   }
+  void copy_within(std::byte* destination, std::uint64_t destination_stride, const std::byte* source,
+                   std::uint64_t source_stride, std::uint64_t run, std::uint64_t count, queue& order)
+    requires LocallyCopyingMemory<S>
+  {
+    check("injected into copy_within");
+    inner_.copy_within(destination, destination_stride, source, source_stride, run, count, order);
+  }
+  void zero(std::byte* destination, std::uint64_t bytes, queue& order)
+    requires LocallyCopyingMemory<S>
+  {
+    check("injected into zero");
+    inner_.zero(destination, bytes, order);
+  }
   void wait(queue& order) {
     inner_.wait(order);
     check("injected into wait");

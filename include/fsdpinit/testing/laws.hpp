@@ -12,6 +12,7 @@
 #include <fsdpinit/testing/optimizer_laws.hpp>
 #include <fsdpinit/testing/source_laws.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -29,7 +30,50 @@
 
 namespace fsdpinit::testing {
 
-/// The laws of `MemorySpace`. \pre nobody else allocates from it meanwhile.
+namespace detail {
+
+/// What `LocallyCopyingMemory` promises beyond a MemorySpace.
+template <LocallyCopyingMemory S>
+void check_copies_within(law_list& laws, S& memory, typename S::queue& order) {
+  constexpr std::uint64_t count = 50;
+  constexpr std::uint64_t from_stride = 11;
+  constexpr std::uint64_t to_stride = 13;
+  constexpr std::uint64_t from_bytes = count * from_stride;
+  constexpr std::uint64_t to_bytes = count * to_stride + 2;
+  const std::vector<std::byte> wide = patterned(from_bytes, 3);
+  std::byte* const from = memory.allocate(from_bytes);
+  std::byte* const to = memory.allocate(to_bytes);
+  memory.copy_in(from, wide.data(), from_bytes, from_bytes, 1, order);
+  std::vector<std::byte> wanted;
+  const auto expect_wanted = [&](std::string_view what) {
+    std::vector<std::byte> got(to_bytes);
+    memory.copy_out(got.data(), to, to_bytes, order);
+    memory.wait(order);
+    laws.expect(got == wanted, what);
+  };
+  for (const std::uint64_t run : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{4}, from_stride}) {
+    wanted.assign(to_bytes, std::byte{0xee});
+    memory.copy_in(to, wanted.data(), to_bytes, to_bytes, 1, order);
+    memory.copy_within(to + 1, to_stride, from, from_stride, run, count, order);
+    for (std::uint64_t i = 0; i < count * run; ++i) {
+      wanted[1 + i / run * to_stride + i % run] = wide[i / run * from_stride + i % run];
+    }
+    expect_wanted(concat("copy_within places runs of ", run, " of 11 bytes 13 bytes apart, in queue order"));
+  }
+  memory.copy_within(to + 1, from_bytes, from, from_bytes, from_bytes, 1, order);
+  std::copy(wide.begin(), wide.end(), wanted.begin() + 1);
+  expect_wanted("copy_within copies a single run");
+  memory.zero(to + 2, to_bytes - 4, order);
+  std::fill(wanted.begin() + 2, wanted.end() - 2, std::byte{0});
+  memory.zero(to, 0, order);
+  expect_wanted("zero clears what it is told to, and nothing else");
+  memory.deallocate(to, to_bytes);
+  memory.deallocate(from, from_bytes);
+}
+
+}  // namespace detail
+
+/// The laws of `MemorySpace`, and of `LocallyCopyingMemory` where it is one. \pre nobody else allocates from it meanwhile.
 template <MemorySpace S>
 [[nodiscard]] violations check_memory(S memory) {
   detail::law_list laws;
@@ -82,6 +126,9 @@ template <MemorySpace S>
       memory.wait(order);
       laws.expect(got == wanted, concat("copy_in packs runs of ", run, " of ", stride, " bytes, in queue order"));
       memory.deallocate(address, run * count + 2);
+    }
+    if constexpr (LocallyCopyingMemory<S>) {
+      detail::check_copies_within(laws, memory, order);
     }
   });
   return laws.take();

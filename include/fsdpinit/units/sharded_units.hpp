@@ -57,12 +57,14 @@ enum class gradient_reduction : std::uint8_t {
 /// object at a time. Replicated parameters and buffers are whole always, and are left alone.
 ///
 /// \tparam Data, Control  as of `channels`.
-/// \tparam Space          where the module's shards live. What is staged and made whole comes from it, and is accounted; on
-///                        spaces the host may not touch, staging is host memory: `staging_memory()`.
+/// \tparam Space          where the module's shards live. What is staged and made whole comes from it, and is accounted. Where the
+///                        host may not touch it, gradients are staged in host memory (`staging_memory()`), and so is a unit on
+///                        its way to being whole (`gathering_memory()`), unless `Data` gathers on the device.
 template <Communicator Data, Communicator Control, MemorySpace Space>
 class sharded_units {
  public:
   using staging = detail::staging_space<Space>;
+  using gathering = detail::gathering_space<Data, Space>;
   using gradients = unit_gradients<staging>;
 
   /// Collective. Takes the slots of a module that was initialised over these ranks.
@@ -117,10 +119,18 @@ class sharded_units {
     Expects(unit < size());
     return units_[unit].whole.has_value();
   }
-  /// Where staging is allocated: in the module's space, or in host memory with an account of its own.
+  /// Where gradients are staged and kept: in the module's space, or in host memory with an account of its own.
   [[nodiscard]] const staging& staging_memory() const noexcept { return host_; }
+  /// Where `unshard` stages: in the module's space, or in `staging_memory()`.
+  [[nodiscard]] const gathering& gathering_memory() const noexcept {
+    if constexpr (std::is_same_v<gathering, Space>) {
+      return memory_;
+    } else {
+      return host_;
+    }
+  }
 
-  /// Of `unshard`: whole tensors are kept; the sharded part of every rank's slab is staged.
+  /// Of `unshard`: whole tensors are kept, in the module's space; the sharded part of every rank's slab is staged.
   [[nodiscard]] unit_prediction predict_unshard(std::size_t unit) const {
     Expects(unit < size());
     const unit_layout& layout = units_[unit].layout;
@@ -139,7 +149,8 @@ class sharded_units {
   /// one allocation for all; tied slots share it. What is written there is lost with it. Does nothing where the unit is
   /// unsharded.
   ///
-  /// One all-gather of the slab's sharded part, one copy of each tensor, and three reductions over the control channel.
+  /// One all-gather of the slab's sharded part, one copy of each tensor, and three reductions over the control channel. On a
+  /// device the bytes stay there where `Data` gathers on it: from slab to staging memory to their places.
   /// \throws error, the same on every rank: dtype_mismatch where trained parameters of the unit differ in dtype,
   /// out_of_memory, disagreement where ranks ask for different things. The unit stays sharded. \pre unit < size().
   void unshard(std::size_t unit) {
@@ -148,12 +159,12 @@ class sharded_units {
     if (mine.whole) {
       return;
     }
-    detail::unsharding<Space> made(host_);
+    detail::unsharding<Space, gathering> made(gathering_memory());
     ranks_.together(
         call(unit, operation::unshard), describe(),
         [&] {
           require_one_trained_dtype(view_, unit);
-          made.prepare(view_, mine.layout, where_, memory_, host_);
+          made.prepare(view_, mine.layout, where_, memory_, gathering_memory());
         },
         [&] {
           if (mine.layout.shard_bytes != 0) {
@@ -243,7 +254,7 @@ class sharded_units {
   struct state {
     unit_layout layout{};
     gradient_layout gradients{};
-    std::optional<detail::unsharding<Space>> whole{};  // while the unit is unsharded
+    std::optional<detail::unsharding<Space, gathering>> whole{};  // while the unit is unsharded
   };
 
   [[nodiscard]] static std::uint64_t call(std::size_t unit, operation what) noexcept {

@@ -1,13 +1,14 @@
 #pragma once
 
+#include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
-#include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/in_order.hpp>
 #include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/units/unit_layout.hpp>
@@ -15,20 +16,29 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace fsdpinit::detail {
 
-/// The sharded parameters of one unit on their way to being whole, and back.
-template <MemorySpace Space>
+/// Where the shards of all ranks come together: in the module's own space if the communicator gathers there and whole tensors can be
+/// put together from it, else where buckets are staged. A communicator that does not gather itself is made to on the host.
+template <Communicator Data, MemorySpace Space>
+using gathering_space = std::conditional_t<AllGatherCommunicator<Data> && CanAccess<Data, Space> &&
+                                               LocallyCopyingMemory<Space> && !Space::host_accessible,
+                                           Space, staging_space<Space>>;
+
+/// The sharded parameters of one unit on their way to being whole, and back. `Gathering` is `Space` where shards are gathered from
+/// their slabs, else memory of the host into which they are copied first.
+template <MemorySpace Space, MemorySpace Gathering>
 class unsharding {
  public:
-  using staging = staging_space<Space>;
-  explicit unsharding(const staging& host) : staged_(host, 0) {}
+  explicit unsharding(const Gathering& between) : gathered_(between, 0) {}
 
   /// Everything that can fail before the communication, so that no rank is left alone in it.
-  void prepare(const module_view& view, const unit_layout& layout, shard_position where, Space& memory, staging& host) {
+  void prepare(const module_view& view, const unit_layout& layout, shard_position where, Space& memory,
+               const Gathering& between) {
     for (const unit_tensor& each : layout.tensors) {
       for (const std::size_t index : view.tensors[each.tensor].slots) {
         const slot_record& slot = view.slots[index];
@@ -51,8 +61,8 @@ class unsharding {
       }
     }
     whole_ = whole->data();
-    staged_ = block<staging>(host, layout.shard_bytes * where.shards);
-    if constexpr (Space::host_accessible) {
+    gathered_ = block<Gathering>(between, layout.shard_bytes * where.shards);
+    if constexpr (gathers_from_slabs) {
       own_ = {layout.slab, layout.shard_bytes};
     } else if (layout.shard_bytes != 0) {  // a copy, in its place among the others
       const mutable_bytes copy = all().subspan(layout.shard_bytes * where.index, layout.shard_bytes);
@@ -62,14 +72,20 @@ class unsharding {
   }
 
   /// Where the shards of all ranks come.
-  [[nodiscard]] mutable_bytes all() const noexcept { return staged_.bytes(); }
+  [[nodiscard]] mutable_bytes all() const noexcept { return {gathered_.data(), gathered_.size()}; }
   /// What this rank gives to the all-gather.
   [[nodiscard]] bytes_view own() const noexcept { return own_; }
 
   /// Puts the whole tensors together from what was gathered.
   void assemble(const unit_layout& layout, std::size_t shards, Space& memory) const {
-    in_order(memory, layout, [&](const unit_tensor& each, typename Space::queue& order) {
-      assemble(each, layout.shard_bytes, shards, memory, order);
+    in_order(memory, [&](typename Space::queue& order) {
+      for (const unit_tensor& each : layout.tensors) {
+        if constexpr (gathers_from_slabs && !Space::host_accessible) {
+          assemble_within(each, layout.shard_bytes, shards, memory, order);
+        } else if (each.partition.bytes() != 0) {
+          assemble(each, layout.shard_bytes, shards, memory, order);
+        }
+      }
     });
   }
 
@@ -79,7 +95,7 @@ class unsharding {
       slots_[i].adopt(std::move(wholes_[i]));
     }
     wholes_.clear();
-    staged_.release();
+    gathered_.release();
   }
   /// The slots hold their shards again.
   void undo() noexcept {
@@ -89,37 +105,33 @@ class unsharding {
   }
 
  private:
-  /// Copies of every tensor, done when it returns, also where one of them throws: what was staged is about to be given back.
-  template <class Copy>
-  static void in_order(Space& memory, const unit_layout& layout, Copy&& copy) {
-    typename Space::queue order{};
-    try {
-      for (const unit_tensor& each : layout.tensors) {
-        copy(each, order);
-      }
-    } catch (...) {
-      static_cast<void>(attempt([&] { memory.wait(order); }));
-      throw;
-    }
-    memory.wait(order);
-  }
+  static constexpr bool gathers_from_slabs = std::is_same_v<Gathering, Space>;
 
   /// Tensor by tensor: nobody has written what lies between them.
   static void copy_out_shards(const unit_layout& layout, shard_position where, Space& memory, mutable_bytes copy) {
-    in_order(memory, layout, [&](const unit_tensor& each, typename Space::queue& order) {
-      memory.copy_out(copy.data() + each.shard_offset, layout.slab + each.shard_offset,
-                      each.partition.local_bytes(where.index), order);
+    in_order(memory, [&](typename Space::queue& order) {
+      for (const unit_tensor& each : layout.tensors) {
+        memory.copy_out(copy.data() + each.shard_offset, layout.slab + each.shard_offset,
+                        each.partition.local_bytes(where.index), order);
+      }
     });
   }
 
-  /// One tensor from its shards, which lie `stride` bytes apart.
+  /// One tensor from its shards, which lie `stride` bytes apart: every shard spread over the tensor by one call.
+  void assemble_within(const unit_tensor& each, std::uint64_t stride, std::size_t shards, Space& memory,
+                       typename Space::queue& order) const {
+    for (std::size_t r = 0; r < shards; ++r) {
+      const byte_region region = each.partition.region(r);
+      memory.copy_within(whole_ + each.whole_offset + region.offset, region.stride,
+                         gathered_.data() + each.shard_offset + r * stride, region.run, region.run, region.count,
+                         order);
+    }
+  }
+  /// The same, through copies from the host. \pre it has a byte.
   void assemble(const unit_tensor& each, std::uint64_t stride, std::size_t shards, Space& memory,
                 typename Space::queue& order) const {
-    const std::byte* const first = staged_.data() + each.shard_offset;
+    const std::byte* const first = gathered_.data() + each.shard_offset;
     std::byte* const whole = whole_ + each.whole_offset;
-    if (each.partition.bytes() == 0) {
-      return;
-    }
     if (!each.partition.is_contiguous()) {  // such dims divide evenly: all ranks have equal runs
       const byte_region region = each.partition.region(0);
       for (std::uint64_t row = 0; row < region.count; ++row) {
@@ -140,7 +152,7 @@ class unsharding {
   std::vector<local_shard> shards_{};  // what the slots held: keeps the slab alive
   std::vector<local_shard> wholes_{};
   std::byte* whole_ = nullptr;
-  block<staging> staged_;
+  block<Gathering> gathered_;
   bytes_view own_{};
 };
 
