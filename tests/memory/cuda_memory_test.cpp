@@ -165,6 +165,29 @@ TEST_F(CudaMemory, AQueueGoesWhenItsCopiesAreDone) {
   EXPECT_EQ(out, in);
 }
 
+TEST_F(CudaMemory, CopiesInTurnOnAStreamOfSomebodyElses) {
+  device_memory memory(0, cuda);
+  const block<device_memory> held(memory, 3);
+  std::vector<std::byte> in = numbers(3);
+  std::vector<std::byte> out(3);
+  stream theirs(cuda, 0);
+  const std::size_t before = cuda.left();
+  {
+    device_memory::queue order(theirs);
+    ASSERT_EQ(cuda.copy_to_device(held.data(), in.data(), 3, theirs.get()), fake_cuda::success);
+    memory.copy_out(out.data(), held.data(), 3, order);
+    EXPECT_EQ(cuda.left(), before) << "no stream is made";
+    memory.wait(order);
+    EXPECT_EQ(out, in);
+    in[0] = std::byte{99};
+    memory.copy_in(held.data(), in.data(), 3, 3, 1, order);
+  }
+  EXPECT_EQ(cuda.pending(), 0U) << "what has not been waited for is, before the queue goes";
+  ASSERT_EQ(cuda.copy_to_host(out.data(), held.data(), 3, theirs.get()), fake_cuda::success);
+  theirs.wait();
+  EXPECT_EQ(out, in) << "and the stream stays";
+}
+
 TEST_F(CudaMemory, AnEventOrdersTwoStreams) {
   device_memory memory(0, cuda);
   const block<device_memory> held(memory, 3);

@@ -68,10 +68,13 @@ class basic_pinned_memory : public host_memory {
 template <CudaApi Cuda>
 class basic_cuda_memory {
  public:
-  /// A stream, made when it is first used. What has not been waited for is, before it goes: it may use memory that goes next.
+  /// A stream, made when it is first used, or somebody else's. What has not been waited for is, before it goes: it may use memory that
+  /// goes next.
   class queue {
    public:
     queue() = default;
+    /// Copies in turn with what else is started on that stream of this device; a wait is for all of it.
+    explicit queue(basic_cuda_stream_view<Cuda> stream) : stream_(std::move(stream)) {}
     ~queue() {
       if (is_pending_) {
         stream_->settle();
@@ -82,7 +85,8 @@ class basic_cuda_memory {
 
    private:
     friend basic_cuda_memory;
-    std::optional<basic_cuda_stream<Cuda>> stream_;
+    std::optional<basic_cuda_stream<Cuda>> own_;
+    std::optional<basic_cuda_stream_view<Cuda>> stream_;
     bool is_pending_ = false;
   };
   using staging_memory = basic_pinned_memory<Cuda>;
@@ -137,9 +141,8 @@ class basic_cuda_memory {
     const bool contiguous = (destination_stride == run && source_stride == run) || count == 1;
     detail::require_cuda(
         cuda_,
-        contiguous
-            ? cuda_.copy_on_device(destination, source, run * count, in)
-            : cuda_.copy_rows_on_device(destination, destination_stride, source, source_stride, run, count, in),
+        contiguous ? cuda_.copy_on_device(destination, source, run * count, in)
+                   : cuda_.copy_rows_on_device(destination, destination_stride, source, source_stride, run, count, in),
         "copy on the device");
   }
   /// \throws error{device}
@@ -186,7 +189,8 @@ class basic_cuda_memory {
  private:
   typename Cuda::stream stream_of(queue& order) {
     if (!order.stream_) {
-      order.stream_.emplace(cuda_, device_);
+      order.own_.emplace(cuda_, device_);
+      order.stream_ = *order.own_;
     }
     order.is_pending_ = true;
     return order.stream_->get();

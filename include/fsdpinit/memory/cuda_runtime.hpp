@@ -75,6 +75,7 @@ struct cuda_runtime {
   }
 };
 
+using cuda_stream_view = basic_cuda_stream_view<cuda_runtime>;
 using cuda_stream = basic_cuda_stream<cuda_runtime>;
 using cuda_event = basic_cuda_event<cuda_runtime>;
 using cuda_memory = basic_cuda_memory<cuda_runtime>;

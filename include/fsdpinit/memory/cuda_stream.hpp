@@ -57,19 +57,14 @@ void wait_for_cuda(Cuda& cuda, Query&& query) {
 
 }  // namespace detail
 
-/// A stream of one's own on a device. Its destruction does not wait for what was started on it.
+/// A stream that somebody else has, a framework for instance, and that outlives this.
 template <CudaApi Cuda>
-class basic_cuda_stream {
+class basic_cuda_stream_view {
  public:
   using handle = typename Cuda::stream;
 
-  /// \throws error{device}
-  basic_cuda_stream(Cuda cuda, int device) : cuda_(std::move(cuda)) {
-    detail::on_cuda_device(cuda_, device, "make a stream", [&] { return cuda_.create_stream(&stream_); });
-  }
-  ~basic_cuda_stream() { cuda_.destroy_stream(stream_); }
-  basic_cuda_stream(const basic_cuda_stream&) = delete;
-  basic_cuda_stream& operator=(const basic_cuda_stream&) = delete;
+  explicit basic_cuda_stream_view(handle stream, Cuda cuda = Cuda()) noexcept
+      : cuda_(std::move(cuda)), stream_(stream) {}
 
   [[nodiscard]] handle get() const noexcept { return stream_; }
   /// Returns when all that was started is done. \throws error{device}
@@ -84,9 +79,32 @@ class basic_cuda_stream {
     }
   }
 
+ protected:
+  [[nodiscard]] Cuda& cuda() noexcept { return cuda_; }
+
  private:
   Cuda cuda_;
-  handle stream_{};
+  handle stream_;
+};
+
+/// A stream of one's own on a device. Its destruction does not wait for what was started on it.
+template <CudaApi Cuda>
+class basic_cuda_stream : public basic_cuda_stream_view<Cuda> {
+ public:
+  using handle = typename Cuda::stream;
+
+  /// \throws error{device}
+  basic_cuda_stream(Cuda cuda, int device) : basic_cuda_stream_view<Cuda>(made(cuda, device), cuda) {}
+  ~basic_cuda_stream() { this->cuda().destroy_stream(this->get()); }
+  basic_cuda_stream(const basic_cuda_stream&) = delete;
+  basic_cuda_stream& operator=(const basic_cuda_stream&) = delete;
+
+ private:
+  [[nodiscard]] static handle made(Cuda& cuda, int device) {
+    handle out{};
+    detail::on_cuda_device(cuda, device, "make a stream", [&] { return cuda.create_stream(&out); });
+    return out;
+  }
 };
 
 /// A moment in a stream, for others to wait for.
