@@ -38,7 +38,7 @@ using device_memory = basic_cuda_memory<fake_cuda>;
 
 static_assert(NcclApi<fake_nccl, fake_cuda>);
 static_assert(GroupCommunicator<communicator> && AllGatherCommunicator<communicator>);
-static_assert(!ReduceScatterCommunicator<communicator>);
+static_assert(ReduceScatterCommunicator<communicator>);
 static_assert(AlertingCommunicator<communicator> && ConnectingCommunicator<communicator>);
 static_assert(AlertingCommunicator<faulty_communicator<communicator>> &&
               ConnectingCommunicator<faulty_communicator<communicator>>);
@@ -129,17 +129,62 @@ TEST_F(NcclCommunicator, MovesBetweenHostAndDeviceMemoryInAnyCombination) {
         got.resize(sizes[rank]);
         EXPECT_EQ(got, numbers(sizes[rank], 52));
       }
-      payload all(memory, numbers(3 * bytes, 0), (where >> (2 - rank) & 1) != 0);
-      comm.all_gather(part.bytes(), all.bytes(), deadline::after(20));
-      const std::vector<std::byte> gathered = all.content();
-      for (std::size_t other = 0; other < 3; ++other) {
-        const std::vector<std::byte> wanted = numbers(bytes, 50 + other);
-        EXPECT_TRUE(
-            std::equal(wanted.begin(), wanted.end(), gathered.begin() + static_cast<std::ptrdiff_t>(other * bytes)))
-            << "part " << other << " on rank " << rank;
+      for (const std::size_t size : {bytes, bytes / 100}) {  // in several turns of the ring, and at once
+        payload all(memory, numbers(3 * size, 0), (where >> (2 - rank) & 1) != 0);
+        comm.all_gather(part.bytes().first(size), all.bytes(), deadline::after(20));
+        const std::vector<std::byte> gathered = all.content();
+        for (std::size_t other = 0; other < 3; ++other) {
+          const std::vector<std::byte> wanted = numbers(size, 50 + other);
+          EXPECT_TRUE(
+              std::equal(wanted.begin(), wanted.end(), gathered.begin() + static_cast<std::ptrdiff_t>(other * size)))
+              << "part " << other << " of " << size << " bytes on rank " << rank;
+        }
       }
     });
   }
+}
+
+TEST_F(NcclCommunicator, GathersOnTheDeviceByOneCallOfNccl) {
+  constexpr std::size_t bytes = 5000;
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    communicator comm(world, 0, small, node.nccl, node.cuda);
+    device_memory memory(0, node.cuda);
+    payload all(memory, numbers(3 * bytes, rank), true);
+    const mutable_bytes own = all.bytes().subspan(rank * bytes, bytes);
+    static_cast<void>(world.all_reduce_max(0));
+    const std::uint64_t copies = node.cuda.copies();
+    static_cast<void>(world.all_reduce_max(0));
+    comm.all_gather(own, all.bytes(), deadline::after(20));
+    static_cast<void>(world.all_reduce_max(0));
+    EXPECT_EQ(node.cuda.copies(), copies) << "neither through the ring nor within the device";
+    static_cast<void>(world.all_reduce_max(0));
+    const std::vector<std::byte> gathered = all.content();
+    for (std::size_t other = 0; other < 3; ++other) {
+      EXPECT_EQ(gathered[other * bytes], static_cast<std::byte>(other + other * bytes * 7));
+    }
+  });
+}
+
+TEST_F(NcclCommunicator, TakesPinnedMemoryForItsFirstReductionAndKeepsIt) {
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    communicator comm(world, 0, small, node.nccl, node.cuda);
+    const auto held = [&] {
+      static_cast<void>(world.all_reduce_max(0));
+      const std::size_t out = node.cuda.left();
+      static_cast<void>(world.all_reduce_max(0));
+      return out;
+    };
+    const std::vector<float> contribution(300, static_cast<float>(rank));
+    std::vector<float> own(100);
+    std::vector<std::size_t> left{held()};
+    for (int i = 0; i < 3; ++i) {
+      comm.reduce_scatter(contribution, own, deadline::after(20));
+      EXPECT_EQ(own, std::vector<float>(100, 3.0F));
+      left.push_back(held());
+    }
+    EXPECT_EQ(left[1], left[0] + 2 * 3) << "a block and an event, for each rank";
+    EXPECT_EQ(left[3], left[1]);
+  });
 }
 
 TEST_F(NcclCommunicator, ThatLosesAPeerSaysSo) {

@@ -142,6 +142,47 @@ bool expect_agreed_unit_failure(runtime which, std::size_t failing, std::uint64_
   return was_made;
 }
 
+/// The same of the gradients of a unit in host memory, by NCCL.
+bool expect_agreed_gradient_failure(runtime which, std::size_t failing, std::uint64_t index) {
+  constexpr std::size_t ranks = 3;
+  const reference_model model({{.fqn = "up", .extents = {50, 6}}, {.fqn = "gate", .extents = {5}, .how = replicate{}}});
+  const gpu_doubles node;
+  bool was_made = false;
+  std::vector<char> failed(ranks);
+  const auto errors = errors_of_ranks(threads_world(ranks), [&](std::size_t rank, threads_communicator& host) {
+    const gpu_doubles mine = node.of_one_rank();
+    over_nccl::run(host, mine, [&](auto& comm) {
+      const options how{.deadline_seconds = 20};
+      dynamic_module module = trained_module(model, comm, how);
+      sharded_units units(module, comm, how);
+      mine.calls(which).restart();
+      if (rank == failing) {
+        mine.calls(which).fail_at(index);
+      }
+      const auto reduce = [&] {
+        gradients_of_rank full(model, rank);
+        static_cast<void>(units.reduce_scatter_gradients(0, full));
+      };
+      if (const auto thrown = attempt(reduce)) {
+        EXPECT_EQ(thrown->code(), which == runtime::nccl ? errc::communication : errc::device) << thrown->what();
+        EXPECT_EQ(thrown->rank(), static_cast<std::int32_t>(failing)) << thrown->what();
+        failed[rank] = 1;
+      }
+      if (rank == failing) {
+        was_made = mine.calls(which).has_failed();
+        mine.calls(which).restart();
+      }
+      expect_gradients(model, units, rank, ranks, 1, gradient_reduction::sum);
+    });
+  });
+  for (const auto& each : errors) {
+    EXPECT_FALSE(each) << each->what();
+  }
+  EXPECT_EQ(failed, std::vector<char>(ranks, failed[failing])) << "all ranks fail, or none";
+  expect_clean(node);
+  return was_made;
+}
+
 template <class Way>
 void sweep_unit_failures(runtime which, std::uint64_t least) {
   sweep_calls(least, [&](std::size_t failing, std::uint64_t index) {
@@ -155,6 +196,16 @@ TEST_F(DeviceUnits, OfWhichAnyCallOfNcclFailsAreAnErrorEverywhereAndStaySharded)
 TEST_F(DeviceUnits, OfWhichAnyCallOfCudaFailsAreAnErrorEverywhereAndStaySharded) {
   sweep_unit_failures<over_nccl>(runtime::cuda, 100);
   sweep_unit_failures<on_one_gpu>(runtime::cuda, 60);
+}
+
+TEST_F(DeviceUnits, WhoseGradientsAnyCallOfNcclFailsToReduceAreAnErrorEverywhereAndASecondCallWorks) {
+  const auto sweep = [](runtime which, std::uint64_t least) {
+    sweep_calls(least, [&](std::size_t failing, std::uint64_t index) {
+      return expect_agreed_gradient_failure(which, failing, index);
+    });
+  };
+  sweep(runtime::nccl, 60);
+  sweep(runtime::cuda, 150);
 }
 
 }  // namespace

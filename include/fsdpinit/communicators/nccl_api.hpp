@@ -16,6 +16,7 @@ namespace fsdpinit {
 /// - `unique_id`: what all ranks of a communicator give to `connect`; made by one of them.
 /// - Payload is device memory, all of it bytes, and moves in the order of its stream. Calls between `group_start` and
 ///   `group_end` move together.
+/// - `all_gather(from, to, bytes, ...)`: `bytes` of each rank, side by side in their order; `from` may be in its place there.
 /// - `all_reduce_max(from, to, count, ...)`: of `count` unsigned numbers of 64 bits; `to` is not `from`.
 /// - `abort`: what is under way ends, here, done or not.
 /// - `peer_gone`: the code of what failed because another rank did.
@@ -36,6 +37,7 @@ concept NcclApi = CudaApi<Cuda> && std::copyable<N> && std::default_initializabl
                     { nccl.broadcast(from, to, bytes, rank, comm, in) } noexcept -> std::same_as<int>;
                     { nccl.send(from, bytes, rank, comm, in) } noexcept -> std::same_as<int>;
                     { nccl.receive(to, bytes, rank, comm, in) } noexcept -> std::same_as<int>;
+                    { nccl.all_gather(from, to, bytes, comm, in) } noexcept -> std::same_as<int>;
                     { nccl.all_reduce_max(from, to, bytes, comm, in) } noexcept -> std::same_as<int>;
                     { nccl.finalize(comm) } noexcept -> std::same_as<int>;
                     { nccl.destroy(comm) } noexcept;

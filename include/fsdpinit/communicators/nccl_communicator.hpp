@@ -1,7 +1,9 @@
 #pragma once
 
 #include <fsdpinit/communicators/nccl_api.hpp>
+#include <fsdpinit/communicators/nccl_collectives.hpp>
 #include <fsdpinit/communicators/nccl_connection.hpp>
+#include <fsdpinit/communicators/nccl_ring.hpp>
 #include <fsdpinit/communicators/nccl_transfers.hpp>
 #include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/concepts/communicator.hpp>
@@ -44,10 +46,13 @@ struct nccl_options {
 /// Payload may lie on the device, from where it moves straight, or in host memory, pinned at best, from where it passes through a
 /// ring of device buffers. What moves, moves in pieces of the same size on all ranks, wherever it lies on each.
 ///
+/// What all ranks gather moves by NCCL's all-gather; groups, which have no communicator of their own, send and receive. NCCL does not
+/// add in the order of ranks, as `ReduceScatterCommunicator` promises: numbers travel by sending and receiving too, and are added on
+/// the host, in host memory. For them the first reduction takes pinned memory once, up to 8 MiB and never more than a slot.
+///
 /// A wait looks at the device, at NCCL and at the host channel in turns; it never blocks on the device. When a rank fails or is
 /// late, the communicator is aborted on every rank, so that the buffers are the caller's again, and works again after `rearm()`
-/// and `connect()`; over a host that cannot be interrupted it has ended, and says `peer_lost`. It sums nothing: NCCL does not add
-/// in the order of ranks, as `ReduceScatterCommunicator` promises.
+/// and `connect()`; over a host that cannot be interrupted it has ended, and says `peer_lost`.
 template <class Nccl, CudaApi Cuda, AlertingControl Host>
   requires NcclApi<Nccl, Cuda>
 class basic_nccl_communicator {
@@ -78,7 +83,9 @@ class basic_nccl_communicator {
                     concat(how.slots, " slots of ", how.slot_bytes, " bytes for ", host.size(),
                            " ranks; give at least one, of ", detail::least_nccl_piece_bytes, " bytes per rank"));
       }
-      transfers_.emplace(connection_, device, cuda, how.slots, how.slot_bytes);
+      ring_.emplace(device, cuda, how.slots, how.slot_bytes);
+      transfers_.emplace(connection_, *ring_, cuda);
+      collectives_.emplace(connection_, *ring_, cuda);
     });
     try {
       connection_.connect();
@@ -99,7 +106,7 @@ class basic_nccl_communicator {
     if (pending) {
       end();
     } else {
-      transfers_->settle();
+      ring_->settle();
     }
   }
 
@@ -168,8 +175,42 @@ class basic_nccl_communicator {
                   deadline limit = deadline::never()) {
     detail::check_parts(own.size(), all.size(), group.size(), "bytes");
     detail::check_group(group, rank(), rank(), size());
-    token operation = started(group, [&] { transfers_->exchange_parts(own, all, group); });
+    token operation = started(group, [&] { collectives_->all_gather(own, all, group); });
     wait(operation, limit);
+  }
+
+  /// In rounds, two of them in flight: while one is on its way the terms of the one before are added.
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit = deadline::never()) {
+    reduce_scatter(contribution, own, everyone_, limit);
+  }
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
+                      deadline limit = deadline::never()) {
+    detail::check_parts(own.size(), contribution.size(), group.size(), "numbers");
+    detail::check_group(group, rank(), rank(), size());
+    const detail::nccl_reduction work = collectives_->reduction(contribution, own, group);
+    token earlier = nullptr;
+    token now = nullptr;
+    const auto finish = [&](std::uint64_t round) {
+      wait(earlier, limit);
+      collectives_->add_terms(work, round);
+    };
+    try {
+      for (std::uint64_t round = 0; round < work.rounds(); ++round) {
+        now = started(group, [&] { collectives_->exchange_terms(work, round); });
+        if (round != 0) {
+          finish(round - 1);
+        }
+        earlier = std::exchange(now, nullptr);
+      }
+      finish(work.rounds() - 1);
+    } catch (...) {  // nothing is under way any more
+      for (const token each : {earlier, now}) {
+        if (each != nullptr) {
+          each->in_use = false;
+        }
+      }
+      throw;
+    }
   }
 
   /// Ends what is under way on every rank.
@@ -214,7 +255,7 @@ class basic_nccl_communicator {
 
   void end() noexcept {
     connection_.close();
-    transfers_->settle();
+    ring_->settle();
   }
   /// After a failure nothing is under way any more.
   template <class Fn>
@@ -236,7 +277,7 @@ class basic_nccl_communicator {
       try {
         guarded([&] {
           start();
-          made.done.record(transfers_->last_stream());
+          made.done.record(ring_->out());
         });
       } catch (const error& failure) {
         if (failure.code() != errc::interrupted) {
@@ -260,7 +301,9 @@ class basic_nccl_communicator {
   Cuda cuda_;
   int device_;
   std::vector<std::size_t> everyone_;
+  std::optional<detail::nccl_ring<Cuda>> ring_;
   std::optional<detail::nccl_transfers<Nccl, Cuda, Host>> transfers_;
+  std::optional<detail::nccl_collectives<Nccl, Cuda, Host>> collectives_;
   std::vector<std::unique_ptr<operation_record>> operations_;  // as many as were ever in flight: a handful
   detail::nccl_connection<Nccl, Cuda, Host> connection_;
 };

@@ -12,6 +12,9 @@
 
 namespace fsdpinit::detail {
 
+/// What a rank of a group must at least find room for in a slot of the ring.
+inline constexpr std::uint64_t least_nccl_piece_bytes = 256;
+
 /// Device memory through which payload in host memory passes on its way to or from other GPUs: a few slots, in turns.
 ///
 /// Each turn is a copy in, an exchange and a copy out, on streams of their own, which wait for each other only for the sake of a slot:
@@ -20,13 +23,22 @@ template <CudaApi Cuda>
 class nccl_ring {
  public:
   nccl_ring(int device, const Cuda& cuda, std::size_t slots, std::uint64_t slot_bytes)
-      : memory_(device, cuda), in_(cuda, device), exchange_(cuda, device), out_(cuda, device), slot_bytes_(slot_bytes) {
+      : cuda_(cuda),
+        memory_(device, cuda),
+        in_(cuda, device),
+        exchange_(cuda, device),
+        out_(cuda, device),
+        slot_bytes_(slot_bytes) {
     for (std::size_t i = 0; i < slots; ++i) {
       slots_.emplace_back(memory_, device, cuda, slot_bytes);
     }
   }
 
   [[nodiscard]] std::uint64_t slot_bytes() const noexcept { return slot_bytes_; }
+  /// How much of a payload moves at a time where a slot is shared by so many ranks.
+  [[nodiscard]] std::uint64_t piece_for(std::size_t ranks) const noexcept {
+    return align_down(slot_bytes_ / ranks, least_nccl_piece_bytes);
+  }
   [[nodiscard]] const basic_cuda_memory<Cuda>& memory() const noexcept { return memory_; }
   [[nodiscard]] typename Cuda::stream in() const noexcept { return in_.get(); }
   [[nodiscard]] typename Cuda::stream exchange() const noexcept { return exchange_.get(); }
@@ -50,6 +62,17 @@ class nccl_ring {
     mine.emptied.record(out_.get());
   }
 
+  /// For `fill`: from host memory. \throws error{device}
+  void copy_in(void* to, bytes_view from) {
+    require_cuda(cuda_, cuda_.copy_to_device(to, from.data(), from.size(), in()), "copy to the device");
+  }
+  /// For `empty`: to host memory. \throws error{device}
+  void copy_out(mutable_bytes to, const void* from) {
+    if (!to.empty()) {
+      require_cuda(cuda_, cuda_.copy_to_host(to.data(), from, to.size(), out()), "copy from the device");
+    }
+  }
+
   /// Returns when nothing is under way any more, done or failed.
   void settle() noexcept {
     in_.settle();
@@ -67,6 +90,7 @@ class nccl_ring {
     basic_cuda_event<Cuda> emptied;
   };
 
+  Cuda cuda_;
   basic_cuda_memory<Cuda> memory_;
   basic_cuda_stream<Cuda> in_;
   basic_cuda_stream<Cuda> exchange_;

@@ -43,6 +43,9 @@ struct nccl_runtime {
   int receive(void* to, std::uint64_t bytes, int rank, comm which, stream in) noexcept {
     return ncclRecv(to, bytes, ncclInt8, rank, which, in);
   }
+  int all_gather(const void* from, void* to, std::uint64_t bytes, comm which, stream in) noexcept {
+    return ncclAllGather(from, to, bytes, ncclInt8, which, in);
+  }
   int all_reduce_max(const void* from, void* to, std::uint64_t count, comm which, stream in) noexcept {
     return ncclAllReduce(from, to, count, ncclUint64, ncclMax, which, in);
   }

@@ -59,6 +59,12 @@ class fake_cuda {
     return all_->device.pending();
   }
 
+  /// Copies that were ever started, whatever their ends.
+  [[nodiscard]] std::uint64_t copies() const {
+    const std::lock_guard lock(all_->mutex);
+    return all_->device.copies();
+  }
+
   int device(int* out) noexcept {
     return counted([&] {
       *out = all_->current[std::this_thread::get_id()];

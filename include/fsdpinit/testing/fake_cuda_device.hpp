@@ -75,6 +75,9 @@ class fake_cuda_device {
     return out;
   }
 
+  /// Copies that were ever started.
+  [[nodiscard]] std::uint64_t copies() const noexcept { return copies_; }
+
   /// nullptr: there is no room.
   [[nodiscard]] void* allocate(place where, std::uint64_t bytes) {
     allocation made{.where = where, .bytes = bytes};
@@ -130,6 +133,7 @@ class fake_cuda_device {
   }
   void copy_to_device(stream_record& in, void* to, const void* from, std::uint64_t stride, std::uint64_t row,
                       std::uint64_t rows) {
+    ++copies_;
     start(in, {.run =
                    [=, this] {
                      for (std::uint64_t i = 0; i < rows; ++i) {
@@ -141,6 +145,7 @@ class fake_cuda_device {
                .uses = {{to, row * rows}, {from, stride * (rows - 1) + row}}});
   }
   void copy_to_host(stream_record& in, void* to, const void* from, std::uint64_t bytes) {
+    ++copies_;
     start(in, {.run =
                    [=, this] {
                      read(static_cast<std::byte*>(to), from, bytes);
@@ -153,6 +158,7 @@ class fake_cuda_device {
                       std::uint64_t row, std::uint64_t rows) {
     const range written_to{to, to_stride * (rows - 1) + row};
     const range read_from{from, from_stride * (rows - 1) + row};
+    ++copies_;
     start(in, {.run =
                    [=, this] {
                      if (to_stride < row || from_stride < row || overlap(read_from, written_to)) {
@@ -342,6 +348,7 @@ class fake_cuda_device {
   std::vector<std::unique_ptr<event_record>> events_;
   std::vector<std::string> faults_;
   std::uint64_t room_;
+  std::uint64_t copies_ = 0;
 };
 
 }  // namespace fsdpinit::testing

@@ -22,7 +22,7 @@ namespace fsdpinit::testing {
 ///
 /// - What is called takes place when its stream comes to it, and waits there for the other ranks, for ever if need be.
 /// - Connecting is in progress until all ranks have called it.
-/// - A reduction is a message from each rank to each.
+/// - A reduction is a message from each rank to each, and so is an all-gather.
 /// - Sizes that differ are a fault of the device, as are calls outside of a group or with memory of the host.
 /// - Every call can be made to fail, through `calls`; `break_down()` makes whatever is in progress fail, as a peer's end does.
 ///
@@ -149,6 +149,19 @@ class fake_nccl {
     return grouped(which, in,
                    [&](std::vector<call>& made) { made.push_back({.peer = rank, .to = to, .bytes = bytes}); });
   }
+  int all_gather(const void* from, void* to, std::uint64_t bytes, const comm& which, fake_cuda::stream in) noexcept {
+    return grouped(which, in, [&](std::vector<call>& made) {
+      for (int rank = 0; rank < which->all->ranks; ++rank) {
+        void* const place = static_cast<std::byte*>(to) + static_cast<std::uint64_t>(rank) * bytes;
+        if (rank == which->rank) {
+          made.push_back({.kind = gathers, .peer = rank, .from = from, .to = place, .bytes = bytes});
+        } else {
+          made.push_back({.kind = gathers, .sends = true, .peer = rank, .from = from, .bytes = bytes});
+          made.push_back({.kind = gathers, .peer = rank, .to = place, .bytes = bytes});
+        }
+      }
+    });
+  }
   int all_reduce_max(const void* from, void* to, std::uint64_t count, const comm& which,
                      fake_cuda::stream in) noexcept {
     return grouped(which, in, [&](std::vector<call>& made) {
@@ -191,7 +204,8 @@ class fake_nccl {
 
  private:
   static constexpr int broadcasts = 1;
-  static constexpr int reductions = 2;  // from this rank itself: a copy
+  static constexpr int reductions = 2;
+  static constexpr int gathers = 3;
 
   struct call {
     int kind = 0;
@@ -243,7 +257,11 @@ class fake_nccl {
   void start(group made) {
     std::vector<fake_cuda_device::range> uses;
     for (const call& each : made.calls) {
-      uses.push_back({each.sends ? each.from : each.to, each.bytes});
+      for (const void* const end : {each.from, static_cast<const void*>(each.to)}) {
+        if (end != nullptr) {
+          uses.push_back({end, each.bytes});
+        }
+      }
     }
     fake_cuda_device::stream_record* const in = made.in;
     cuda_.start(
@@ -280,7 +298,7 @@ class fake_nccl {
         if (each.sends) {
           each.sent = std::make_shared<message>(message{.sender = mine.which, .from = each.from, .bytes = each.bytes});
           world.channels[key(each)].push_back(each.sent);
-        } else if (each.kind == reductions && each.peer == self.rank) {
+        } else if (each.peer == self.rank) {  // from itself: a copy
           device.copy_now(each.to, each.from, each.bytes);
           each.done = true;
         } else {
