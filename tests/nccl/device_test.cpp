@@ -3,14 +3,18 @@
 #include <fsdpinit/nccl.hpp>
 #include <fsdpinit/testing/laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
+#include <fsdpinit/units/sharded_units.hpp>
 #include <support/gpu_test.hpp>
 #include <support/reference_model.hpp>
 #include <support/temp_dir.hpp>
+#include <support/unit_model.hpp>
 
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <span>
 #include <string>
+#include <type_traits>
 
 /// \file
 /// What only GPUs can show: a rank for each that there is. tests/communicators/nccl_test.cpp tests the same code with doubles.
@@ -81,6 +85,53 @@ TEST_F(NcclDevice, MeetsByAFile) {
     // [nccl]
     EXPECT_EQ(model.faults_of(module, memory, gpus, rank), "");
     EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
+  });
+}
+
+TEST_F(NcclDevice, GathersUnitsOnTheDevices) {
+  const reference_model model = varied_model();
+  testing::run_ranks(gpus, [&](std::size_t rank, threads_communicator& world) {
+    nccl_communicator<threads_communicator> comm(world, static_cast<int>(rank));
+    cuda_memory memory(static_cast<int>(rank));
+    dynamic_module module = initialised(model, comm, memory);
+    sharded_units units(module, comm, {}, memory);
+    static_assert(std::is_same_v<decltype(units)::gathering, cuda_memory>);
+    expect_units_come_and_go(model, module, units, memory, {.shards = gpus, .index = rank});
+  });
+}
+
+TEST_F(NcclDevice, AddsGradientsInTheOrderOfRanks) {
+  const reference_model model = trained_model();
+  testing::run_ranks(gpus, [&](std::size_t rank, threads_communicator& world) {
+    nccl_communicator<threads_communicator> comm(world, static_cast<int>(rank));
+    dynamic_module module = trained_module(model, comm);
+    sharded_units units(module, comm);
+    expect_gradients(model, units, rank, gpus, 1, gradient_reduction::sum);
+  });
+}
+
+/// A framework's: one that blocks.
+TEST_F(NcclDevice, BorrowsACommunicator) {
+  const reference_model model = varied_model();
+  testing::run_ranks(gpus, [&](std::size_t rank, threads_communicator& world) {
+    const int device = static_cast<int>(rank);
+    ncclUniqueId id{};
+    if (rank == 0) {
+      ASSERT_EQ(ncclGetUniqueId(&id), ncclSuccess);
+    }
+    world.broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);
+    ASSERT_EQ(cudaSetDevice(device), cudaSuccess);
+    ncclComm_t theirs = nullptr;
+    ASSERT_EQ(ncclCommInitRank(&theirs, static_cast<int>(gpus), id, device), ncclSuccess);
+    {
+      nccl_communicator_ref<threads_communicator> comm(world, device, theirs);
+      cuda_memory memory(device);
+      dynamic_module module = model.module(memory, rank == 0);
+      static_cast<void>(initialize(module, model.source(), comm, {.bucket_bytes = 4096}, memory, null_observer()));
+      EXPECT_EQ(model.faults_of(module, memory, gpus, rank), "");
+      EXPECT_FALSE(comm.aborted());
+    }
+    EXPECT_EQ(ncclCommDestroy(theirs), ncclSuccess);
   });
 }
 

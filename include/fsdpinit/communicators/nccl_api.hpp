@@ -14,6 +14,7 @@ namespace fsdpinit {
 /// and how. What destroys returns nothing.
 ///
 /// - `unique_id`: what all ranks of a communicator give to `connect`; made by one of them.
+/// - `place_of(comm, rank, ranks)`: of the caller, in a communicator that is connected.
 /// - Payload is device memory, all of it bytes, and moves in the order of its stream. Calls between `group_start` and
 ///   `group_end` move together.
 /// - `all_gather(from, to, bytes, ...)`: `bytes` of each rank, side by side in their order; `from` may be in its place there.
@@ -31,6 +32,7 @@ concept NcclApi = CudaApi<Cuda> && std::copyable<N> && std::default_initializabl
                     { N::peer_gone } -> std::convertible_to<int>;
                     { nccl.make_id(new_id) } noexcept -> std::same_as<int>;
                     { nccl.connect(made, rank, id, rank) } noexcept -> std::same_as<int>;
+                    { nccl.place_of(comm, code, code) } noexcept -> std::same_as<int>;
                     { nccl.progress(comm, code) } noexcept -> std::same_as<int>;
                     { nccl.group_start() } noexcept -> std::same_as<int>;
                     { nccl.group_end() } noexcept -> std::same_as<int>;

@@ -9,7 +9,6 @@
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/control/agreement.hpp>
-#include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -73,37 +72,11 @@ class basic_nccl_communicator {
   /// \throws error{invalid_argument} for slots too small for so many ranks; error{communication}, error{device},
   /// error{out_of_memory}, error{peer_lost}: the same on every rank.
   basic_nccl_communicator(Host& host, int device, const nccl_options& how = {}, Nccl nccl = Nccl(), Cuda cuda = Cuda())
-      : cuda_(cuda),
-        device_(device),
-        everyone_(detail::all_ranks(host.size())),
-        connection_(host, device, std::move(nccl), cuda, how.deadline_seconds) {
-    agreed(host, how.deadline_seconds, [&] {
-      if (how.slots == 0 || how.slot_bytes / host.size() < detail::least_nccl_piece_bytes) {
-        throw error(errc::invalid_argument, "slot_bytes",
-                    concat(how.slots, " slots of ", how.slot_bytes, " bytes for ", host.size(),
-                           " ranks; give at least one, of ", detail::least_nccl_piece_bytes, " bytes per rank"));
-      }
-      ring_.emplace(device, cuda, how.slots, how.slot_bytes);
-      transfers_.emplace(connection_, *ring_, cuda);
-      collectives_.emplace(connection_, *ring_, cuda);
-    });
-    try {
-      connection_.connect();
-    } catch (...) {
-      if constexpr (interruptible) {
-        host.rearm();
-      }
-      throw;
-    }
-  }
+      : basic_nccl_communicator(host, device, std::nullopt, how, std::move(nccl), std::move(cuda)) {}
   basic_nccl_communicator(const basic_nccl_communicator&) = delete;
   basic_nccl_communicator& operator=(const basic_nccl_communicator&) = delete;
   ~basic_nccl_communicator() {
-    bool pending = false;
-    for (const auto& each : operations_) {
-      pending = pending || (each->in_use && !each->dead);
-    }
-    if (pending) {
+    if (is_pending()) {
       end();
     } else {
       ring_->settle();
@@ -224,7 +197,10 @@ class basic_nccl_communicator {
   void rearm() noexcept
     requires interruptible
   {
-    end();
+    if (!connection_.borrowed() || is_pending()) {
+      end();
+    }
+    connection_.doubt();
     host().rearm();
   }
   [[nodiscard]] bool interrupted() { return host().interrupted(); }
@@ -243,6 +219,39 @@ class basic_nccl_communicator {
     return host().fail(cause);
   }
 
+ protected:
+  /// Over `theirs`, if there is one.
+  basic_nccl_communicator(Host& host, int device, std::optional<typename Nccl::comm> theirs, const nccl_options& how,
+                          Nccl nccl, Cuda cuda)
+      : cuda_(cuda),
+        device_(device),
+        everyone_(detail::all_ranks(host.size())),
+        connection_(host, device, std::move(nccl), cuda, how.deadline_seconds) {
+    agreed(host, how.deadline_seconds, [&] {
+      if (how.slots == 0 || how.slot_bytes / host.size() < detail::least_nccl_piece_bytes) {
+        throw error(errc::invalid_argument, "slot_bytes",
+                    concat(how.slots, " slots of ", how.slot_bytes, " bytes for ", host.size(),
+                           " ranks; give at least one, of ", detail::least_nccl_piece_bytes, " bytes per rank"));
+      }
+      ring_.emplace(device, cuda, how.slots, how.slot_bytes);
+      transfers_.emplace(connection_, *ring_, cuda);
+      collectives_.emplace(connection_, *ring_, cuda);
+    });
+    try {
+      if (theirs) {
+        connection_.borrow(std::move(*theirs));
+      } else {
+        connection_.connect();
+      }
+    } catch (...) {
+      if constexpr (interruptible) {
+        host.rearm();
+      }
+      throw;
+    }
+  }
+  [[nodiscard]] bool is_open() const noexcept { return connection_.open(); }
+
  private:
   [[nodiscard]] Host& host() const noexcept { return connection_.host(); }
   static error over() {
@@ -253,6 +262,14 @@ class basic_nccl_communicator {
     }
   }
 
+  [[nodiscard]] bool is_pending() const noexcept {
+    for (const auto& each : operations_) {
+      if (each->in_use && !each->dead) {
+        return true;
+      }
+    }
+    return false;
+  }
   void end() noexcept {
     connection_.close();
     ring_->settle();

@@ -28,12 +28,24 @@ class nccl_connection {
       : host_(host), link_(device, std::move(nccl), std::move(cuda)), seconds_(deadline_seconds) {}
 
   [[nodiscard]] bool open() const noexcept { return link_.open(); }
+  [[nodiscard]] bool borrowed() const noexcept { return link_.borrowed(); }
   [[nodiscard]] Host& host() const noexcept { return host_; }
+
+  /// Collective: takes the ranks' communicator of somebody else. Ends in an agreement.
+  /// \throws error{communication}, error{invalid_argument} where it is not of these ranks
+  void borrow(typename Nccl::comm theirs) {
+    agreed(host_, seconds_, [&] { link_.borrow(std::move(theirs), host_.rank(), host_.size()); });
+  }
+  /// An attempt has failed: some ranks may have closed what they borrowed, and others had no need to. `connect()` settles it.
+  void doubt() noexcept { doubted_ = borrowed(); }
 
   /// Collective; nothing to do where it is open. Ends in an agreement: all ranks are connected, or none.
   /// \throws error{communication}, error{device}, error{peer_lost}; the ranks rearm the host channel before they try again.
   void connect() {
-    if (open()) {
+    if (doubted_) {
+      require_open_everywhere();
+    }
+    if (open() || borrowed()) {
       return;
     }
     typename Nccl::unique_id id{};
@@ -83,9 +95,21 @@ class nccl_connection {
   }
 
  private:
+  /// What was borrowed cannot be made anew here.
+  void require_open_everywhere() {
+    if (all_reduce_max(host_, open() ? 0 : 1, deadline::after(seconds_)) != 0) {
+      close();
+      throw error(errc::peer_lost, "NCCL",
+                  "the communicator was aborted when an earlier attempt failed; have its owner make another one",
+                  {.rank = every_rank});
+    }
+    doubted_ = false;
+  }
+
   Host& host_;
   nccl_link<Nccl, Cuda> link_;
   double seconds_;
+  bool doubted_ = false;
 };
 
 }  // namespace fsdpinit::detail

@@ -25,6 +25,9 @@ class nccl_link {
   nccl_link(const nccl_link&) = delete;
   nccl_link& operator=(const nccl_link&) = delete;
   ~nccl_link() {
+    if (borrowed_) {
+      return;
+    }
     if (open_ && std::uncaught_exceptions() == 0) {
       finalize();
     }
@@ -32,6 +35,7 @@ class nccl_link {
   }
 
   [[nodiscard]] bool open() const noexcept { return open_; }
+  [[nodiscard]] bool borrowed() const noexcept { return borrowed_; }
 
   /// What all ranks connect by, made on one of them. \throws error{communication}
   [[nodiscard]] unique_id make_id() {
@@ -48,6 +52,21 @@ class nccl_link {
     made_ = is_accepted(code);
     settle(code, "connect the ranks", look);
     open_ = true;
+  }
+
+  /// In place of `connect`: somebody else's, which is connected. It is not destroyed here; only `close()` aborts it.
+  /// \throws error{communication}; error{invalid_argument} where it has this rank elsewhere.
+  void borrow(typename Nccl::comm theirs, std::size_t rank, std::size_t size) {
+    int its_rank = 0;
+    int its_size = 0;
+    require(nccl_.place_of(theirs, &its_rank, &its_size), "ask for a rank");
+    if (its_rank != static_cast<int>(rank) || its_size != static_cast<int>(size)) {
+      throw error(errc::invalid_argument, "comm",
+                  concat("rank ", rank, " of ", size, " of the host channel is rank ", its_rank, " of ", its_size,
+                         " there; give a communicator of the same ranks in the same order"));
+    }
+    comm_ = theirs;
+    made_ = open_ = borrowed_ = true;
   }
 
   /// What is under way ends, done or not, and nothing more can be started.
@@ -132,6 +151,7 @@ class nccl_link {
   typename Nccl::comm comm_{};
   bool made_ = false;  // there is a communicator, connected or not
   bool open_ = false;
+  bool borrowed_ = false;
 };
 
 }  // namespace fsdpinit::detail

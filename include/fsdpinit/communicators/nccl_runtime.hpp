@@ -2,6 +2,7 @@
 
 #include <fsdpinit/communicators/nccl_api.hpp>
 #include <fsdpinit/communicators/nccl_communicator.hpp>
+#include <fsdpinit/communicators/nccl_communicator_ref.hpp>
 #include <fsdpinit/communicators/nccl_control.hpp>
 #include <fsdpinit/memory/cuda_runtime.hpp>
 
@@ -25,6 +26,10 @@ struct nccl_runtime {
     ncclConfig_t how = NCCL_CONFIG_INITIALIZER;
     how.blocking = 0;
     return ncclCommInitRankConfig(made, ranks, id, rank, &how);
+  }
+  int place_of(comm which, int* rank, int* ranks) noexcept {
+    const int code = ncclCommUserRank(which, rank);
+    return code == ncclSuccess ? ncclCommCount(which, ranks) : code;
   }
   int progress(comm which, int* code) noexcept {
     ncclResult_t state = ncclSuccess;
@@ -58,6 +63,9 @@ struct nccl_runtime {
 /// `Host` connects the ranks: `mpi_communicator`, `threads_communicator` for one process that drives several GPUs, or `nccl_control`.
 template <AlertingControl Host>
 using nccl_communicator = basic_nccl_communicator<nccl_runtime, cuda_runtime, Host>;
+
+template <AlertingControl Host>
+using nccl_communicator_ref = basic_nccl_communicator_ref<nccl_runtime, cuda_runtime, Host>;
 
 using nccl_control = basic_nccl_control<nccl_runtime, cuda_runtime>;
 

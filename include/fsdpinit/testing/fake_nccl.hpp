@@ -98,6 +98,13 @@ class fake_nccl {
       return in_progress;
     });
   }
+  int place_of(const comm& which, int* rank, int* ranks) noexcept {
+    return counted([&] {
+      *rank = which->rank;
+      *ranks = which->all->ranks;
+      return which->aborted ? invalid_usage : success;
+    });
+  }
   int progress(const comm& which, int* code) noexcept {
     return counted([&] {
       *code = all_->broken ? peer_gone : which->all->arrived < which->all->ranks ? in_progress : success;
