@@ -121,13 +121,16 @@ inline __global__ void add(float* to, const float* from, std::uint64_t count) {
 
 }  // namespace kernels
 
-/// On a stream of its own: everything but `wait` returns before it is done. Widens what has travelled narrow on the device.
+/// On a stream of its own, on a device that it makes the thread's current one: everything but `wait` returns before it is done. Widens
+/// what has travelled narrow on the device.
 class cuda_ops {
  public:
   using space = fsdpinit::converting_cuda_memory;
   using runtime = fsdpinit::cuda_runtime_with_kernels;
 
-  explicit cuda_ops(int device) : stream_(runtime(), device) {
+  explicit cuda_ops(int device) : device_(device), stream_(runtime(), device) {
+    runtime cuda;
+    fsdpinit::detail::require_cuda(cuda, cuda.set_device(device), "use the device");
     require(cublasCreate(&blas_));
     require(cublasSetStream(blas_, stream_.get()));
   }
@@ -137,6 +140,8 @@ class cuda_ops {
     stream_.settle();
     cublasDestroy(blas_);
   }
+
+  [[nodiscard]] space memory() const { return space(device_); }
 
   void embed(float* out, const int* tokens, const float* rows, const float* positions, std::uint64_t t,
              std::uint64_t c) {
@@ -192,6 +197,7 @@ class cuda_ops {
     }
   }
 
+  int device_;
   fsdpinit::basic_cuda_stream<runtime> stream_;
   cublasHandle_t blas_{};
 };

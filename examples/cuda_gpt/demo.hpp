@@ -70,7 +70,7 @@ inline void write_llmc(const std::filesystem::path& path, const config& shape) {
 template <class Ops, class Comm>
 std::vector<float> logits_of_rank(const std::string& path, Comm& ranks, std::span<const int> tokens, Ops& ops,
                                   std::uint64_t* shard_bytes = nullptr) {
-  typename Ops::space memory;
+  typename Ops::space memory = ops.memory();
   const config shape = llmc_checkpoint(path).shape();
   model weights = make(shape);
   const fsdpinit::options how{.bucket_bytes = 1 << 20};
@@ -115,10 +115,26 @@ class temporary_checkpoint {
   std::filesystem::path path_;
 };
 
-/// `make_ops()` is called by each rank. \return how the program ends.
-template <class MakeOps>
-int demo(int count, char** arguments, MakeOps&& make_ops) {
+inline constexpr std::size_t any_number = ~std::size_t{0};
+
+[[nodiscard]] inline std::size_t require_ranks(std::size_t asked, std::size_t most) {
+  if (asked == 0) {
+    throw std::runtime_error("no rank at all; ask for one at least");
+  }
+  if (asked > most) {
+    throw std::runtime_error(std::to_string(asked) + " ranks on " + std::to_string(most) +
+                             " GPUs; each rank needs one of its own: ask for fewer");
+  }
+  return asked;
+}
+
+/// `Ranks` says what the ranks are: `make_ops(rank)` gives one its operations, `run(world, use)` calls `use(comm)` with its
+/// communicator, made over a world of threads, and there are at most `most_ranks()` (`any_number`: 4 unless one asks for others).
+/// \return how the program ends.
+template <class Ranks>
+int demo(int count, char** arguments) {
   constexpr double tolerance = 1e-4;
+  constexpr double deadline_seconds = 60;
   if (count > 4) {
     std::fprintf(stderr, "usage: %s [CHECKPOINT [RANKS [TOKENS]]]\n", arguments[0]);
     return 2;
@@ -133,7 +149,8 @@ int demo(int count, char** arguments, MakeOps&& make_ops) {
     }
     const std::string path = made_up ? made_up->path() : arguments[1];
     const config shape = llmc_checkpoint(path).shape();
-    const std::size_t ranks = number(2, 4);
+    const std::size_t most = Ranks::most_ranks();
+    const std::size_t ranks = require_ranks(number(2, most == any_number ? 4 : most), most);
     const std::size_t length = std::min<std::size_t>(number(3, 24), shape.positions);
     std::vector<std::vector<int>> tokens(ranks);
     for (std::size_t rank = 0; rank < ranks; ++rank) {
@@ -148,15 +165,18 @@ int demo(int count, char** arguments, MakeOps&& make_ops) {
 
     std::vector<std::vector<float>> sharded(ranks);
     std::vector<std::uint64_t> shard_bytes(ranks);
-    fsdpinit::tool::run_rank_threads(ranks, [&](auto& comm) {
-      auto ops = make_ops();
-      const std::size_t rank = comm.rank();
-      sharded[rank] = logits_of_rank(path, comm, tokens[rank], *ops, &shard_bytes[rank]);
+    fsdpinit::tool::run_rank_threads(ranks, [&](fsdpinit::threads_communicator& world) {
+      const std::size_t rank = world.rank();
+      decltype(Ranks::make_ops(rank)) ops;
+      fsdpinit::agreed(world, deadline_seconds, [&] { ops = Ranks::make_ops(rank); });
+      Ranks::run(world, [&](auto& comm) {
+        sharded[rank] = logits_of_rank(path, comm, tokens[rank], *ops, &shard_bytes[rank]);
+      });
     });
     bool right = true;
     fsdpinit::self_communicator alone;
     for (std::size_t rank = 0; rank < ranks; ++rank) {
-      auto ops = make_ops();
+      auto ops = Ranks::make_ops(rank);
       const std::vector<float> whole = logits_of_rank(path, alone, tokens[rank], *ops);
       host_ops on_host;
       const double apart = difference(sharded[rank], logits_of_rank(path, alone, tokens[rank], on_host));
