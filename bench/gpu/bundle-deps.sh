@@ -2,7 +2,8 @@
 # usage: bench/gpu/bundle-deps.sh [FOLDER]
 # Collects what the library, its tests and its tool need besides CUDA, NCCL and MPI into FOLDER (build/deps), for a machine without
 # package registries: headers, static and shared libraries and CMake packages of the Debian packages installed here, and of Boost
-# what Hana includes. There: cmake -DFSDPINIT_DEPS_DIR=FOLDER, or bench/gpu/run.sh FOLDER.
+# what Hana includes; and, for run.sh to compare with, the wheel of fastsafetensors for the python3 that is here, if it can be had.
+# There: cmake -DFSDPINIT_DEPS_DIR=FOLDER, or bench/gpu/run.sh FOLDER.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -36,6 +37,14 @@ dpkg-query -L "${packages[@]}" | { grep -E '^/usr/(include/|share/cmake/|share/[
 printf '#include <boost/config.hpp>\n#include <boost/hana.hpp>\n#include <boost/version.hpp>\n' | g++ -std=c++20 -x c++ -M - |
   grep -oE '/usr/include/boost/[^ ]+' | take
 find /usr/lib -type f \( -path '*/cmake/Boost*-[0-9]*' -o -path '*/cmake/boost_headers-[0-9]*' \) | take
+
+wheels=$(mktemp -d)
+trap 'rm -rf "$wheels"' EXIT
+if python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$wheels" fastsafetensors; then
+  python3 -m zipfile -e "$wheels"/*.whl "$folder/python"
+else
+  echo "bundle-deps.sh: without fastsafetensors, which pip does not get" >&2
+fi
 
 mib=$(($(du -sk "$folder" | cut -f 1) / 1024))
 echo "$folder: $mib MiB"
