@@ -38,13 +38,8 @@ printf '#include <boost/config.hpp>\n#include <boost/hana.hpp>\n#include <boost/
   grep -oE '/usr/include/boost/[^ ]+' | take
 find /usr/lib -type f \( -path '*/cmake/Boost*-[0-9]*' -o -path '*/cmake/boost_headers-[0-9]*' \) | take
 
-wheels=$(mktemp -d)
-trap 'rm -rf "$wheels"' EXIT
-if python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$wheels" fastsafetensors; then
-  python3 -m zipfile -e "$wheels"/*.whl "$folder/python"
-else
+python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$folder/wheels" fastsafetensors ||
   echo "bundle-deps.sh: without fastsafetensors, which pip does not get" >&2
-fi
 
 mib=$(($(du -sk "$folder" | cut -f 1) / 1024))
 echo "$folder: $mib MiB"

@@ -87,7 +87,10 @@ echo
 echo "## Loads into GPU memory"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-export PYTHONPATH=${deps:+$(realpath "$deps")/python}${PYTHONPATH:+:$PYTHONPATH}
+for wheel in "$deps"/wheels/*.whl; do
+  if [[ -f $wheel ]]; then python3 -m zipfile -e "$wheel" "$build/python"; fi
+done
+export PYTHONPATH=$PWD/$build/python${PYTHONPATH:+:$PYTHONPATH}
 echo
 peers=()
 for loader in safetensors fastsafetensors; do
