@@ -182,7 +182,7 @@ TEST_F(NcclCommunicator, TakesPinnedMemoryForItsFirstReductionAndKeepsIt) {
       EXPECT_EQ(own, std::vector<float>(100, 3.0F));
       left.push_back(held());
     }
-    EXPECT_EQ(left[1], left[0] + 2 * 3) << "a block and an event, for each rank";
+    EXPECT_EQ(left[1], left[0] + std::size_t{2} * 3) << "a block and an event, for each rank";
     EXPECT_EQ(left[3], left[1]);
   });
 }

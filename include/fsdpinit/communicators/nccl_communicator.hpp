@@ -177,7 +177,7 @@ class basic_nccl_communicator {
       }
       finish(work.rounds() - 1);
     } catch (...) {  // nothing is under way any more
-      for (const token each : {earlier, now}) {
+      for (operation_record* const each : {earlier, now}) {
         if (each != nullptr) {
           each->in_use = false;
         }
