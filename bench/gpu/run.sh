@@ -26,7 +26,7 @@ step() {
     echo "left out, $(left) s are left: $*"
     return
   fi
-  timeout "$(left)" "$@" || failed+=("${*: -1}")
+  timeout "$(left)" "$@" || failed+=("$*")
 }
 
 echo "# fsdpinit on a GPU"
@@ -113,5 +113,5 @@ for layers in 5 32; do  # of Llama 3 8B: 4 and 15 GiB
 done
 
 echo
-if ((${#failed[@]})); then echo "failed: ${failed[*]}"; fi
+if ((${#failed[@]})); then printf 'failed: %s\n' "${failed[@]}"; fi
 exit $((${#failed[@]} > 0))
