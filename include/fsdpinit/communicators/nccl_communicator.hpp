@@ -45,7 +45,8 @@ struct nccl_options {
 /// Payload may lie on the device, from where it moves straight, or in host memory, pinned at best, from where it passes through a
 /// ring of device buffers. What moves, moves in pieces of the same size on all ranks, wherever it lies on each.
 ///
-/// What all ranks gather moves by NCCL's all-gather; groups, which have no communicator of their own, send and receive. NCCL does not
+/// A scatter is sends that move together: its parts differ in size and lie apart, which ncclScatter does not take. What all ranks
+/// gather moves by NCCL's all-gather; groups, which have no communicator of their own, send and receive. NCCL does not
 /// add in the order of ranks, as `ReduceScatterCommunicator` promises: numbers travel by sending and receiving too, and are added on
 /// the host, in host memory. For them the first reduction takes pinned memory once, up to 8 MiB and never more than a slot.
 ///
