@@ -46,7 +46,9 @@ class host_memory {
   struct queue {};
   static constexpr bool host_accessible = true;
   static constexpr std::uint64_t alignment = 256;
-  static constexpr std::uint64_t mapping_threshold = 128 * kib;
+  /// Smaller ones may come and go in each training step, as units are made whole: on fresh pages each time that takes ten times as
+  /// long, or more.
+  static constexpr std::uint64_t mapping_threshold = 1 * mib;
 
   /// \throws std::bad_alloc.
   [[nodiscard]] std::byte* allocate(std::uint64_t bytes) {
