@@ -91,6 +91,9 @@ void dump_shards(dynamic_module& module, dump_rank which, const std::filesystem:
       rest = rest.subspan(piece.size());
     }
   }
+  // Also for the sake of MPI's end: Open MPI's launcher touches files of its own then, and where that waits behind these
+  // bytes for the disk, it takes a rank that is done for a lost one after 2 s.
+  file.sync();
   file.close();
 }
 

@@ -58,6 +58,7 @@ void replacing_file::write(std::string_view text) {
     throw detail::io_error(given_, "cannot be written", errno);
   }
   detail::write_all(::write, file.number(), given_, std::as_bytes(std::span(text)));
+  detail::sync_to_disk(::fsync, file.number(), given_);
   if (const int code = file.close(); code != 0) {
     throw detail::io_error(given_, "cannot be written", code);
   }

@@ -72,6 +72,7 @@ class synthesizer {
     for (const synthetic_tensor& tensor : tensors) {
       write(tensor, file);
     }
+    file.sync();
     file.close();
   }
 
@@ -127,6 +128,7 @@ void run_synthesize(const synthesize_request& how, unfinished& outputs) {
   const std::string text = index_text(file_of_tensor, total);
   output_file index(folder.place_of("model.safetensors.index.json"));
   index.write_all(std::as_bytes(std::span(text)));
+  index.sync();
   index.close();
   folder.commit();
   fmt::print("{}: {} tensors, {} in {} files\n", printable(how.folder), count, bytes_text(total), files.size());

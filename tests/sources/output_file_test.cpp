@@ -50,6 +50,16 @@ TEST(output_file, is_removed_when_it_was_not_closed) {
   EXPECT_FALSE(fs::exists(dir / "a"));
 }
 
+TEST(output_file, goes_on_after_it_was_synced) {
+  const temp_dir dir;
+  output_file file(dir / "a");
+  file.write_all(bytes_of("12"));
+  file.sync();
+  file.write_all(bytes_of("3"));
+  file.close();
+  EXPECT_EQ(content_of(dir / "a"), "123");
+}
+
 TEST(output_file, survives_being_moved) {
   const temp_dir dir;
   {
@@ -129,6 +139,23 @@ TEST(write_all, a_full_disk_is_an_error_naming_the_file) {
   EXPECT_EQ(caught->code(), errc::io);
   EXPECT_EQ(caught->native_code(), ENOSPC);
   EXPECT_STREQ(caught->what(), "f: cannot be written: No space left on device");
+}
+
+TEST(sync_to_disk, goes_on_after_interruptions) {
+  int calls = 0;
+  detail::sync_to_disk([&](int) { return errno = EINTR, ++calls < 3 ? -1 : 0; }, 0, "f");
+  EXPECT_EQ(calls, 3);
+}
+
+TEST(sync_to_disk, is_content_where_there_is_no_disk) {
+  EXPECT_NO_THROW(detail::sync_to_disk([](int) { return errno = EINVAL, -1; }, 0, "f"));
+}
+
+TEST(sync_to_disk, what_the_disk_refuses_is_an_error_naming_the_file) {
+  const auto caught = thrown_by([&] { detail::sync_to_disk([](int) { return errno = EIO, -1; }, 0, "f"); });
+  ASSERT_TRUE(caught);
+  EXPECT_EQ(caught->code(), errc::io);
+  EXPECT_STREQ(caught->what(), "f: cannot be written: Input/output error");
 }
 
 TEST(write_all, no_progress_is_an_error_not_a_loop) {

@@ -28,6 +28,8 @@ using testing_support::temp_dir;
 constexpr std::uint64_t file_bytes = 384 * mib;
 /// What the device reads ahead (twice its setting, commonly up to 16 MiB), at two places, and what is read between two steps.
 constexpr std::uint64_t flat_bytes = 48 * mib;
+/// Of a file that nobody has dropped: the system itself may have had use for some pages.
+constexpr std::uint64_t still_there = file_bytes / 4 * 3;
 
 std::string made_up_bytes(std::uint64_t count) {
   std::string out(count, '\0');
@@ -105,7 +107,7 @@ TEST_F(page_cache_of_a_file, is_kept_unless_asked_otherwise) {
     const input_file file(path);
     expect_read(file, 0, file_bytes);
   }
-  EXPECT_GE(cached_bytes(path), file_bytes / 4 * 3) << "the system itself may have had use for some of it";
+  EXPECT_GE(cached_bytes(path), still_there);
 }
 
 TEST_F(page_cache_of_a_file, dropped_behind_stays_flat) {
@@ -127,7 +129,7 @@ TEST_F(page_cache_of_a_file, opening_drops_nothing) {
   const input_file kept(path);
   expect_read(kept, 0, file_bytes);
   { const input_file opened(path, page_cache::drop_behind); }
-  EXPECT_EQ(cached_bytes(path), file_bytes);
+  EXPECT_GE(cached_bytes(path), still_there);
 }
 
 TEST_F(page_cache_of_a_file, several_threads_read_what_is_there) {

@@ -32,10 +32,24 @@ void write_all(Write write, int descriptor, const std::string& path, bytes_view 
   }
 }
 
+/// Waits until what was written is on the disk. `sync` is called as fsync(2) is.
+template <class Sync>
+void sync_to_disk(Sync sync, int descriptor, const std::string& path) {
+  while (sync(descriptor) != 0) {
+    if (errno == EINTR) {
+      continue;
+    }
+    if (errno == EINVAL || errno == EROFS) {  // this kind of file has no disk below it
+      return;
+    }
+    throw io_error(path, "cannot be written", errno);
+  }
+}
+
 }  // namespace detail
 
 /// A new file, written from front to back. It is complete only after `close()`: a file that goes out of scope before,
-/// because of an exception say, is removed. Nothing is synced to the disk.
+/// because of an exception say, is removed. Only `sync()` waits for the disk.
 class output_file {
  public:
   /// \throws error{io} with errno; EEXIST where the path exists, a dangling link included: nothing is ever overwritten.
@@ -63,6 +77,10 @@ class output_file {
 
   /// Appends all of `data`; short writes and EINTR are retried. \throws error{io} with errno (a full disk, say).
   void write_all(bytes_view data) { detail::write_all(::write, descriptor_.number(), path_, data); }
+
+  /// Waits for the disk, as a file should that is then moved over another, or that nobody can make again: after a power
+  /// cut it is whole. \throws error{io} where the disk refuses now what the page cache had taken.
+  void sync() { detail::sync_to_disk(::fsync, descriptor_.number(), path_); }
 
   /// Ends the file. \throws error{io} where the system reports only now that something was not written (network file
   /// systems, quotas); the file is removed then.
