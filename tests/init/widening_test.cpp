@@ -1,6 +1,7 @@
 #include "support/expect_error.hpp"
 #include "support/expect_predicted.hpp"
 #include "support/fake_device_memory.hpp"
+#include "support/one_file_source.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/sources/adaptors.hpp>
@@ -65,7 +66,8 @@ reference_model widened(const std::vector<reference_tensor>& stored) {
   return reference_model(std::move(out));
 }
 
-template <class Policy, class Space>
+/// \tparam Stored the state dict, made of one in memory.
+template <class Policy, class Space, class Stored = in_memory_source>
 void expect_widened(const std::vector<reference_tensor>& tensors, std::size_t ranks, const options& how) {
   SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), ", ", ranks, " ranks, ", how.replicas,
                       " replicas, buckets of ", how.bucket_bytes, Space::host_accessible ? ", host" : ", device"));
@@ -75,7 +77,8 @@ void expect_widened(const std::vector<reference_tensor>& tensors, std::size_t ra
   run_ranks(ranks, [&](std::size_t rank, threads_communicator& world) {
     Space memory;
     dynamic_module module = wanted.module(memory, rank == how.source_rank);
-    const rank_report report = initialize<Policy>(module, stored.source() | cast(dtype::f32), world, how, memory);
+    const rank_report report =
+        initialize<Policy>(module, Stored(stored.source()) | cast(dtype::f32), world, how, memory);
 
     EXPECT_EQ(wanted.faults_of(module, memory, grid.shards, grid.shard_of(rank)), "") << "rank " << rank;
     const naive_traffic moved = stored.traffic(Policy::transport, grid, how.source_rank, rank, true);
@@ -97,17 +100,17 @@ void expect_widened(const std::vector<reference_tensor>& tensors, std::size_t ra
   });
 }
 
-template <class Space>
+template <class Space, class Stored = in_memory_source>
 void expect_widened_in_every_cell() {
   for (const std::size_t shards : {1U, 2U, 3U, 4U, 7U}) {
     for (const std::size_t replicas : {1U, 2U}) {
       for (const std::uint64_t bucket_bytes : {std::uint64_t{7}, std::uint64_t{59}, 1 * mib}) {
         const options how{.bucket_bytes = bucket_bytes, .source_rank = shards - 1, .replicas = replicas};
         const std::size_t ranks = shards * replicas;
-        expect_widened<native_sharding<transport::scatter>, Space>(stored_tensors(), ranks, how);
-        expect_widened<native_sharding<transport::broadcast>, Space>(stored_tensors(), ranks, how);
-        expect_widened<native_sharding<transport::own_read>, Space>(stored_tensors(), ranks, how);
-        expect_widened<every_rank_loads, Space>(stored_tensors(), ranks, how);
+        expect_widened<native_sharding<transport::scatter>, Space, Stored>(stored_tensors(), ranks, how);
+        expect_widened<native_sharding<transport::broadcast>, Space, Stored>(stored_tensors(), ranks, how);
+        expect_widened<native_sharding<transport::own_read>, Space, Stored>(stored_tensors(), ranks, how);
+        expect_widened<every_rank_loads, Space, Stored>(stored_tensors(), ranks, how);
       }
     }
   }
@@ -116,6 +119,52 @@ void expect_widened_in_every_cell() {
 TEST(Widening, HappensWhereBytesArriveInHostMemory) { expect_widened_in_every_cell<host_memory>(); }
 
 TEST(Widening, HappensWhereBytesArriveInDeviceMemory) { expect_widened_in_every_cell<fake_device_memory>(); }
+
+TEST(Widening, HappensAmongTensorsThatAreReadWithTheirNeighbours) {
+  expect_widened_in_every_cell<host_memory, one_file_source>();
+}
+
+/// Counts how often it is read from.
+struct counted_source : one_file_source {
+  counted_source(in_memory_source inner, std::size_t& reads) : one_file_source(std::move(inner)), reads_(&reads) {}
+  void read(std::size_t tensor, std::uint64_t offset, mutable_bytes to) {
+    ++*reads_;
+    one_file_source::read(tensor, offset, to);
+  }
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes to) {
+    ++*reads_;
+    one_file_source::read_file(file, offset, to);
+  }
+  void read_file_into(std::size_t file, std::uint64_t offset, std::span<const mutable_bytes> to) {
+    ++*reads_;
+    one_file_source::read_file_into(file, offset, to);
+  }
+  std::size_t* reads_;
+};
+
+template <class Policy>
+std::size_t reads_of_many_that_stay_and_one_that_is_cast() {
+  std::vector<reference_tensor> tensors;
+  for (std::size_t i = 0; i < 60; ++i) {
+    tensors.push_back({.fqn = concat("stays.", i), .type = dtype::i64, .extents = {3, 2}});
+  }
+  tensors.push_back({.fqn = "widens", .type = dtype::bf16, .extents = {3, 2}});
+  const reference_model stored(tensors);
+  const reference_model wanted = widened(tensors);
+  std::size_t reads = 0;
+  run_ranks(1, [&](std::size_t, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = wanted.module(memory, true);
+    initialize<Policy>(module, counted_source(stored.source(), reads) | cast(dtype::f32), world, {}, memory);
+    EXPECT_EQ(wanted.faults_of(module, memory, 1, 0), "");
+  });
+  return reads;
+}
+
+TEST(Widening, WhatIsNotCastIsReadWithItsNeighbours) {
+  EXPECT_EQ(reads_of_many_that_stay_and_one_that_is_cast<native_sharding<transport::scatter>>(), 2U);
+  EXPECT_EQ(reads_of_many_that_stay_and_one_that_is_cast<native_sharding<transport::own_read>>(), 2U);
+}
 
 TEST(Widening, HappensOnDevicesWithKernels) {
   static_assert(WideningMemory<fake_converting_memory> && !WideningMemory<fake_device_memory>);

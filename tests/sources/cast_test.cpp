@@ -27,6 +27,7 @@ namespace {
 using testing_support::content_for;
 using testing_support::expect_error;
 using testing_support::minimal_source;
+using testing_support::minimal_vectored_source;
 using testing_support::varied_model;
 
 const testing_support::reference_model model = varied_model();
@@ -85,6 +86,19 @@ TEST(cast, keeps_the_laws) {
     auto both = minimal_source(model.source()) | cast(dtype::f16) | cast(target);
     EXPECT_EQ(testing::check_source(both), testing::violations{});
   }
+}
+
+TEST(cast, knows_the_positions_of_what_it_leaves_alone) {
+  auto source = minimal_vectored_source<in_memory_source>(model.source()) | cast(dtype::f16);
+  EXPECT_EQ(testing::check_source(source), testing::violations{});
+  std::size_t cast_away = 0;
+  for (std::size_t i = 0; i < source.tensors().size(); ++i) {
+    const bool is_cast = source.stored_dtype(i) != source.tensors()[i].dtype;
+    EXPECT_EQ(source.position_of(i).has_value(), !is_cast) << source.tensors()[i].name;
+    cast_away += is_cast ? 1 : 0;
+  }
+  EXPECT_GT(cast_away, 0U);
+  EXPECT_LT(cast_away, source.tensors().size());
 }
 
 TEST(cast, leaves_tensors_whose_name_does_not_satisfy_the_predicate) {

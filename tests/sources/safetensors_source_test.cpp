@@ -233,7 +233,7 @@ TEST(safetensors_positions, keep_the_laws_also_through_adaptors) {
                         all | renamed("model.", "") | filtered([](std::string_view name) { return name != "d"; }))();
   static_assert(VectoredSource<decltype(adapted)>);
   EXPECT_EQ(adapted.file_count(), 3U);
-  EXPECT_EQ(adapted.position_of(3).file, 2U);
+  EXPECT_EQ(adapted.position_of(3)->file, 2U);
   EXPECT_EQ(testing::check_source(adapted), testing::violations{});
 }
 

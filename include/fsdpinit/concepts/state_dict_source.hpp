@@ -7,6 +7,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -53,7 +54,8 @@ concept CastingSource = StateDictSource<S> && requires(S& source, const S& const
 /// A source whose tensors are ranges of files, so that neighbours can be read at once.
 ///
 /// - `file_count()`: how many files there are; it stays the same for the life of the source.
-/// - `position_of(tensor)`: the bytes of the tensor, as `read` gives them, are those of the file from there on.
+/// - `position_of(tensor)`: the bytes of the tensor, as `read` gives them, are those of the file from there on. May be
+///   an optional: nothing for a tensor that lies in no file as it is read, one that is cast for instance.
 /// - `read_file(file, offset, destination)`: as `read`, of a file: any range between the first byte of a tensor in it
 ///   and the last byte of another, what lies between them included.
 template <class S>
@@ -61,7 +63,7 @@ concept PositionedSource =
     StateDictSource<S> && requires(S& source, const S& constant, std::size_t tensor, std::size_t file,
                                    std::uint64_t offset, mutable_bytes destination) {
       { constant.file_count() } -> std::convertible_to<std::size_t>;
-      { constant.position_of(tensor) } -> std::same_as<file_position>;
+      { constant.position_of(tensor) } -> std::convertible_to<std::optional<file_position>>;
       { source.read_file(file, offset, destination) } -> std::same_as<void>;
     };
 

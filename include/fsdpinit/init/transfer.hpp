@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -58,15 +59,11 @@ using staging_space = decltype(staging_for(std::declval<const Space&>()));
   return values;
 }
 
-/// Are its bytes as they travel those of files? Not if some are cast.
-template <class Source>
-inline constexpr bool knows_positions = PositionedSource<Source> && !CastingSource<Source>;
-
 /// Tells the planner where tensors lie in files, on ranks that have opened a source which knows it. `source` may be nullptr.
 template <class Source>
 void add_positions([[maybe_unused]] std::vector<tensor_request>& requests,
                    [[maybe_unused]] std::span<const load_item> items, [[maybe_unused]] const Source* source) {
-  if constexpr (knows_positions<Source>) {
+  if constexpr (PositionedSource<Source>) {
     for (std::size_t i = 0; source != nullptr && i < requests.size(); ++i) {
       if (!requests[i].captured && !requests[i].generated) {
         requests[i].position = source->position_of(items[i].source);
@@ -178,8 +175,7 @@ class tensor_reader {
   }
 
   /// Can runs that follow each other in a file be one read, each to its place?
-  static constexpr bool joins_neighbours =
-      knows_positions<Source> && VectoredSource<Source> && !ReleasingSource<Source>;
+  static constexpr bool joins_neighbours = VectoredSource<Source> && !ReleasingSource<Source>;
 
   /// The same without scratch memory. \pre joins_neighbours; each run begins where the one before it ends.
   void read_neighbours(std::span<const wanted_run> runs) {
@@ -225,13 +221,14 @@ class tensor_reader {
       read(std::uint64_t{0}, to);
     }
   }
-  /// A position as the plan has it: in a file, or in a tensor where the source does not know files.
+  /// A position as the plan has it: in a file, or in a tensor of which the source knows none.
   void read_at(const file_position& at, mutable_bytes destination) {
-    if constexpr (knows_positions<Source>) {
+    if (const std::optional<std::size_t> tensor = tensor_of_file(at.file)) {
+      const planned_tensor& planned = plan_.tensors[*tensor];
+      read_travelling(planned, items_[planned.request].source, at.offset, destination);
+    } else if constexpr (PositionedSource<Source>) {
       together(destination,
                [&](std::uint64_t from, mutable_bytes piece) { source_->read_file(at.file, at.offset + from, piece); });
-    } else {
-      read_travelling(plan_.tensors[at.file], items_[plan_.tensors[at.file].request].source, at.offset, destination);
     }
     counters_.read += destination.size();
   }

@@ -166,8 +166,7 @@ class rank_plan {
       const segment& part = plan_.schedule.segments[i];
       const planned_tensor& tensor = plan_.tensors[part.tensor];
       const segment cut = clipped(part, tensor.partition, shard());
-      // Without a position each tensor counts as a file of its own: only its own runs are joined.
-      const file_position begin = tensor.position.value_or(file_position{.file = part.tensor});
+      const file_position begin = tensor.position.value_or(file_position{.file = file_of_tensor(part.tensor)});
       for_each_run(tensor.partition.region(shard()), cut.begin, cut.end,
                    [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
                      add(wanted_run{.at = {.file = begin.file, .offset = begin.offset + global},

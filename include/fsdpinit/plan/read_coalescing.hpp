@@ -6,9 +6,17 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 namespace fsdpinit {
+
+/// A tensor without a position counts as a file of its own, under a number that no file has: only its own runs are joined.
+[[nodiscard]] constexpr std::size_t file_of_tensor(std::size_t tensor) noexcept { return ~tensor; }
+/// The tensor for which a file was made up; nothing for real ones.
+[[nodiscard]] constexpr std::optional<std::size_t> tensor_of_file(std::size_t file) noexcept {
+  return file > ~file ? std::optional(~file) : std::nullopt;
+}
 
 /// Contiguous bytes that a rank wants of a file, and where they go. Pure arithmetic may leave `to` null.
 struct wanted_run {

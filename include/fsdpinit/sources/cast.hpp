@@ -15,6 +15,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <type_traits>
@@ -29,7 +30,7 @@ namespace fsdpinit {
 /// source is read in pieces of up to 256 KiB. Narrowing, the last few KiB of a destination are read in pieces that
 /// halve, since the source needs twice the room. Elements that a range cuts through are read whole, aside.
 ///
-/// Positions in files are not forwarded: the bytes there are not those of `read`. Names are.
+/// Names are forwarded, and the positions in files of what is not cast.
 ///
 /// \tparam S the source: owned, or with `S&` referred to.
 template <class S>
@@ -91,6 +92,28 @@ class cast_source {
     } else {
       detail::read_stored(source_.get(), tensor, offset, destination);
     }
+  }
+
+  [[nodiscard]] std::size_t file_count() const
+    requires PositionedSource<inner>
+  {
+    return source_.get().file_count();
+  }
+  [[nodiscard]] std::optional<file_position> position_of(std::size_t tensor) const
+    requires PositionedSource<inner>
+  {
+    Expects(tensor < casts_.size());
+    return casts_[tensor].is_cast ? std::nullopt : std::optional<file_position>(source_.get().position_of(tensor));
+  }
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination)
+    requires PositionedSource<inner>
+  {
+    source_.get().read_file(file, offset, destination);
+  }
+  void read_file_into(std::size_t file, std::uint64_t offset, std::span<const mutable_bytes> destinations)
+    requires VectoredSource<inner>
+  {
+    source_.get().read_file_into(file, offset, destinations);
   }
 
   [[nodiscard]] std::string_view stored_name(std::size_t tensor) const

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <tuple>
@@ -90,13 +91,16 @@ class merged_source {
   {
     return files_before(sizeof...(S));
   }
-  [[nodiscard]] file_position position_of(std::size_t tensor) const
+  [[nodiscard]] std::optional<file_position> position_of(std::size_t tensor) const
     requires(PositionedSource<std::remove_reference_t<S>> && ...)
   {
     const place at = place_of(tensor);
-    file_position position =
-        with_source(*this, at.source, [&](const auto& source) { return source.position_of(at.tensor); });
-    position.file += files_before(at.source);
+    std::optional<file_position> position = with_source(*this, at.source, [&](const auto& source) {
+      return std::optional<file_position>(source.position_of(at.tensor));
+    });
+    if (position) {
+      position->file += files_before(at.source);
+    }
     return position;
   }
   void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination)

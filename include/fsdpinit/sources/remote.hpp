@@ -10,6 +10,8 @@
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/sources/as_stored.hpp>
 
+#include <gsl/assert>
+
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -22,7 +24,7 @@ namespace fsdpinit {
 
 /// A state dict that lives on the source rank, with its descriptors on every rank: for modules that are built from what
 /// the checkpoint says. Elsewhere than on the source rank reading is an error. A CastingSource and a RenamingSource, as what it
-/// stands for may be; positions in files are not forwarded.
+/// stands for may be. Positions in files are known on the source rank.
 template <StateDictSource S>
 class remote_source {
  public:
@@ -45,6 +47,30 @@ class remote_source {
   [[nodiscard]] std::string_view stored_name(std::size_t tensor) const noexcept {
     const stored_form& stored = contents_.stored[tensor];
     return stored.name.empty() ? contents_.tensors[tensor].name : stored.name;
+  }
+
+  [[nodiscard]] std::size_t file_count() const
+    requires PositionedSource<S>
+  {
+    return local_ ? static_cast<std::size_t>(local_->file_count()) : 0;
+  }
+  [[nodiscard]] std::optional<file_position> position_of(std::size_t tensor) const
+    requires PositionedSource<S>
+  {
+    return local_ ? std::optional<file_position>(local_->position_of(tensor)) : std::nullopt;
+  }
+  /// \pre this rank can read it.
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination)
+    requires PositionedSource<S>
+  {
+    Expects(local_.has_value());
+    local_->read_file(file, offset, destination);
+  }
+  void read_file_into(std::size_t file, std::uint64_t offset, std::span<const mutable_bytes> destinations)
+    requires VectoredSource<S>
+  {
+    Expects(local_.has_value());
+    local_->read_file_into(file, offset, destinations);
   }
 
   /// Can this rank read it?

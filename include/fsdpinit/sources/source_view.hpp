@@ -69,7 +69,7 @@ class source_view {
   {
     return source_.get().file_count();
   }
-  [[nodiscard]] file_position position_of(std::size_t tensor) const
+  [[nodiscard]] auto position_of(std::size_t tensor) const
     requires PositionedSource<inner>
   {
     return source_.get().position_of(index_of(tensor));

@@ -65,7 +65,7 @@ class faulty_source {
   {
     return inner_.file_count();
   }
-  [[nodiscard]] file_position position_of(std::size_t tensor) const
+  [[nodiscard]] auto position_of(std::size_t tensor) const
     requires PositionedSource<S>
   {
     return inner_.position_of(tensor);
