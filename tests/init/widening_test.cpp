@@ -5,6 +5,7 @@
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/sources/adaptors.hpp>
+#include <fsdpinit/testing/laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 #include <fsdpinit/units/sharded_units.hpp>
 
@@ -13,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -164,6 +166,35 @@ std::size_t reads_of_many_that_stay_and_one_that_is_cast() {
 TEST(Widening, WhatIsNotCastIsReadWithItsNeighbours) {
   EXPECT_EQ(reads_of_many_that_stay_and_one_that_is_cast<native_sharding<transport::scatter>>(), 2U);
   EXPECT_EQ(reads_of_many_that_stay_and_one_that_is_cast<native_sharding<transport::own_read>>(), 2U);
+}
+
+/// Has each tensor a second time, converted, in a file of its own.
+struct converted_beside_stored : cast_source<one_file_source> {
+  explicit converted_beside_stored(in_memory_source held)
+      : cast_source(one_file_source(std::move(held)), dtype::f32, [](std::string_view) { return true; }) {}
+  [[nodiscard]] std::size_t file_count() const { return 1 + tensors().size(); }
+  [[nodiscard]] file_position position_of(std::size_t tensor) const { return {.file = 1 + tensor}; }
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes to) { read(file - 1, offset, to); }
+  void read_file_into(std::size_t file, std::uint64_t offset, std::span<const mutable_bytes> to) {
+    for (const mutable_bytes each : to) {
+      read_file(file, offset, each);
+      offset += each.size();
+    }
+  }
+};
+
+TEST(Widening, NeverTakesConvertedBytesForStoredOnes) {
+  const reference_model stored(stored_tensors());
+  const reference_model wanted = widened(stored_tensors());
+  converted_beside_stored lawful(stored.source());
+  EXPECT_EQ(fsdpinit::testing::check_source(lawful), fsdpinit::testing::violations{});
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = wanted.module(memory, rank == 0);
+    initialize<native_sharding<transport::own_read>>(module, converted_beside_stored(stored.source()), world, {},
+                                                     memory);
+    EXPECT_EQ(wanted.faults_of(module, memory, 2, rank), "");
+  });
 }
 
 TEST(Widening, HappensOnDevicesWithKernels) {

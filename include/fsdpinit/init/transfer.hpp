@@ -59,14 +59,17 @@ using staging_space = decltype(staging_for(std::declval<const Space&>()));
   return values;
 }
 
-/// Tells the planner where tensors lie in files, on ranks that have opened a source which knows it. `source` may be nullptr.
+/// Tells the planner where tensors lie in files, on ranks that have opened a source which knows it. `source` may be nullptr. A
+/// position is that of the bytes that `read` gives: of no use for what travels as it is stored.
 template <class Source>
 void add_positions([[maybe_unused]] std::vector<tensor_request>& requests,
                    [[maybe_unused]] std::span<const load_item> items, [[maybe_unused]] const Source* source) {
   if constexpr (PositionedSource<Source>) {
     for (std::size_t i = 0; source != nullptr && i < requests.size(); ++i) {
-      if (!requests[i].captured && !requests[i].generated) {
-        requests[i].position = source->position_of(items[i].source);
+      tensor_request& request = requests[i];
+      const bool travels_as_read = request.travels_as.value_or(request.dtype) == request.dtype;
+      if (!request.captured && !request.generated && travels_as_read) {
+        request.position = source->position_of(items[i].source);
       }
     }
   }
