@@ -1,5 +1,7 @@
 #pragma once
 
+#include <fsdpinit/communicators/threads.hpp>
+#include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <chrono>
@@ -20,19 +22,26 @@ namespace fsdpinit::testing_support {
 
 using gloo_group = c10d::ProcessGroupGloo;
 
+/// Collective over `world`: a rank that is done with its group at once, and closes its connections, must not do so while others
+/// still make theirs.
 [[nodiscard]] inline c10::intrusive_ptr<gloo_group> gloo_rank(const c10::intrusive_ptr<c10d::Store>& store,
-                                                              std::size_t rank, std::size_t ranks) {
-  const auto how = gloo_group::Options::create(std::chrono::seconds(60));
-  how->devices.push_back(gloo_group::createDeviceForHostname("127.0.0.1"));
-  return c10::make_intrusive<gloo_group>(store, static_cast<int>(rank), static_cast<int>(ranks), how);
+                                                              threads_communicator& world) {
+  constexpr std::chrono::seconds limit(60);
+  c10::intrusive_ptr<gloo_group> group;
+  agreed(world, static_cast<double>(limit.count()), [&] {
+    const auto how = gloo_group::Options::create(limit);
+    how->devices.push_back(gloo_group::createDeviceForHostname("127.0.0.1"));
+    group = c10::make_intrusive<gloo_group>(store, static_cast<int>(world.rank()), static_cast<int>(world.size()), how);
+  });
+  return group;
 }
 
 /// Calls `fn(group, store)` on each rank; what each threw.
 template <class Fn>
 [[nodiscard]] std::vector<std::optional<error>> errors_of_gloo_ranks(std::size_t ranks, Fn&& fn) {
   const auto store = c10::make_intrusive<c10d::HashStore>();
-  return testing::errors_of_ranks(ranks, [&](std::size_t rank, threads_communicator& /*world*/) {
-    const auto group = gloo_rank(store, rank, ranks);
+  return testing::errors_of_ranks(ranks, [&](std::size_t /*rank*/, threads_communicator& world) {
+    const auto group = gloo_rank(store, world);
     fn(*group, *store);
   });
 }
@@ -40,8 +49,8 @@ template <class Fn>
 template <class Fn>
 void run_gloo_ranks(std::size_t ranks, Fn&& fn) {
   const auto store = c10::make_intrusive<c10d::HashStore>();
-  testing::run_ranks(ranks, [&](std::size_t rank, threads_communicator& /*world*/) {
-    const auto group = gloo_rank(store, rank, ranks);
+  testing::run_ranks(ranks, [&](std::size_t /*rank*/, threads_communicator& world) {
+    const auto group = gloo_rank(store, world);
     fn(*group, *store);
   });
 }
