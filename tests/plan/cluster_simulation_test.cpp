@@ -396,14 +396,19 @@ TEST(ClusterSimulation, AgreesWithTheModelWherePipelinesAreLong) {
   }
 }
 
-TEST(ClusterSimulation, OfManyThousandRanks) {
+TEST(ClusterSimulation, OfManyThousandRanksAgreesWithTheModel) {
   const std::size_t nodes = 2048;
   for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast}) {
     const plan made =
         make_plan(layers(16384),
                   {.ranks = {.shards = 8 * nodes}, .transport = transport, .bucket_bytes = 64 * mib, .access = device});
     const std::vector<prediction> ranks = predict_every_rank(made);
-    EXPECT_GT(simulate_on(usual_cluster(nodes), made, ranks).seconds, 0);
+    const cluster on = usual_cluster(nodes);
+    const simulated_cost found = simulate_on(on, made, ranks);
+    const double expected = cost_on(on, made, ranks).seconds;
+    EXPECT_GE(found.seconds, expected * 0.85) << name(transport);
+    EXPECT_LE(found.seconds, expected * 1.15) << name(transport);
+    EXPECT_EQ(found.storage_bytes, cost_on(on, made, ranks).storage_bytes) << name(transport);
   }
 }
 
