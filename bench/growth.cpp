@@ -2,8 +2,9 @@
 //
 //   growth FOLDER [ROUNDS]
 //
-// Ranks are threads. Three checkpoints of 256 MiB, 512 MiB and 1 GiB in tensors of 8 MiB; and 100,000 tensors of 1 KiB beside one
-// tensor of as many bytes. Written to FOLDER where they are not there yet (1.9 GB).
+// Ranks are threads. Three checkpoints of 256 MiB, 512 MiB and 1 GiB in tensors of 8 MiB; and 100,000 tensors of 1 KiB in 100 layers
+// beside 100 tensors, one in each layer, of as many bytes: as many units, and so slabs, of the same size, as the pages of small slabs
+// cost more than those of one large slab. Written to FOLDER where they are not there yet (1.9 GB).
 #include "ratio.hpp"
 #include "thread_loads.hpp"
 #include <fsdpinit/fsdpinit.hpp>
@@ -28,11 +29,13 @@ using namespace fsdpinit;
 using namespace fsdpinit::bench;
 
 constexpr std::size_t many = 100'000;
+constexpr std::size_t layers = 100;
 
 struct checkpoint_file {
   std::string path;
   std::size_t tensors;
-  std::uint64_t bytes;  // of each
+  std::uint64_t bytes;            // of each
+  std::size_t tensors_per_layer;  // in `model.layers.N`, which is a unit
 };
 
 void write(const checkpoint_file& file) {
@@ -41,7 +44,8 @@ void write(const checkpoint_file& file) {
   }
   std::vector<tensor_descriptor> tensors;
   for (std::size_t i = 0; i < file.tensors; ++i) {
-    tensors.push_back({.name = concat("model.layers.", i / 1000, ".experts.", i % 1000, ".weight"),
+    tensors.push_back({.name = concat("model.layers.", i / file.tensors_per_layer, ".experts.",
+                                      i % file.tensors_per_layer, ".weight"),
                        .dtype = dtype::bf16,
                        .shape = {64, file.bytes / 128}});
   }
@@ -71,10 +75,17 @@ int run(const std::string& folder, std::uint64_t rounds) {
   std::filesystem::create_directories(folder);
   std::vector<checkpoint_file> sizes;
   for (const std::size_t tensors : {32U, 64U, 128U}) {
-    sizes.push_back({.path = concat(folder, "/", tensors, "x8MiB.safetensors"), .tensors = tensors, .bytes = 8 * mib});
+    sizes.push_back({.path = concat(folder, "/", tensors, "x8MiB.safetensors"),
+                     .tensors = tensors,
+                     .bytes = 8 * mib,
+                     .tensors_per_layer = tensors});
   }
-  const checkpoint_file few{.path = folder + "/one.safetensors", .tensors = 1, .bytes = many * kib};
-  const checkpoint_file lots{.path = folder + "/many.safetensors", .tensors = many, .bytes = kib};
+  const checkpoint_file few{.path = concat(folder, "/", layers, "-tensors.safetensors"),
+                            .tensors = layers,
+                            .bytes = many * kib / layers,
+                            .tensors_per_layer = 1};
+  const checkpoint_file lots{
+      .path = folder + "/many.safetensors", .tensors = many, .bytes = kib, .tensors_per_layer = many / layers};
   for (const checkpoint_file& each : sizes) {
     write(each);
   }
@@ -88,16 +99,16 @@ int run(const std::string& folder, std::uint64_t rounds) {
   run_rounds(by_bytes, rounds);
   print_table(by_bytes, 4, rounds, 4 * mib, "x first");
 
-  fmt::print("\n| {:<42} | {:>9} | {:>9} | {:>13} |\n", "", "median s", "one tensor", "us per tensor");
+  fmt::print("\n| {:<42} | {:>9} | {:>9} | {:>13} |\n", "", "median s", "of 100", "us per tensor");
   fmt::print("|-{:-<42}-|-{:->9}:|-{:->9}:|-{:->13}:|\n", "", "", "", "");
   for (const bool own_reads : {false, true}) {
     for (const std::size_t ranks : {1U, 2U, 4U}) {
       std::array pair{load_of(few, ranks, own_reads, 0), load_of(lots, ranks, own_reads, 0)};
       run_rounds(pair, rounds);
-      const double one = median(pair[0].seconds);
-      const double all = median(pair[1].seconds);
-      fmt::print("| {:<42} | {:>9.3f} | {:>9.3f} | {:>13.2f} |\n", pair[1].name, all, one,
-                 (all - one) / static_cast<double>(many) * 1e6);
+      const double of_few = median(pair[0].seconds);
+      const double of_many = median(pair[1].seconds);
+      fmt::print("| {:<42} | {:>9.3f} | {:>9.3f} | {:>13.2f} |\n", pair[1].name, of_many, of_few,
+                 (of_many - of_few) / static_cast<double>(many - layers) * 1e6);
     }
   }
   return 0;

@@ -88,14 +88,18 @@ inline void print_table(std::span<const contender> all, std::size_t ranks, std::
                         std::uint64_t bucket_bytes, const char* ratio = "x floor") {
   const std::string buckets = bucket_bytes == 0 ? "" : fmt::format(", buckets of {} bytes", bucket_bytes);
   fmt::print("{} ranks, {} rounds{}\n\n", ranks, rounds, buckets);
-  fmt::print("| {:<27} | {:>9} | {:>9} | {:>9} | {:>9} |\n", "", "median s", "min s", "max s", ratio);
-  fmt::print("|-{:-<27}-|-{:->9}:|-{:->9}:|-{:->9}:|-{:->9}:|\n", "", "", "", "", "");
+  std::size_t width = 27;  // of the names
+  for (const contender& each : all) {
+    width = std::max(width, each.name.size());
+  }
+  fmt::print("| {:<{}} | {:>9} | {:>9} | {:>9} | {:>9} |\n", "", width, "median s", "min s", "max s", ratio);
+  fmt::print("|-{:-<{}}-|-{:->9}:|-{:->9}:|-{:->9}:|-{:->9}:|\n", "", width, "", "", "", "");
   for (const contender& each : all) {
     std::vector<double> ratios;
     for (std::size_t i = 0; i < each.seconds.size(); ++i) {
       ratios.push_back(each.seconds[i] / all[each.compared_to].seconds[i]);
     }
-    fmt::print("| {:<27} | {:>9.3f} | {:>9.3f} | {:>9.3f} | {:>9.2f} |\n", each.name, median(each.seconds),
+    fmt::print("| {:<{}} | {:>9.3f} | {:>9.3f} | {:>9.3f} | {:>9.2f} |\n", each.name, width, median(each.seconds),
                *std::min_element(each.seconds.begin(), each.seconds.end()),
                *std::max_element(each.seconds.begin(), each.seconds.end()), median(ratios));
   }
