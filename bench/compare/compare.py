@@ -180,12 +180,13 @@ def run_python(contender, checkpoint, how, held, with_digests):
     return {"seconds": max(rank["seconds"] for rank in ranks), "ranks": ranks}, digests
 
 
-def run_program(command, contender, environment=None):
-    """Its output. Whatever it started ends with it."""
+def run_program(command, contender, environment=None, started=lambda _: None):
+    """Its output. Whatever it started ends with it. `started(process)` is called once it runs."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment
     )
     try:
+        started(process)
         output, errors = process.communicate(timeout=SAMPLE_SECONDS)
     except BaseException as failure:
         os.killpg(process.pid, signal.SIGKILL)
@@ -218,17 +219,34 @@ def mpirun_version():
     return (output.splitlines() or [""])[0]
 
 
+# Each process of mpirun says that it is there, and becomes the tool once all are: starting them takes a second or so.
+STARTED_TOGETHER = 'touch "$0/ready-$$"; while [ ! -e "$0/go" ]; do sleep 0.01; done; exec "$@"'
+
+
 def run_tool(contender, checkpoint, how, held, with_digests):
     report, dump = how.folder / "report.json", how.folder / "dump"
     command = [how.tool, "load", str(checkpoint), "--shards", str(how.ranks), "--report", str(report)]
     command += contender.arguments
-    if contender.kind == "mpi":
-        oversubscribe = ["--oversubscribe"] if "Open MPI" in mpirun_version() else []
-        command = ["mpirun", "-n", str(how.ranks), *oversubscribe, *command]
     if with_digests:
         command += ["--dump", str(dump)]
-    held.release()
-    run_program(command, contender, mpi_environment())
+
+    def release_once_started(process):
+        deadline = time.monotonic() + SAMPLE_SECONDS
+        while len(list(how.folder.glob("ready-*"))) < how.ranks and process.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(command, SAMPLE_SECONDS)
+            time.sleep(0.01)
+        held.release()
+        (how.folder / "go").touch()
+
+    if contender.kind == "mpi":
+        oversubscribe = ["--oversubscribe"] if "Open MPI" in mpirun_version() else []
+        start = ["sh", "-c", STARTED_TOGETHER, str(how.folder)]
+        command = ["mpirun", "-n", str(how.ranks), *oversubscribe, *start, *command]
+        run_program(command, contender, mpi_environment(), release_once_started)
+    else:
+        held.release()
+        run_program(command, contender)
     result = json.loads(report.read_text())
     digests = [file_digests(file) for file in files_of(dump)] if with_digests else None
     sample = {"seconds": result["seconds"], "ranks": [], "process_peak_rss_bytes": result["process_peak_rss_bytes"]}
