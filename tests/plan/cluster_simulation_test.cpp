@@ -405,10 +405,10 @@ TEST(ClusterSimulation, OfManyThousandRanksAgreesWithTheModel) {
     const std::vector<prediction> ranks = predict_every_rank(made);
     const cluster on = usual_cluster(nodes);
     const simulated_cost found = simulate_on(on, made, ranks);
-    const double expected = cost_on(on, made, ranks).seconds;
-    EXPECT_GE(found.seconds, expected * 0.85) << name(transport);
-    EXPECT_LE(found.seconds, expected * 1.15) << name(transport);
-    EXPECT_EQ(found.storage_bytes, cost_on(on, made, ranks).storage_bytes) << name(transport);
+    const cluster_cost expected = cost_on(on, made, ranks);
+    EXPECT_GE(found.seconds, expected.seconds * 0.85) << name(transport);
+    EXPECT_LE(found.seconds, expected.seconds * 1.15) << name(transport);
+    EXPECT_EQ(found.storage_bytes, expected.storage_bytes) << name(transport);
   }
 }
 

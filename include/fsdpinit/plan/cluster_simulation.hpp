@@ -386,8 +386,7 @@ class simulated_ranks {
 }  // namespace detail
 
 /// Plays `made` through on a cluster. Pure; O((buckets + tensors) x ranks): ranks are looked at one by one, since where they are in a
-/// ring matters, but sizes are worked out for classes of them. `ranks` is
-/// `predict_every_rank(made)`.
+/// ring matters, but sizes are worked out for classes of them. `ranks` is `predict_every_rank(made)`.
 /// \pre on.ranks() == made.options.ranks.size() == ranks.size(), and as for `cost_on` where there is PCIe.
 [[nodiscard]] inline simulated_cost simulate_on(const cluster& on, const plan& made,
                                                 std::span<const prediction> ranks) {
