@@ -98,6 +98,7 @@ class Failed(Exception):
 class Setting:
     tool: str
     floor: str
+    start_together: Path  # what MPI processes preload to wait for each other after MPI_Init
     ranks: int
     folder: Path  # for what a sample leaves
     model_bytes: int = 0
@@ -219,10 +220,6 @@ def mpirun_version():
     return (output.splitlines() or [""])[0]
 
 
-# Each process of mpirun says that it is there, and becomes the tool once all are: starting them takes a second or so.
-STARTED_TOGETHER = 'touch "$0/ready-$$"; while [ ! -e "$0/go" ]; do sleep 0.01; done; exec "$@"'
-
-
 def run_tool(contender, checkpoint, how, held, with_digests):
     report, dump = how.folder / "report.json", how.folder / "dump"
     command = [how.tool, "load", str(checkpoint), "--shards", str(how.ranks), "--report", str(report)]
@@ -241,7 +238,7 @@ def run_tool(contender, checkpoint, how, held, with_digests):
 
     if contender.kind == "mpi":
         oversubscribe = ["--oversubscribe"] if "Open MPI" in mpirun_version() else []
-        start = ["sh", "-c", STARTED_TOGETHER, str(how.folder)]
+        start = ["env", f"START_TOGETHER={how.folder}", f"LD_PRELOAD={how.start_together}"]
         command = ["mpirun", "-n", str(how.ranks), *oversubscribe, *start, *command]
         run_program(command, contender, mpi_environment(), release_once_started)
     else:
@@ -478,7 +475,8 @@ def main():
         if sys.stderr.isatty():
             print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
 
-    how = Setting(options.tool, options.floor, options.ranks, options.out.resolve() / "sample")
+    start_together = Path(options.floor).resolve().parent / "libfsdpinit_start_together.so"
+    how = Setting(options.tool, options.floor, start_together, options.ranks, options.out.resolve() / "sample")
     result = {"format": "fsdpinit.compare", "ranks": options.ranks, "rounds": options.rounds}
     result |= {"machine": machine_facts(), "versions": versions(how), "models": []}
     used, machine = result["versions"], result["machine"]
