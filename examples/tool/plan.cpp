@@ -175,7 +175,7 @@ plan plan_of(const sharding_request& how, const state_dict_contents& contents, c
   const module_view view = view_of(module);
   unmatched_names unmatched;
   const std::vector<load_item> items = match(view, contents, how.strict ? nullptr : &unmatched);
-  return make_plan(requests_of(view, items, contents.stored), options);
+  return make_plan(requests_of(view, items, contents), options);
 }
 
 std::uint64_t model_bytes(const plan& made) {

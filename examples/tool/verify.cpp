@@ -123,7 +123,7 @@ class dump_check {
     std::uint64_t bytes = 0;
     std::size_t names = 0;
     for (const load_item& item : items) {
-      for (const std::size_t slot : view.tensors[item.tensor].slots) {
+      for (const std::size_t slot : view.slots_of(view.tensors[item.tensor])) {
         bytes += check(view.slots[slot], item.source);
         ++names;
       }

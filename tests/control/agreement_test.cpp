@@ -208,6 +208,16 @@ TEST(Wire, ContentsArriveAsTheyWere) {
   EXPECT_TRUE(detail::decode_contents(detail::encode(state_dict_contents{})).tensors.empty());
 }
 
+TEST(Wire, ContentsThatAreShownAsTheyAreStoredSayNoMore) {
+  const state_dict_contents sent{.tensors = {{.name = "a", .dtype = dtype::f4, .shape = {0, 7}},
+                                             {.name = "b", .dtype = dtype::bf16, .shape = {2}}}};
+  const state_dict_contents got = detail::decode_contents(detail::encode(sent));
+  EXPECT_EQ(got.tensors, sent.tensors);
+  EXPECT_TRUE(got.stored.empty());
+  EXPECT_EQ(got.stored_name(1), "b");
+  EXPECT_EQ(got.stored_dtype(1), dtype::bf16);
+}
+
 TEST(Wire, AMessageThatEndsEarlyIsAnError) {
   const state_dict_contents sent{.tensors = {{.name = "name", .dtype = dtype::u64, .shape = {2}}},
                                  .stored = {{.dtype = dtype::u64}}};

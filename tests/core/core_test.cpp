@@ -1,16 +1,22 @@
 #include "support/expect_error.hpp"
+#include "support/test_seed.hpp"
 #include <fsdpinit/core.hpp>
+#include <fsdpinit/core/name_order.hpp>
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
+#include <random>
 #include <set>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace core_test {
 namespace {
@@ -98,6 +104,34 @@ TEST(Shape, HoldsAnyNumberOfDims) {
     EXPECT_EQ(moved.rank(), rank);
     before = extents;
     dims.push_back(rank + 7);
+  }
+}
+
+TEST(Shape, IsAScalarOnceMovedFrom) {
+  for (const std::size_t rank : {2U, 7U}) {
+    const std::vector<std::uint64_t> dims(rank, 3);
+    shape from(dims);
+    const shape to = std::move(from);
+    EXPECT_EQ(to, shape(dims));
+    EXPECT_EQ(from, shape{});  // NOLINT(bugprone-use-after-move): that is what it says of itself
+  }
+}
+
+TEST(Shape, IsAssignedWhateverItHeld) {
+  const shape few{1, 2};
+  const shape many{1, 2, 3, 4, 5, 6};
+  for (const shape& held : {shape{}, few, many}) {
+    for (const shape& given : {shape{}, few, many}) {
+      shape copy = held;
+      copy = given;
+      EXPECT_EQ(copy, given);
+      shape moved = held;
+      moved = shape(given);
+      EXPECT_EQ(moved, given);
+      shape& itself = moved;
+      moved = itself;
+      EXPECT_EQ(moved, given);
+    }
   }
 }
 
@@ -204,6 +238,36 @@ TEST(Text, LongNamesAreNotCutInsideACharacter) {
   }
   const std::string shown = printable(name);
   EXPECT_EQ(shown, name.substr(0, 99) + "...(600 bytes)..." + name.substr(600 - 99));
+}
+
+// -- names
+
+std::vector<std::size_t> sorted_order(const std::vector<std::string>& names) {
+  std::vector<std::size_t> order;
+  for (const detail::indexed_name& each :
+       detail::in_name_order(names, [](const std::string& name) -> const std::string& { return name; })) {
+    EXPECT_EQ(each.name, names[each.index]);
+    order.push_back(each.index);
+  }
+  return order;
+}
+
+TEST(NameOrder, IsThatOfASortWhateverRunsTheyComeIn) {
+  std::mt19937_64 random(testing_support::test_seed());
+  for (std::size_t count = 0; count < 60; ++count) {
+    for (const std::uint64_t alphabet : {2U, 1000U}) {  // with many equal names, and with few
+      std::vector<std::string> names;
+      for (std::size_t i = 0; i < count; ++i) {
+        const bool counted = random() % 4 != 0;
+        names.push_back(concat("experts.", counted ? i % alphabet : random() % alphabet));
+      }
+      std::vector<std::size_t> expected(count);
+      std::iota(expected.begin(), expected.end(), 0U);
+      std::stable_sort(expected.begin(), expected.end(),
+                       [&](std::size_t a, std::size_t b) { return names[a] < names[b]; });
+      EXPECT_EQ(sorted_order(names), expected);
+    }
+  }
 }
 
 TEST(Deadline, PassesAndNever) {

@@ -202,7 +202,7 @@ TEST(Match, FindsEachSlotInAnyOrderOfTheSource) {
     unmatched_names rest;
     std::vector<std::size_t> found;
     for (const load_item& item : match(view, contents, &rest)) {
-      found.push_back(view.tensors[item.tensor].slots.front());
+      found.push_back(view.slots_of(view.tensors[item.tensor]).front());
       EXPECT_EQ(contents.tensors[item.source].name, called[found.back()]);
     }
     EXPECT_EQ(found, expected);

@@ -93,16 +93,19 @@ inline constexpr std::size_t error_wire_bytes = 4096;
   return {code, subject, text, {.rank = rank, .native_code = native_code}};
 }
 
-/// \pre contents.stored.size() == contents.tensors.size().
+/// \pre contents.stored is empty, or as long as contents.tensors.
 [[nodiscard]] inline std::vector<std::byte> encode(const state_dict_contents& contents) {
   wire_writer out;
   out.bytes().reserve(128 * contents.tensors.size());  // a guess
   out.number(contents.tensors.size());
+  out.number(contents.stored.empty() ? 0 : 1);
   for (std::size_t i = 0; i < contents.tensors.size(); ++i) {
     const tensor_descriptor& tensor = contents.tensors[i];
     out.text(tensor.name);
-    out.text(contents.stored[i].name);
-    out.number(static_cast<std::uint64_t>(contents.stored[i].dtype));
+    if (!contents.stored.empty()) {
+      out.text(contents.stored[i].name);
+      out.number(static_cast<std::uint64_t>(contents.stored[i].dtype));
+    }
     out.number(static_cast<std::uint64_t>(tensor.dtype));
     out.number(tensor.shape.rank());
     for (const std::uint64_t dim : tensor.shape) {
@@ -116,13 +119,15 @@ inline constexpr std::size_t error_wire_bytes = 4096;
   wire_reader in(bytes);
   state_dict_contents contents;
   contents.tensors.resize(in.number());
-  contents.stored.resize(contents.tensors.size());
+  contents.stored.resize(in.number() == 0 ? 0 : contents.tensors.size());
   std::vector<std::uint64_t> dims;
   for (std::size_t i = 0; i < contents.tensors.size(); ++i) {
     tensor_descriptor& tensor = contents.tensors[i];
     tensor.name = in.text();
-    contents.stored[i].name = in.text();
-    contents.stored[i].dtype = static_cast<dtype>(in.number());
+    if (!contents.stored.empty()) {
+      contents.stored[i].name = in.text();
+      contents.stored[i].dtype = static_cast<dtype>(in.number());
+    }
     tensor.dtype = static_cast<dtype>(in.number());
     dims.resize(in.number());
     for (std::uint64_t& dim : dims) {

@@ -12,7 +12,6 @@
 #include <span>
 #include <string>
 #include <utility>
-#include <vector>
 
 namespace fsdpinit {
 
@@ -21,30 +20,48 @@ class shape {
  public:
   shape() = default;
   shape(std::initializer_list<std::uint64_t> dims) : shape(std::span(dims.begin(), dims.size())) {}
-  explicit shape(std::span<const std::uint64_t> dims) {
-    if (dims.size() > few_.size()) {
-      many_.assign(dims.begin(), dims.end());
-      return;
-    }
+  explicit shape(std::span<const std::uint64_t> dims)
+      : rank_(dims.size()), many_(dims.size() > few_.size() ? new std::uint64_t[dims.size()] : nullptr) {
+    std::uint64_t* to = first();
     for (const std::uint64_t dim : dims) {
-      few_[count_++] = dim;
+      *to++ = dim;
     }
   }
+  shape(const shape& other) : shape(std::span(other.begin(), other.rank())) {}
+  /// The other one is a scalar afterwards.
+  shape(shape&& other) noexcept
+      : few_(other.few_), rank_(std::exchange(other.rank_, 0)), many_(std::exchange(other.many_, nullptr)) {}
+  shape& operator=(shape other) noexcept {
+    few_ = other.few_;
+    std::swap(rank_, other.rank_);
+    std::swap(many_, other.many_);
+    return *this;
+  }
+  ~shape() { delete[] many_; }
 
-  [[nodiscard]] std::size_t rank() const noexcept { return many_.empty() ? count_ : many_.size(); }
+  [[nodiscard]] std::size_t rank() const noexcept { return rank_; }
   [[nodiscard]] bool is_scalar() const noexcept { return rank() == 0; }
   [[nodiscard]] std::uint64_t operator[](std::size_t dim) const noexcept { return begin()[dim]; }
-  [[nodiscard]] std::uint64_t& operator[](std::size_t dim) noexcept { return many_.empty() ? few_[dim] : many_[dim]; }
-  [[nodiscard]] const std::uint64_t* begin() const noexcept { return many_.empty() ? few_.data() : many_.data(); }
+  [[nodiscard]] std::uint64_t& operator[](std::size_t dim) noexcept { return first()[dim]; }
+  [[nodiscard]] const std::uint64_t* begin() const noexcept { return many_ != nullptr ? many_ : few_.data(); }
   [[nodiscard]] const std::uint64_t* end() const noexcept { return begin() + rank(); }
 
-  friend bool operator==(const shape&, const shape&) = default;
+  friend bool operator==(const shape& a, const shape& b) noexcept {
+    bool equal = a.rank_ == b.rank_;
+    for (std::size_t dim = 0; equal && dim < a.rank_; ++dim) {
+      equal = a[dim] == b[dim];
+    }
+    return equal;
+  }
 
  private:
-  // Up to four without an allocation: a model has a shape for each tensor, several times over. Zeros behind the last.
+  [[nodiscard]] std::uint64_t* first() noexcept { return many_ != nullptr ? many_ : few_.data(); }
+
+  // Up to four without an allocation, and in few bytes: a model has a shape for each tensor, several times over.
   std::array<std::uint64_t, 4> few_{};
-  std::size_t count_ = 0;
-  std::vector<std::uint64_t> many_;  // all of them where they are more
+  std::size_t rank_ = 0;
+  // All of them where they are more. Owned; <memory> would make everybody who includes this wait for half a second more.
+  std::uint64_t* many_ = nullptr;
 };
 
 /// `[8, 17]`, `[]` for a scalar.

@@ -26,10 +26,17 @@ struct stored_form {
   friend bool operator==(const stored_form&, const stored_form&) = default;
 };
 
-/// What a state dict holds: `stored[i]` is what `tensors[i]` is in the checkpoint.
+/// What a state dict holds: `stored[i]` is what `tensors[i]` is in the checkpoint. Without any `stored` all are shown as they are.
 struct state_dict_contents {
   std::vector<tensor_descriptor> tensors{};
   std::vector<stored_form> stored{};
+
+  [[nodiscard]] fsdpinit::dtype stored_dtype(std::size_t tensor) const {
+    return stored.empty() ? tensors[tensor].dtype : stored[tensor].dtype;
+  }
+  [[nodiscard]] const std::string& stored_name(std::size_t tensor) const {
+    return stored.empty() || stored[tensor].name.empty() ? tensors[tensor].name : stored[tensor].name;
+  }
 };
 
 /// Where a tensor's bytes begin in what a state dict is read from, for sources that know it: the n-th of its files, and a byte

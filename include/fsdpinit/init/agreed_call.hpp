@@ -116,6 +116,9 @@ class agreed_call {
     view_ = view_of(module_, options_.unit_prefixes, options_.ignored_prefixes);
     const std::vector<optimizer_entry> entries = check_optimizer(view_, optimizer_);
     binding_ = bind_optimizer(module_, view_, entries, optimizer_);
+    if (ranks == 1) {
+      return {};  // there is nobody to compare with
+    }
     std::string out = manifest_of(view_, options_,
                                   {.policy = policy_.name,
                                    .transport = name(transport_),

@@ -158,7 +158,7 @@ class initialization {
       }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
-    requests_ = requests_of(view, items_, call_.contents().stored);
+    requests_ = requests_of(view, items_, call_.contents());
     add_positions(requests_, items_, call_.source());
   }
 

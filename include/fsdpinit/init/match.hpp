@@ -160,8 +160,8 @@ inline void settle_buffers(module_view& view, std::span<const tensor_descriptor>
     }
   }
   const auto stored_as = [&](std::size_t i) {
-    const std::string& stored = contents.stored[i].name;
-    return stored.empty() ? std::string() : concat(" (stored as ", printable(stored), ")");
+    const std::string& stored = contents.stored_name(i);
+    return stored == source[i].name ? std::string() : concat(" (stored as ", printable(stored), ")");
   };
   for (std::size_t i = 0; i < source.size(); ++i) {
     const tensor_descriptor& tensor = source[i];
@@ -211,13 +211,13 @@ inline void add_missing(const module_view& view, std::vector<load_item>& items) 
 }
 
 /// The dtype in which the bytes of an item of dtype `wanted` travel: the stored one where that is narrower, under all its names.
-[[nodiscard]] inline dtype travelling_dtype(const load_item& item, dtype wanted, std::span<const stored_form> stored) {
-  if (item.captured || item.missing || bits(stored[item.source].dtype) >= bits(wanted)) {
+[[nodiscard]] inline dtype travelling_dtype(const load_item& item, dtype wanted, const state_dict_contents& contents) {
+  if (item.captured || item.missing || bits(contents.stored_dtype(item.source)) >= bits(wanted)) {
     return wanted;
   }
-  const dtype narrow = stored[item.source].dtype;
+  const dtype narrow = contents.stored_dtype(item.source);
   for (const std::size_t copy : item.copies) {
-    if (stored[copy].dtype != narrow) {
+    if (contents.stored_dtype(copy) != narrow) {
       return wanted;
     }
   }
@@ -227,7 +227,7 @@ inline void add_missing(const module_view& view, std::vector<load_item>& items) 
 /// What the planner is told of them, in the same order. The names are views into `view`.
 [[nodiscard]] inline std::vector<tensor_request> requests_of(const module_view& view,
                                                              const std::vector<load_item>& items,
-                                                             std::span<const stored_form> stored) {
+                                                             const state_dict_contents& contents) {
   std::vector<tensor_request> requests;
   requests.reserve(items.size());
   for (const load_item& item : items) {
@@ -235,7 +235,7 @@ inline void add_missing(const module_view& view, std::vector<load_item>& items) 
     const slot_record& slot = view.first_slot(tensor);
     requests.push_back({.fqn = slot.fqn,
                         .dtype = slot.dtype,
-                        .travels_as = travelling_dtype(item, slot.dtype, stored),
+                        .travels_as = travelling_dtype(item, slot.dtype, contents),
                         .shape = slot.shape,
                         .placement = slot.placement,
                         .unit = tensor.unit,

@@ -86,7 +86,7 @@ class module_state_source {
     }
   }
   void drop(std::size_t t) noexcept {
-    for (const std::size_t slot : view_.tensors[t].slots) {
+    for (const std::size_t slot : view_.slots_of(view_.tensors[t])) {
       view_.slots[slot].handle.drop();
     }
   }

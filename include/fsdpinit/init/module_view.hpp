@@ -85,9 +85,10 @@ struct slot_record {
   std::size_t tensor = 0;  ///< index into module_view::tensors
 };
 
-/// One stored tensor: the slot that stands for it is the first; the others are tied to it.
+/// One stored tensor. \see module_view::slots_of
 struct stored_tensor {
-  std::vector<std::size_t> slots;
+  std::size_t first = 0;  ///< its slots are [first, last) of module_view::by_tensor
+  std::size_t last = 0;
   std::size_t unit = 0;
 };
 
@@ -97,10 +98,17 @@ struct module_view {
   std::vector<slot_record> slots;
   std::vector<stored_tensor> tensors;
   std::vector<std::string> units;
-  std::vector<std::string> ignored{};  ///< names that are left alone, in the module's order
-  std::vector<std::size_t> by_name{};  ///< indices of slots, in the order of their names
+  std::vector<std::string> ignored{};    ///< names that are left alone, in the module's order
+  std::vector<std::size_t> by_name{};    ///< indices of slots, in the order of their names
+  std::vector<std::size_t> by_tensor{};  ///< indices of slots, tensor by tensor
 
-  [[nodiscard]] const slot_record& first_slot(const stored_tensor& tensor) const { return slots[tensor.slots.front()]; }
+  /// Indices of the slots of a tensor: the one that stands for it, then those that are tied to it.
+  [[nodiscard]] std::span<const std::size_t> slots_of(const stored_tensor& tensor) const {
+    return std::span(by_tensor).subspan(tensor.first, tensor.last - tensor.first);
+  }
+  [[nodiscard]] const slot_record& first_slot(const stored_tensor& tensor) const {
+    return slots[by_tensor[tensor.first]];
+  }
   /// In `by_name`, of the first slot whose name is not before that one. O(log n).
   [[nodiscard]] std::size_t place_of(std::string_view fqn) const {
     const auto at = std::lower_bound(by_name.begin(), by_name.end(), fqn,
@@ -261,16 +269,27 @@ template <ShardableModule Module>
   const std::vector<std::size_t> leader =
       detail::leaders_of(view, detail::ties_kept(tie_groups(module), ignored_prefixes));
   unit_assignment units = detail::units_of(module, view.slots, unit_prefixes);
+  view.tensors.reserve(view.slots.size());
   for (std::size_t i = 0; i < view.slots.size(); ++i) {
+    slot_record& slot = view.slots[i];
     if (leader[i] == i) {
-      view.slots[i].tensor = view.tensors.size();
-      view.tensors.push_back({.slots = {i}, .unit = units.unit_of[i]});
-      continue;
+      slot.tensor = view.tensors.size();
+      view.tensors.push_back({.unit = units.unit_of[i]});
+    } else {
+      slot.tensor = view.slots[leader[i]].tensor;
+      stored_tensor& tensor = view.tensors[slot.tensor];
+      tensor.unit = common_unit(units.names, tensor.unit, units.unit_of[i]);
     }
-    stored_tensor& tensor = view.tensors[view.slots[leader[i]].tensor];
-    view.slots[i].tensor = view.slots[leader[i]].tensor;
-    tensor.slots.push_back(i);
-    tensor.unit = common_unit(units.names, tensor.unit, units.unit_of[i]);
+    ++view.tensors[slot.tensor].last;  // a number, until the places are known
+  }
+  std::size_t place = 0;
+  for (stored_tensor& tensor : view.tensors) {
+    tensor.first = place;
+    place += std::exchange(tensor.last, place);
+  }
+  view.by_tensor.resize(view.slots.size());
+  for (std::size_t i = 0; i < view.slots.size(); ++i) {
+    view.by_tensor[view.tensors[view.slots[i].tensor].last++] = i;
   }
   view.units = std::move(units.names);
   return view;

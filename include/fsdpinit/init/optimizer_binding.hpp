@@ -39,7 +39,7 @@ template <ShardableOptimizer Optimizer>
   std::vector<optimizer_entry> entries;
   if (groups.size() == 1 && groups.front().empty()) {
     for (const stored_tensor& tensor : view.tensors) {
-      for (const std::size_t slot : tensor.slots) {
+      for (const std::size_t slot : view.slots_of(tensor)) {
         if (view.slots[slot].requires_grad) {
           entries.push_back({.group = 0, .slot = slot});
           break;

@@ -32,7 +32,7 @@ template <MemorySpace Space>
   out.reserve(view.slots.size());
   for (const planned_tensor& planned : made.tensors) {
     const auto& slab = work.slabs[planned.slab];
-    for (const std::size_t slot : view.tensors[items[planned.request].tensor].slots) {
+    for (const std::size_t slot : view.slots_of(view.tensors[items[planned.request].tensor])) {
       const slot_record& record = view.slots[slot];
       shard_view part = view_of_shard(record.fqn, record.shape, record.placement, shards, shard);
       out.push_back({.handle = record.handle,

@@ -46,7 +46,8 @@ inline void require_equal_sources(const state_dict_contents& reference, const st
   const std::size_t theirs = reference.tensors.size();
   for (std::size_t i = 0; i < theirs || i < mine.tensors.size(); ++i) {
     const bool missing = i >= mine.tensors.size();
-    if (missing || i >= theirs || reference.tensors[i] != mine.tensors[i] || reference.stored[i] != mine.stored[i]) {
+    if (missing || i >= theirs || reference.tensors[i] != mine.tensors[i] ||
+        reference.stored_name(i) != mine.stored_name(i) || reference.stored_dtype(i) != mine.stored_dtype(i)) {
       throw error(errc::disagreement, missing ? reference.tensors[i].name : mine.tensors[i].name,
                   concat("this rank's checkpoint differs from that of rank ", source_rank,
                          " here; give every rank the same checkpoint"));
@@ -65,7 +66,7 @@ template <Communicator Control, class Open>
     if (reads) {
       mine = contents_of(open());
     }
-    if (control.rank() == source_rank) {
+    if (control.rank() == source_rank && control.size() != 1) {
       wire = encode(mine);
     }
   });

@@ -159,7 +159,7 @@ class pretrained_load {
   /// Storage of its own, so that each tensor can be released by itself, shared by the tied slots.
   void hold(weight& each) {
     each.storage = std::make_shared<block<Space>>(memory_, each.bytes);
-    for (const std::size_t slot : view_.tensors[each.item->tensor].slots) {
+    for (const std::size_t slot : view_.slots_of(view_.tensors[each.item->tensor])) {
       const slot_record& record = view_.slots[slot];
       pending_.push_back(
           {.handle = record.handle,

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace fsdpinit {
@@ -78,6 +79,39 @@ struct slabs_layout {
   std::vector<slab_layout> slabs;
 };
 
+namespace detail {
+
+/// Slab by slab, and within each sharded tensors before whole ones; else as they are. O(tensors + slabs); moves nothing where they are
+/// in that order, as most models are.
+inline void order_by_place(slabs_layout& layout) {
+  const auto place = [](const planned_tensor& tensor) {
+    return 2 * tensor.slab + (tensor.partition.is_whole() ? 1U : 0U);
+  };
+  bool in_order = true;
+  for (std::size_t i = 1; i < layout.tensors.size(); ++i) {
+    in_order = in_order && place(layout.tensors[i - 1]) <= place(layout.tensors[i]);
+  }
+  if (in_order) {
+    return;
+  }
+  // Per place: how many lie there; then, where the next of them goes.
+  std::vector<std::size_t> next(2 * layout.slabs.size(), 0);
+  for (const planned_tensor& tensor : layout.tensors) {
+    ++next[place(tensor)];
+  }
+  std::size_t before = 0;
+  for (std::size_t& count : next) {
+    before += std::exchange(count, before);
+  }
+  std::vector<planned_tensor> ordered(layout.tensors.size());
+  for (const planned_tensor& tensor : layout.tensors) {
+    ordered[next[place(tensor)]++] = tensor;
+  }
+  layout.tensors = std::move(ordered);
+}
+
+}  // namespace detail
+
 /// Gives every request its place: one slab per unit, units in the order in which the requests first name them; within a
 /// slab sharded tensors first, then whole ones, each in request order, so that what travels together lies together.
 /// Every rank reserves the largest shard's bytes, so offsets are the same everywhere and an all-gather is uniform.
@@ -93,19 +127,13 @@ struct slabs_layout {
   std::vector<std::size_t> slab_of_unit(unit_bound, none);
 
   slabs_layout layout;
-  std::vector<planned_tensor> in_request_order;
-  std::vector<std::size_t> counts;  // of slab k: sharded at 2k, whole at 2k + 1; then their first positions
-  in_request_order.reserve(requests.size());
-  const auto count_of = [&](const planned_tensor& tensor) -> std::size_t& {
-    return counts[2 * tensor.slab + (tensor.partition.is_whole() ? 1U : 0U)];
-  };
+  layout.tensors.reserve(requests.size());
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const tensor_request& request = requests[i];
     std::size_t& slab = slab_of_unit[request.unit];
     if (slab == none) {
       slab = layout.slabs.size();
       layout.slabs.push_back({.unit = request.unit});
-      counts.resize(counts.size() + 2, 0);
     }
     const auto partition_of = [&](dtype type) {
       return partition::make(request.fqn, type, request.shape, request.placement, ranks.shards);
@@ -117,27 +145,16 @@ struct slabs_layout {
       grows = {
           .from = travelling, .to = request.dtype, .growth = kept.slot_bytes() - partition_of(travelling).slot_bytes()};
     }
-    in_request_order.push_back({.partition = grows ? partition_of(travelling) : kept,
-                                .request = i,
-                                .slab = slab,
-                                .widening = grows,
-                                .captured = request.captured,
-                                .generated = request.generated,
-                                .extra_copies = request.extra_copies,
-                                .position = request.position});
-    ++count_of(in_request_order.back());
+    layout.tensors.push_back({.partition = grows ? partition_of(travelling) : kept,
+                              .request = i,
+                              .slab = slab,
+                              .widening = grows,
+                              .captured = request.captured,
+                              .generated = request.generated,
+                              .extra_copies = request.extra_copies,
+                              .position = request.position});
   }
-  std::size_t position = 0;
-  for (std::size_t& count : counts) {
-    const std::size_t here = position;
-    position += count;
-    count = here;
-  }
-
-  layout.tensors.resize(requests.size());
-  for (const planned_tensor& tensor : in_request_order) {
-    layout.tensors[count_of(tensor)++] = tensor;
-  }
+  detail::order_by_place(layout);
   for (planned_tensor& tensor : layout.tensors) {
     slab_layout& slab = layout.slabs[tensor.slab];
     tensor.offset = align_up(slab.bytes, slab_alignment) + (tensor.widening ? tensor.widening->growth : 0);

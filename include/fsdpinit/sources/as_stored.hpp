@@ -42,10 +42,13 @@ template <StateDictSource S>
 [[nodiscard]] state_dict_contents contents_of(const S& source) {
   const std::span<const tensor_descriptor> tensors = source.tensors();
   state_dict_contents out{.tensors = {tensors.begin(), tensors.end()}};
-  out.stored.reserve(tensors.size());
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const std::string_view name = stored_name(source, i);
-    out.stored.push_back({.dtype = stored_dtype(source, i), .name = std::string(name == tensors[i].name ? "" : name)});
+  if constexpr (RenamingSource<S> || CastingSource<S>) {
+    out.stored.reserve(tensors.size());
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const std::string_view name = stored_name(source, i);
+      out.stored.push_back(
+          {.dtype = stored_dtype(source, i), .name = std::string(name == tensors[i].name ? "" : name)});
+    }
   }
   return out;
 }

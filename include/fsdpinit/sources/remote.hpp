@@ -39,14 +39,13 @@ class remote_source {
     local_->read(tensor, offset, destination);
   }
 
-  [[nodiscard]] dtype stored_dtype(std::size_t tensor) const noexcept { return contents_.stored[tensor].dtype; }
+  [[nodiscard]] dtype stored_dtype(std::size_t tensor) const noexcept { return contents_.stored_dtype(tensor); }
   void read_stored(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
     require_readable(tensor);
     detail::read_stored(*local_, tensor, offset, destination);
   }
   [[nodiscard]] std::string_view stored_name(std::size_t tensor) const noexcept {
-    const stored_form& stored = contents_.stored[tensor];
-    return stored.name.empty() ? contents_.tensors[tensor].name : stored.name;
+    return contents_.stored_name(tensor);
   }
 
   [[nodiscard]] std::size_t file_count() const

@@ -23,14 +23,14 @@ class safetensors_header_handler {
  public:
   safetensors_header_handler(std::string_view file, safetensors_header& out) : file_(file), out_(out) {}
 
-  void key(std::string& name) {
+  void key(const std::string& name) {
     if (place_ == place::top) {
-      key_ = std::move(name);
+      key_ = name;  // not moved: the reader keeps its buffer, and the entry gets no more memory than the name takes
       if (key_ == metadata_key && std::exchange(has_metadata_, true)) {
         fail("the header holds __metadata__ twice; once is allowed");
       }
     } else if (place_ == place::metadata) {
-      key_ = std::move(name);
+      key_ = name;
     } else if (place_ == place::entry) {
       field_ = name == "dtype"          ? field::dtype
                : name == "shape"        ? field::shape

@@ -29,7 +29,7 @@ class lent_storage {
       const slot_record& first = view.first_slot(tensor);
       const std::uint64_t bytes = byte_size(first.fqn, first.dtype, first.shape);
       owners_.emplace_back(new std::byte[bytes + 1]());
-      for (const std::size_t slot : tensor.slots) {
+      for (const std::size_t slot : view.slots_of(tensor)) {
         view.slots[slot].handle.adopt(
             {.shape = first.shape, .offset = 0, .bytes = bytes, .data = {owners_.back(), owners_.back().get()}});
       }

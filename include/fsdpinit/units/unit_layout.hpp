@@ -87,7 +87,7 @@ inline void require_initialised(const slot_record& slot, const partition& how, s
     }
     const slot_record& first = view.first_slot(tensor);
     const partition how = partition::make(first.fqn, first.dtype, first.shape, first.placement, where.shards);
-    for (const std::size_t each : tensor.slots) {
+    for (const std::size_t each : view.slots_of(tensor)) {
       const slot_record& slot = view.slots[each];
       detail::require_initialised(slot, how, where);
       if (slot.handle.data() != first.handle.data()) {
@@ -135,7 +135,7 @@ inline void require_initialised(const slot_record& slot, const partition& how, s
 
 /// Is the tensor trained under any of its names?
 [[nodiscard]] inline bool is_trained(const module_view& view, const stored_tensor& tensor) {
-  for (const std::size_t slot : tensor.slots) {
+  for (const std::size_t slot : view.slots_of(tensor)) {
     if (view.slots[slot].requires_grad) {
       return true;
     }

@@ -40,7 +40,7 @@ class unsharding {
   void prepare(const module_view& view, const unit_layout& layout, shard_position where, Space& memory,
                const Gathering& between) {
     for (const unit_tensor& each : layout.tensors) {
-      for (const std::size_t index : view.tensors[each.tensor].slots) {
+      for (const std::size_t index : view.slots_of(view.tensors[each.tensor])) {
         const slot_record& slot = view.slots[index];
         slots_.push_back(slot.handle);
         shards_.push_back(slot.handle.local());
@@ -53,7 +53,7 @@ class unsharding {
     const auto whole = std::make_shared<block<Space>>(memory, layout.whole_bytes);
     for (const unit_tensor& each : layout.tensors) {
       const stored_tensor& tensor = view.tensors[each.tensor];
-      for (const std::size_t index : tensor.slots) {
+      for (const std::size_t index : view.slots_of(tensor)) {
         wholes_.push_back({.shape = view.slots[index].shape,
                            .offset = 0,
                            .bytes = each.partition.bytes(),
