@@ -18,7 +18,8 @@ void wait_for_go() {
     return;
   }
   const std::filesystem::path meeting(folder);
-  std::ofstream(meeting / ("ready-" + std::to_string(getpid())));
+  std::ofstream ready(meeting / ("ready-" + std::to_string(getpid())));
+  ready.close();
   while (!std::filesystem::exists(meeting / "go")) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
