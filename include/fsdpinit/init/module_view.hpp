@@ -236,6 +236,22 @@ template <ShardableModule Module>
   }
 }
 
+/// Fills `by_tensor`, each tensor's slots in the module's order. \pre the slots know their tensors.
+inline void list_by_tensor(module_view& view) {
+  for (const slot_record& slot : view.slots) {
+    ++view.tensors[slot.tensor].last;  // a number, until the places are known
+  }
+  std::size_t place = 0;
+  for (stored_tensor& tensor : view.tensors) {
+    tensor.first = place;
+    place += std::exchange(tensor.last, place);
+  }
+  view.by_tensor.resize(view.slots.size());
+  for (std::size_t i = 0; i < view.slots.size(); ++i) {
+    view.by_tensor[view.tensors[view.slots[i].tensor].last++] = i;
+  }
+}
+
 }  // namespace detail
 
 /// Visits the module once. A tie that spans units belongs to the innermost unit that encloses all its names.
@@ -280,17 +296,8 @@ template <ShardableModule Module>
       stored_tensor& tensor = view.tensors[slot.tensor];
       tensor.unit = common_unit(units.names, tensor.unit, units.unit_of[i]);
     }
-    ++view.tensors[slot.tensor].last;  // a number, until the places are known
   }
-  std::size_t place = 0;
-  for (stored_tensor& tensor : view.tensors) {
-    tensor.first = place;
-    place += std::exchange(tensor.last, place);
-  }
-  view.by_tensor.resize(view.slots.size());
-  for (std::size_t i = 0; i < view.slots.size(); ++i) {
-    view.by_tensor[view.tensors[view.slots[i].tensor].last++] = i;
-  }
+  detail::list_by_tensor(view);
   view.units = std::move(units.names);
   return view;
 }
