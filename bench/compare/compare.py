@@ -379,7 +379,8 @@ def table_of(model, ranks, rounds):
     rule = ["-" * widths[0], "-" * widths[1]] + ["-" * (width - 1) + ":" for width in widths[2:]]
     title = f"{model['name']}, {model['bytes'] / GIB:.2f} GiB, {ranks} ranks, {rounds} round{'s'[: rounds > 1]}"
     title += ", warm page cache; memory in GiB above what was there before"
-    left_out = [f"Left out: {key}: {why}" for key, why in model["left_out"].items()]
+    title_of = {each.key: each.title for each in CONTENDERS}
+    left_out = [f"Left out: {title_of[key]}: {why}" for key, why in model["left_out"].items()]
     return "\n".join([title, "", line_of(head), line_of(rule), *map(line_of, lines), *left_out])
 
 
@@ -426,7 +427,7 @@ def compare(name, checkpoint, contenders, how, rounds, say):
     for contender in contenders:
         if why := reason_against(contender, how):
             model["left_out"][contender.key] = why
-            print(f"{name}: {contender.key} is left out: {why}", flush=True)
+            print(f"{name}: {contender.title} is left out: {why}", flush=True)
         else:
             taking_part.append(contender)
 
