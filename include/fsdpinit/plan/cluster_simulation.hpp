@@ -144,7 +144,7 @@ class simulated_ranks {
 
   // -- reading
 
-  /// All of `round_` at once; each rank's clock is then at the end of its reads, and `ready_` when it may send.
+  /// All of them at once; each rank's clock is then at the end of its reads, and `ready_` when it may send.
   void read(const std::vector<reading>& all, bool to_device) {
     node_round total;
     for (const reading& each : all) {
