@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # usage: check.sh rejects|control FILE COMPILER [FLAG...]
 #
-# FILE's first line is `// expect: <fixed text>`.
-#   rejects  passes when FILE does not compile and the compiler's output contains the text.
+# FILE begins with a line `// expect: <fixed text>`, or with several.
+#   rejects  passes when FILE does not compile and the compiler's output contains each text.
 #   control  passes when FILE compiles with -DFSDPINIT_CONTROL: the file's mistake, and nothing else, is what is rejected.
 set -euo pipefail
 
 variant=$1 file=$2 compiler=$3
 shift 3
 
-IFS= read -r first_line <"$file"
-if [[ $first_line != "// expect: "?* ]]; then
+expected=()
+while IFS= read -r line && [[ $line == "// expect: "?* ]]; do expected+=("${line#"// expect: "}"); done <"$file"
+if ((${#expected[@]} == 0)); then
   echo "$file: the first line must be '// expect: <text of the error>'"
   exit 1
 fi
-expected=${first_line#"// expect: "}
 
 if [[ $variant == control ]]; then
   set -- "$@" -DFSDPINIT_CONTROL
@@ -33,14 +33,16 @@ case $variant in
     ;;
   rejects)
     if ((status == 0)); then
-      echo "$file: compiles, but should be rejected with: $expected"
+      echo "$file: compiles, but should be rejected with: ${expected[0]}"
       exit 1
     fi
-    if [[ $output != *"$expected"* ]]; then
-      echo "$file: is rejected without the text: $expected"
-      echo "$output"
-      exit 1
-    fi
+    for text in "${expected[@]}"; do
+      if [[ $output != *"$text"* ]]; then
+        echo "$file: is rejected without the text: $text"
+        echo "$output"
+        exit 1
+      fi
+    done
     ;;
   *)
     echo "unknown variant '$variant'; use rejects or control"

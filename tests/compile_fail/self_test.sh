@@ -24,6 +24,7 @@ expect rejects good passes
 expect control good passes
 expect rejects compiles "compiles, but should be rejected with"
 expect rejects other_error "is rejected without the text"
+expect rejects other_text "is rejected without the text: another text"
 expect control other_error "the control variant does not compile"
 expect rejects no_expectation "the first line must be"
 exit $((failures > 0))

@@ -10,10 +10,15 @@
 
 #include <array>
 #include <cstddef>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 namespace shapes {
@@ -59,13 +64,69 @@ struct wrapper {
   parameter head{dtype::f32, {2}};
 };
 
+/// A module of another framework, that its traits know.
+struct foreign {
+  parameter weight{dtype::f32, {2}};
+};
+
+struct configuration {
+  int layers = 2;
+  std::string kind = "dense";
+};
+struct activation {
+  float operator()(float x) const { return x < 0 ? 0 : x; }
+};
+struct implementation;
+
+/// What members of a module are, besides tensors.
+struct settings {
+  configuration config;
+  activation act;
+  std::string name;
+  std::string_view tag;
+  const std::vector<int> strides{1, 2};
+  int dims[2][2] = {};
+  std::array<std::string, 2> labels;
+  std::optional<float> dropout;
+  std::function<float(float)> schedule;
+  std::map<std::string, std::vector<double>> tables;
+  std::set<int> skipped;
+  std::tuple<int, std::pair<float, std::string>> ranges;
+  std::unique_ptr<float[]> cache;
+  std::shared_ptr<const std::string> doc;
+  foreign* parent = nullptr;
+  std::shared_ptr<implementation> hidden;
+  void (*hook)(int) = nullptr;
+};
+struct composed {
+  settings how;
+  foreign stem;
+  std::shared_ptr<linear> shared;
+  linear pair[2];
+};
+
 }  // namespace shapes
+
+template <>
+struct fsdpinit::module_traits<shapes::foreign> {
+  template <class Visitor>
+  static void visit_slots(shapes::foreign& module, Visitor&& visitor) {
+    visitor("w", module.weight);
+  }
+};
+template <>
+inline constexpr bool fsdpinit::holds_no_slots<shapes::configuration> = true;
+template <>
+inline constexpr bool fsdpinit::holds_no_slots<shapes::implementation> = true;
 
 BOOST_HANA_ADAPT_STRUCT(shapes::linear, weight, bias, activation);
 BOOST_HANA_ADAPT_STRUCT(shapes::wrapper, body, head);
 BOOST_HANA_ADAPT_STRUCT(shapes::attention, query, key, mask);
 BOOST_HANA_ADAPT_STRUCT(shapes::decoder, embed, layers, heads, adapter, scales, nested, rates, learning_rate, handle);
 BOOST_HANA_ADAPT_STRUCT(shapes::empty);
+BOOST_HANA_ADAPT_STRUCT(shapes::settings, config, act, name, tag, strides, dims, labels, dropout, schedule, tables,
+                        skipped, ranges, cache, doc, parent, hidden, hook);
+BOOST_HANA_ADAPT_STRUCT(shapes::composed, how, stem, shared, pair);
 
 namespace struct_module_test {
 namespace {
@@ -113,6 +174,37 @@ TEST(StructModule, AMemberThatVisitsItsOwnSlotsIsWalkedUnderItsName) {
   module.body.add_parameter("layers.0.weight", dtype::f32, {2});
   EXPECT_EQ(names_of(module), (names{"body.layers.0.weight", "head"}));
 }
+
+TEST(StructModule, MembersThatHoldNoSlotsAreLeftAlone) {
+  shapes::settings module;
+  shapes::foreign parent;
+  module.parent = &parent;
+  EXPECT_EQ(names_of(module), names{});
+}
+
+TEST(StructModule, ModulesKnownByTheirTraitsSharedOnesAndArraysOfThemAreWalked) {
+  shapes::composed module;
+  EXPECT_EQ(names_of(module), (names{"stem.w", "pair.0.weight", "pair.1.weight"}));
+  module.shared = std::make_shared<shapes::linear>();
+  EXPECT_EQ(names_of(module), (names{"stem.w", "shared.weight", "pair.0.weight", "pair.1.weight"}));
+}
+
+// What may hold a slot, or is of an unknown class, is not passed over: members of these types do not compile where they are no modules
+// (tests/compile_fail/member_that_is_not_adapted.cpp).
+struct unknown {
+  parameter weight;
+};
+template <class Scalar>
+struct unknown_template {
+  parameter weight;
+};
+static_assert(!holds_no_slots<unknown> && !holds_no_slots<unknown_template<float>>);
+static_assert(!holds_no_slots<parameter> && !holds_no_slots<shapes::linear> && !holds_no_slots<dynamic_module>);
+static_assert(!holds_no_slots<std::vector<std::optional<unknown>>> && !holds_no_slots<unknown[2]>);
+static_assert(!holds_no_slots<std::shared_ptr<unknown>> && !holds_no_slots<std::unique_ptr<unknown[]>>);
+static_assert(!holds_no_slots<std::map<std::string, unknown>> && !holds_no_slots<std::tuple<int, unknown>>);
+static_assert(!detail::IsWalked<unknown> && !detail::IsWalked<unknown_template<float>>);
+static_assert(!detail::IsWalked<std::map<std::string, parameter>> && !detail::IsWalked<std::unique_ptr<parameter[]>>);
 
 TEST(StructModule, TemplatesAreDefinedStructs) {
   shapes::sequential<shapes::linear, 3> module;

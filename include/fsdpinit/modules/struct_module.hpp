@@ -14,13 +14,17 @@
 #include <boost/hana/tuple.hpp>
 
 #include <array>
-#include <concepts>
 #include <cstddef>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 /// \file
@@ -29,10 +33,54 @@
 
 namespace fsdpinit {
 
+/// Is there nothing to initialise in a member of this type? A struct that is adapted shows members of class type only if they are
+/// slots, modules, containers of these, or hold none: so that a module whose adaptation was forgotten does not compile, rather than
+/// being skipped. Scalars, pointers, classes without data, strings, functions, and standard containers of what holds none, hold none.
+/// Say it of a type of your own, before the module is used, or leave the member out of BOOST_HANA_ADAPT_STRUCT:
+///
+///     template <> inline constexpr bool fsdpinit::holds_no_slots<my::config> = true;
+template <class T>
+inline constexpr bool holds_no_slots = !ParameterSlot<T> && !ShardableModule<T> && [] {
+  if constexpr (std::is_class_v<T> && requires { sizeof(T); }) {  // it may be incomplete, behind a pointer
+    return std::is_empty_v<T>;
+  } else {
+    return !std::is_class_v<T> && !std::is_union_v<T>;
+  }
+}();
+template <class Char, class Traits, class Allocator>
+inline constexpr bool holds_no_slots<std::basic_string<Char, Traits, Allocator>> = true;
+template <class Char, class Traits>
+inline constexpr bool holds_no_slots<std::basic_string_view<Char, Traits>> = true;
+/// std::function and its like.
+template <template <class> class Function, class Result, class... Arguments>
+inline constexpr bool holds_no_slots<Function<Result(Arguments...)>> = true;
+template <class T, std::size_t N>
+inline constexpr bool holds_no_slots<T[N]> = holds_no_slots<std::remove_cv_t<T>>;
+template <class T, std::size_t N>
+inline constexpr bool holds_no_slots<std::array<T, N>> = holds_no_slots<std::remove_cv_t<T>>;
+template <class T, class Allocator>
+inline constexpr bool holds_no_slots<std::vector<T, Allocator>> = holds_no_slots<T>;
+template <class T>
+inline constexpr bool holds_no_slots<std::optional<T>> = holds_no_slots<std::remove_cv_t<T>>;
+template <class T, class Deleter>
+inline constexpr bool holds_no_slots<std::unique_ptr<T, Deleter>> =
+    holds_no_slots<std::remove_cv_t<std::remove_extent_t<T>>>;
+template <class T>
+inline constexpr bool holds_no_slots<std::shared_ptr<T>> = holds_no_slots<std::remove_cv_t<std::remove_extent_t<T>>>;
+template <class... Ts>
+inline constexpr bool holds_no_slots<std::tuple<Ts...>> = (holds_no_slots<std::remove_cv_t<Ts>> && ...);
+template <class A, class B>
+inline constexpr bool holds_no_slots<std::pair<A, B>> =
+    holds_no_slots<std::remove_cv_t<A>> && holds_no_slots<std::remove_cv_t<B>>;
+template <class Key, class T, class Order, class Allocator>
+inline constexpr bool holds_no_slots<std::map<Key, T, Order, Allocator>> = holds_no_slots<std::pair<Key, T>>;
+template <class Key, class Order, class Allocator>
+inline constexpr bool holds_no_slots<std::set<Key, Order, Allocator>> = holds_no_slots<Key>;
+
 namespace detail {
 
 template <class T>
-inline constexpr bool is_sequence = false;
+inline constexpr bool is_sequence = std::is_bounded_array_v<T>;
 template <class T, class A>
 inline constexpr bool is_sequence<std::vector<T, A>> = true;
 template <class T, std::size_t N>
@@ -43,14 +91,16 @@ inline constexpr bool is_optional_child = false;
 template <class T>
 inline constexpr bool is_optional_child<std::optional<T>> = true;
 template <class T, class D>
-inline constexpr bool is_optional_child<std::unique_ptr<T, D>> = true;
+inline constexpr bool is_optional_child<std::unique_ptr<T, D>> = !std::is_array_v<T>;
+template <class T>
+inline constexpr bool is_optional_child<std::shared_ptr<T>> = !std::is_array_v<T>;
 
 template <class T>
 concept AdaptedStruct = boost::hana::Struct<T>::value;
 
-/// Is there a slot anywhere in it? Other members (a learning rate, a name) are no business of ours.
+/// What may hold slots is walked, whatever it is. A concept, so that compilers name the type that is not.
 template <class T>
-concept HoldsSlots = ParameterSlot<T> || VisitsSlots<T> || AdaptedStruct<T> || is_sequence<T> || is_optional_child<T>;
+concept IsWalked = ParameterSlot<T> || ShardableModule<T> || AdaptedStruct<T> || is_sequence<T> || is_optional_child<T>;
 
 /// Appends a component to the FQN being built and takes it away again.
 class fqn_scope {
@@ -72,40 +122,42 @@ class fqn_scope {
 
 template <class T, class Visitor>
 void walk(T& node, std::string& fqn, Visitor& visitor) {
-  if constexpr (ParameterSlot<T>) {
+  static_assert(IsWalked<T> || holds_no_slots<std::remove_cv_t<T>>,
+                "fsdpinit: a member of a module is of a class that is no slot, module, or container of these, and its "
+                "tensors would be skipped; adapt it with BOOST_HANA_ADAPT_STRUCT, or specialise fsdpinit::slot_traits, "
+                "fsdpinit::module_traits, or, if there are none in it, fsdpinit::holds_no_slots");
+  if constexpr (holds_no_slots<std::remove_cv_t<T>>) {
+    return;
+  } else if constexpr (ParameterSlot<T>) {
     visitor(std::string_view(fqn), node);
-  } else if constexpr (VisitsSlots<T>) {
-    node.visit_slots([&](std::string_view below, auto& slot) {
-      const fqn_scope scope(fqn, below);
-      visitor(std::string_view(fqn), slot);
-    });
   } else if constexpr (is_optional_child<T>) {
     if (node) {
       walk(*node, fqn, visitor);
     }
   } else if constexpr (is_sequence<T>) {
-    if constexpr (HoldsSlots<typename T::value_type>) {
-      for (std::size_t i = 0; i < node.size(); ++i) {
-        const fqn_scope scope(fqn, std::to_string(i));
-        walk(node[i], fqn, visitor);
-      }
+    for (std::size_t i = 0; i < std::size(node); ++i) {
+      const fqn_scope scope(fqn, std::to_string(i));
+      walk(node[i], fqn, visitor);
     }
-  } else if constexpr (AdaptedStruct<T>) {
+  } else if constexpr (AdaptedStruct<T> && !VisitsSlots<T>) {
     boost::hana::for_each(boost::hana::accessors<T>(), [&](auto accessor) {
-      auto& member = boost::hana::second(accessor)(node);
-      if constexpr (HoldsSlots<std::remove_reference_t<decltype(member)>>) {
-        const fqn_scope scope(fqn, boost::hana::to<const char*>(boost::hana::first(accessor)));
-        walk(member, fqn, visitor);
-      }
+      const fqn_scope scope(fqn, boost::hana::to<const char*>(boost::hana::first(accessor)));
+      walk(boost::hana::second(accessor)(node), fqn, visitor);
+    });
+  } else if constexpr (ShardableModule<T>) {
+    module_traits<T>::visit_slots(node, [&](std::string_view below, auto& slot) {
+      const fqn_scope scope(fqn, below);
+      visitor(std::string_view(fqn), slot);
     });
   }
 }
 
 }  // namespace detail
 
-/// Struct member -> its name; std::vector, std::array -> the index; std::optional, std::unique_ptr -> itself, skipped
-/// when empty; a member that visits its own slots (a `dynamic_module`, say) -> its FQNs behind the member's name. Members
-/// that are none of these and no slots are left alone. Ties: a member function `tie_groups()`.
+/// Struct member -> its name; std::vector, std::array, a C array -> the index; std::optional, std::unique_ptr, std::shared_ptr ->
+/// itself, skipped when empty; a member that is a module of another kind (`dynamic_module`) -> its FQNs behind the member's name.
+/// Members that hold no slots (`holds_no_slots`) are left alone, also pointers and references to modules: they own nothing. Others
+/// do not compile. Ties: a member function `tie_groups()`; what two std::shared_ptr share is visited twice, and is to be tied.
 template <class M>
   requires(detail::AdaptedStruct<M> && !detail::VisitsSlots<M>)
 struct module_traits<M> {
