@@ -9,10 +9,12 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace module_view_test {
@@ -36,6 +38,8 @@ dynamic_module decoder() {
   return module;
 }
 
+constexpr std::size_t decoder_size = 8;
+
 /// The unit of the tensor that stands behind each slot.
 std::vector<std::string> units_of(const module_view& view) {
   std::vector<std::string> out;
@@ -55,6 +59,22 @@ struct nested {
   [[nodiscard]] bool is_unit(std::string_view path) const { return path == "body.layers"; }
 };
 
+/// A framework's tensor: a handle of what several share.
+struct handle_slot {
+  std::shared_ptr<parameter> shared = std::make_shared<parameter>(dtype::f32, shape{4});
+};
+struct module_of_handles {
+  handle_slot embed;
+  handle_slot head;
+  names tied{};
+  template <class Visitor>
+  void visit_slots(Visitor&& visitor) {
+    visitor(std::string_view("embed"), embed);
+    visitor(std::string_view("head"), head);
+  }
+  [[nodiscard]] std::vector<names> tie_groups() const { return {tied}; }
+};
+
 /// A foreign module that says so in its traits.
 struct silent_module {
   dynamic_module inner;
@@ -64,6 +84,19 @@ struct silent_module {
 }  // namespace module_view_test
 
 BOOST_HANA_ADAPT_STRUCT(module_view_test::nested, body);
+
+template <>
+struct fsdpinit::slot_traits<module_view_test::handle_slot> {
+  using slot = module_view_test::handle_slot;
+  static slot_role role(const slot& /*handle*/) { return slot_role::parameter; }
+  static fsdpinit::dtype dtype(const slot& handle) { return handle.shared->dtype(); }
+  static const fsdpinit::shape& shape(const slot& handle) { return handle.shared->shape(); }
+  static fsdpinit::placement placement(const slot& handle) { return handle.shared->placement(); }
+  static const std::byte* data(const slot& handle) { return handle.shared->data(); }
+  static void drop(slot& handle) noexcept { handle.shared->drop(); }
+  static void adopt(slot& handle, local_shard&& part) noexcept { handle.shared->adopt(std::move(part)); }
+  static const void* identity(const slot& handle) { return handle.shared.get(); }
+};
 
 template <>
 struct fsdpinit::module_traits<module_view_test::silent_module> {
@@ -127,6 +160,39 @@ TEST(ModuleView, GivesATieAcrossUnitsToTheInnermostThatEnclosesIt) {
   // `layers` owns nothing but the ties across the units in it.
   EXPECT_EQ(units_of(view_of(module, names{"layers", "layers.0.mlp", "layers.0", "layers.1.mlp", "layers.1", "embed"})),
             (names{"", "layers.0", "layers", "layers.0", "layers", "layers", "layers.1", ""}));
+}
+
+/// Visits slots that are others too, under further names.
+struct aliasing_module : dynamic_module {
+  std::vector<std::pair<std::string, std::string>> aliases{};  // further name -> name
+  template <class Visitor>
+  void visit_slots(Visitor&& visitor) {
+    dynamic_module::visit_slots(visitor);
+    for (const auto& [alias, fqn] : aliases) {
+      visitor(std::string_view(alias), get_parameter(fqn));
+    }
+  }
+};
+
+TEST(ModuleView, RejectsASlotUnderTwoNamesThatAreNotTied) {
+  aliasing_module module{decoder()};
+  module.aliases = {{"lm_head", "embed.weight"}, {"first.norm", "layers.0.norm"}};
+  expect_error(errc::invalid_tie, "lm_head", "the same tensor as embed.weight, but the two are not declared tied",
+               [&] { static_cast<void>(view_of(module)); });
+  module.tie({"embed.weight", "lm_head"});
+  expect_error(errc::invalid_tie, "first.norm", "the same tensor as layers.0.norm, but the two are not declared tied",
+               [&] { static_cast<void>(view_of(module)); });
+  module.tie({"first.norm", "layers.0.norm"});
+  EXPECT_EQ(view_of(module).tensors.size(), decoder_size);
+}
+
+TEST(ModuleView, RejectsHandlesOfOneTensorThatAreNotTied) {
+  module_of_handles module;
+  EXPECT_EQ(view_of(module).tensors.size(), 2U);
+  module.head = module.embed;
+  expect_error(errc::invalid_tie, "head", "the same tensor as embed", [&] { static_cast<void>(view_of(module)); });
+  module.tied = {"embed", "head"};
+  EXPECT_EQ(view_of(module).tensors.size(), 1U);
 }
 
 TEST(ModuleView, KnowsWhatIsTrained) {

@@ -49,6 +49,7 @@ struct local_shard;
 ///       static void drop(my::tensor&) noexcept;                     // to meta: storage released, shape and dtype kept
 ///       static void adopt(my::tensor&, local_shard&&) noexcept;     // take the storage
 ///       static bool requires_grad(const my::tensor&);               // optional; parameters do, buffers do not
+///       static const void* identity(const my::tensor&);             // optional: the same for handles of one tensor
 ///       static local_shard local(const my::tensor&);                // optional: see LendingSlot
 ///     };
 template <class T>
@@ -79,6 +80,17 @@ template <ParameterSlot T>
     return slot_traits<T>::requires_grad(slot);
   } else {
     return true;
+  }
+}
+
+/// What tells a tensor from others: two slots of which it is the same must be tied. Slots that are handles tell whose; of others it is
+/// their own address.
+template <ParameterSlot T>
+[[nodiscard]] const void* identity(const T& slot) {
+  if constexpr (requires { slot_traits<T>::identity(slot); }) {
+    return slot_traits<T>::identity(slot);
+  } else {
+    return &slot;
   }
 }
 

@@ -82,7 +82,8 @@ struct slot_record {
   fsdpinit::placement placement{};
   bool requires_grad = false;
   slot_handle handle{};
-  std::size_t tensor = 0;  ///< index into module_view::tensors
+  const void* identity = nullptr;  ///< the same for slots that are one tensor
+  std::size_t tensor = 0;          ///< index into module_view::tensors
 };
 
 /// One stored tensor. \see module_view::slots_of
@@ -188,6 +189,37 @@ namespace detail {
   return leader;
 }
 
+/// Frameworks tie by identity, here ties are declared: a parameter that is visited under two names without one would be stored twice, and
+/// the two would drift apart in training. Buffers need none, each is whole on every rank; nor do tensors over one storage, which is
+/// let go: it may be a placeholder that many share.
+/// \throws error{invalid_tie} for the first slot in the module's order that is a tensor visited before, without being tied to that.
+inline void require_ties_declared(const std::vector<slot_record>& slots, const std::vector<std::size_t>& leader) {
+  std::vector<std::pair<std::uintptr_t, std::size_t>> by_identity;  // with indices of slots
+  by_identity.reserve(slots.size());
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    if (slots[i].role == slot_role::parameter) {
+      by_identity.emplace_back(reinterpret_cast<std::uintptr_t>(slots[i].identity), i);
+    }
+  }
+  std::sort(by_identity.begin(), by_identity.end());
+  std::size_t untied = slots.size();
+  std::size_t to = 0;
+  for (std::size_t k = 1; k < by_identity.size(); ++k) {
+    const std::size_t before = by_identity[k - 1].second;
+    const std::size_t slot = by_identity[k].second;
+    if (by_identity[k - 1].first == by_identity[k].first && leader[before] != leader[slot] && slot < untied) {
+      untied = slot;
+      to = before;
+    }
+  }
+  if (untied != slots.size()) {
+    throw error(errc::invalid_tie, slots[untied].fqn,
+                concat("it is the same tensor as ", printable(slots[to].fqn),
+                       ", but the two are not declared tied, and would be stored twice; name both in one group of the "
+                       "module's tie_groups(), or give each a tensor of its own"));
+  }
+}
+
 [[nodiscard]] inline bool lies_under_any(std::string_view fqn, std::span<const std::string> prefixes) noexcept {
   for (const std::string_view prefix : prefixes) {
     if (encloses(prefix, fqn)) {
@@ -258,7 +290,7 @@ inline void list_by_tensor(module_view& view) {
 /// \param unit_prefixes `options::unit_prefixes`.
 /// \param ignored_prefixes `options::ignored_prefixes`: what lies under them is no slot of the view.
 /// \throws error{invalid_argument} for a name visited twice, or a prefix that no name lies under; error{invalid_tie} for
-/// ties that do not fit; and what the module throws.
+/// ties that do not fit, and for one tensor under names that are not tied; and what the module throws.
 template <ShardableModule Module>
 [[nodiscard]] module_view view_of(Module& module, std::span<const std::string> unit_prefixes = {},
                                   std::span<const std::string> ignored_prefixes = {}) {
@@ -279,11 +311,13 @@ template <ShardableModule Module>
                           .shape = traits::shape(slot),
                           .placement = role == slot_role::parameter ? placement(traits::placement(slot)) : replicate{},
                           .requires_grad = requires_grad(slot),
-                          .handle = handle_of(slot)});
+                          .handle = handle_of(slot),
+                          .identity = identity(slot)});
   });
   view.by_name = detail::slots_by_name(view.slots);
   const std::vector<std::size_t> leader =
       detail::leaders_of(view, detail::ties_kept(tie_groups(module), ignored_prefixes));
+  detail::require_ties_declared(view.slots, leader);
   unit_assignment units = detail::units_of(module, view.slots, unit_prefixes);
   view.tensors.reserve(view.slots.size());
   for (std::size_t i = 0; i < view.slots.size(); ++i) {
