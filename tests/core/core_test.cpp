@@ -49,6 +49,13 @@ TEST(Bytes, CheckedMultiplySeesOverflow) {
   EXPECT_TRUE(checked_multiply(0, max64, product));
 }
 
+TEST(Bytes, CheckedAddSeesOverflow) {
+  std::uint64_t sum = 0;
+  EXPECT_TRUE(checked_add(max64 - 1, 1, sum));
+  EXPECT_EQ(sum, max64);
+  EXPECT_FALSE(checked_add(max64, 1, sum));
+}
+
 TEST(Dtype, HasTheNamesAndSizesOfTheSafetensorsReference) {
   constexpr std::array<std::pair<std::string_view, std::uint64_t>, 22> reference{
       {{"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
@@ -156,6 +163,21 @@ TEST(Shape, BytesAreCheckedForOverflowAndWholeness) {
   });
   expect_error(errc::invalid_argument, "a", "[3] F4 is 12 bits, not a whole number of bytes",
                [] { static_cast<void>(byte_size("a", dtype::f4, shape{3})); });
+}
+
+TEST(Shape, SumsOfBytesAreCheckedForAllThatIsMadeOfThem) {
+  total_bytes total;
+  total.add("a", max64 - 1);
+  total.add("b", 1);
+  EXPECT_EQ(total.get(), max64);
+  expect_error(errc::invalid_argument, "c",
+               "its 1 bytes and those of the tensors before it add up to more than 64 bits can count;",
+               [&] { total.add("c", 1); });
+  total_bytes counted_often(std::uint64_t{1} << 32U);
+  counted_often.add("a", std::uint64_t{1} << 30U, 1);
+  EXPECT_EQ(counted_often.get(), std::uint64_t{1} << 31U);
+  expect_error(errc::invalid_argument, "b", "", [&] { counted_often.add("b", std::uint64_t{1} << 30U, 3); });
+  EXPECT_EQ(counted_often.get(), std::uint64_t{1} << 31U);
 }
 
 TEST(Error, SaysSubjectTextAndRank) {

@@ -2,6 +2,7 @@
 #include "support/expect_error.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/core.hpp>
+#include <fsdpinit/plan/rank_classes.hpp>
 #include <fsdpinit/plan/units.hpp>
 
 #include <gtest/gtest.h>
@@ -52,6 +53,30 @@ TEST(Slabs, OfNothingAreNone) {
   const slabs_layout empty = lay_out_slabs({{.fqn = "a", .shape = {0, 3}}}, {.shards = 3});
   ASSERT_EQ(empty.slabs.size(), 1U);
   EXPECT_EQ(empty.slabs[0].bytes, 0U);
+}
+
+/// Each of their sizes fits into 64 bits.
+std::vector<tensor_request> huge_tensors(std::size_t count) {
+  return {count, {.fqn = "huge", .dtype = dtype::u8, .shape = {(std::uint64_t{1} << 61U) - 256}}};
+}
+
+TEST(Slabs, WhoseSizesAddUpToMoreThan64BitsAreAnErrorThatNamesTheTensor) {
+  std::vector<tensor_request> requests = huge_tensors(8);
+  requests.push_back({.fqn = "small", .dtype = dtype::u8, .shape = {4096}});
+  expect_error(errc::invalid_argument, "huge",
+               "its 2305843009213693696 bytes and those of the tensors before it add up to more than 64 bits",
+               [&] { static_cast<void>(lay_out_slabs(requests, {})); });
+}
+
+TEST(Slabs, WhoseTrafficOfAllRanksIsMoreThan64BitsAreAnErrorToo) {
+  const std::vector<tensor_request> requests{{.fqn = "w", .dtype = dtype::u8, .shape = {std::uint64_t{1} << 50U}}};
+  static_cast<void>(lay_out_slabs(requests, {.shards = 1024}));
+  expect_error(errc::invalid_argument, "w", "more than 64 bits can count of what all ranks move",
+               [&] { static_cast<void>(lay_out_slabs(requests, {.shards = 2048})); });
+  std::vector<tensor_request> stored_often = requests;
+  stored_often.front().extra_copies = 3;
+  expect_error(errc::invalid_argument, "w", "more than 64 bits can count of what all ranks move",
+               [&] { static_cast<void>(lay_out_slabs(stored_often, {.shards = 1024})); });
 }
 
 // -- schedule
@@ -125,6 +150,22 @@ TEST(Schedule, ABucketNeedsAByteForEachRank) {
 }
 
 // -- prediction
+
+TEST(Prediction, OfTheLargestModelThatCanBeLaidOutDoesNotOverflow) {
+  for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::none}) {
+    const std::uint64_t bytes = std::uint64_t{1} << 54U;
+    const plan made =
+        make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {bytes}, .extra_copies = 1}},
+                  {.ranks = {.shards = 16, .replicas = 2}, .transport = transport, .bucket_bytes = bytes});
+    std::uint64_t read = 0;
+    for (const prediction& each : predict_every_rank(made)) {
+      EXPECT_GE(each.peak_bytes(), each.slab_bytes);
+      EXPECT_LT(each.peak_bytes(), std::uint64_t{1} << 60U);
+      read += each.bytes_read;
+    }
+    EXPECT_EQ(read, transport == transport_kind::none ? 64 * bytes : 2 * bytes);
+  }
+}
 
 TEST(Prediction, WhatIsSentIsReceived) {
   const reference_model model = varied_model();

@@ -41,4 +41,9 @@ inline constexpr std::uint64_t gib = 1024 * mib;
   return !__builtin_mul_overflow(a, b, &product);
 }
 
+/// `sum = a + b`; false, with `sum` unspecified, where that does not fit into 64 bits.
+[[nodiscard]] constexpr bool checked_add(std::uint64_t a, std::uint64_t b, std::uint64_t& sum) noexcept {
+  return !__builtin_add_overflow(a, b, &sum);
+}
+
 }  // namespace fsdpinit

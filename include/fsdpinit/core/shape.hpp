@@ -111,4 +111,29 @@ class shape {
   return *total / 8;
 }
 
+/// A sum of sizes that fit into 64 bits one by one. What is made of the sum fits too, if it counts no byte more than `times` times.
+class total_bytes {
+ public:
+  explicit constexpr total_bytes(std::uint64_t times = 1) noexcept : times_(times) {}
+
+  /// Counts the bytes of `fqn` once more for each copy. \throws error{invalid_argument} naming it where the sum does not fit.
+  void add(std::string_view fqn, std::uint64_t bytes, std::uint64_t copies = 0) {
+    std::uint64_t product = 0;
+    std::uint64_t weight = 0;
+    if (!checked_add(copies, 1, weight) || !checked_multiply(weight, times_, weight) ||
+        !checked_multiply(bytes, weight, product) || !checked_add(sum_, product, sum_)) {
+      throw error(
+          errc::invalid_argument, fqn,
+          concat("its ", bytes, " bytes and those of the tensors before it add up to more than 64 bits can count",
+                 times_ == 1 ? "" : " of what all ranks move", "; check its shape"));
+    }
+  }
+
+  [[nodiscard]] constexpr std::uint64_t get() const noexcept { return sum_ / times_; }
+
+ private:
+  std::uint64_t sum_ = 0;
+  std::uint64_t times_;
+};
+
 }  // namespace fsdpinit

@@ -137,9 +137,11 @@ class calibrator {
   [[nodiscard]] bool open() {
     const std::optional<error> mine = attempt([&] {
       source_.open();
+      total_bytes total;
       for (const tensor_descriptor& tensor : source_.get()->tensors()) {
-        total_ += byte_size(tensor);
+        total.add(tensor.name, byte_size(tensor));
       }
+      total_ = total.get();
       if constexpr (requires { source_.get()->readable(); }) {
         if (!source_.get()->readable()) {
           throw error(errc::invalid_argument, "source", "it is on the source rank only");

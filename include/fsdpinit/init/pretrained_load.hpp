@@ -132,19 +132,21 @@ class pretrained_load {
     settle_buffers(view_, contents_.tensors);
     items_ = match(view_, contents_);
     bool compares = false;
+    total_bytes total;
     for (const load_item& item : items_) {
       if (item.captured) {
         continue;
       }
       const slot_record& slot = view_.first_slot(view_.tensors[item.tensor]);
       const std::uint64_t bytes = byte_size(slot.fqn, slot.dtype, slot.shape);
-      total_ += bytes;
+      total.add(slot.fqn, bytes);
       weights_.push_back({.item = &item, .bytes = bytes});
       if (reads()) {
         compares = compares || !item.copies.empty();
         hold(weights_.back());
       }
     }
+    total_ = total.get();
     scratch_ = block<Space>(memory_, compares ? copy_scratch_bytes : 0);
     progress_.emplace(watch_, is_source_, total_, options_.progress_interval_seconds);
     enter("read");

@@ -117,7 +117,8 @@ inline void order_by_place(slabs_layout& layout) {
 /// Every rank reserves the largest shard's bytes, so offsets are the same everywhere and an all-gather is uniform.
 ///
 /// \pre a dtype in which a request travels is no wider than its own; both are convertible floats where they differ.
-/// Pure; O(requests + units). \throws error{invalid_placement, invalid_argument} as `partition::make` does.
+/// Pure; O(requests + units). \throws error{invalid_placement, invalid_argument} as `partition::make` does; error{invalid_argument}
+/// naming the tensor with which sums overflow: those of this layout, and all that are made of it, for all ranks together.
 [[nodiscard]] inline slabs_layout lay_out_slabs(const std::vector<tensor_request>& requests, mesh ranks) {
   std::size_t unit_bound = 0;
   for (const tensor_request& request : requests) {
@@ -126,6 +127,8 @@ inline void order_by_place(slabs_layout& layout) {
   constexpr auto none = static_cast<std::size_t>(-1);
   std::vector<std::size_t> slab_of_unit(unit_bound, none);
 
+  // What is predicted and priced counts each byte, and each copy, a few times for each rank: as read, sent, received, staged, kept.
+  total_bytes total(8 * ranks.size());
   slabs_layout layout;
   layout.tensors.reserve(requests.size());
   for (std::size_t i = 0; i < requests.size(); ++i) {
@@ -139,6 +142,7 @@ inline void order_by_place(slabs_layout& layout) {
       return partition::make(request.fqn, type, request.shape, request.placement, ranks.shards);
     };
     const partition kept = partition_of(request.dtype);
+    total.add(request.fqn, kept.bytes(), request.extra_copies);
     const dtype travelling = request.travels_as.value_or(request.dtype);
     std::optional<widening> grows;
     if (travelling != request.dtype && kept.bytes() != 0) {

@@ -77,7 +77,7 @@ inline void append_json_string(std::string& json, const std::string& text) {
     }
     const std::uint64_t bytes = byte_size(tensor);
     std::uint64_t end = 0;
-    if (__builtin_add_overflow(at, bytes, &end)) {
+    if (!checked_add(at, bytes, end)) {
       throw error(errc::invalid_argument, tensor.name, "the file would overflow 64 bits with it; split the checkpoint");
     }
     json += json.back() == '{' ? "" : ",";
@@ -97,7 +97,7 @@ inline void append_json_string(std::string& json, const std::string& text) {
     out.header += static_cast<char>((json.size() >> (8 * i)) & 0xffU);
   }
   out.header += json;
-  if (__builtin_add_overflow(at, out.header.size(), &out.file_bytes)) {
+  if (!checked_add(at, out.header.size(), out.file_bytes)) {
     throw error(errc::invalid_argument, "", "the safetensors file would overflow 64 bits; split the tensors");
   }
   for (std::uint64_t& begin : out.begin) {

@@ -49,6 +49,7 @@ struct gradient_layout {
 [[nodiscard]] inline gradient_layout lay_out_gradients(const module_view& view, std::size_t unit, std::size_t shards,
                                                        std::size_t replicas) {
   gradient_layout layout;
+  total_bytes total(8 * shards * replicas);  // blocks of all shards, at each rank
   for (const bool replicated : {false, true}) {
     for (std::size_t t = 0; t < view.tensors.size(); ++t) {
       const stored_tensor& tensor = view.tensors[t];
@@ -58,6 +59,7 @@ struct gradient_layout {
         continue;
       }
       const std::uint64_t bytes = byte_size(slot.fqn, dtype::f32, slot.shape);
+      total.add(slot.fqn, bytes);
       gradient_tensor made{.tensor = t, .offset = layout.block_bytes, .replicated = replicated};
       made.partition = replicated ? partition::make(slot.fqn, dtype::f32, {bytes / sizeof(float)}, shard{0}, shards)
                                   : partition::make(slot.fqn, dtype::f32, slot.shape, slot.placement, shards);
