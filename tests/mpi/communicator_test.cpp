@@ -7,9 +7,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <span>
+#include <stdexcept>
+#include <utility>
 #include <vector>
 
 namespace communicator_test {
@@ -192,6 +197,66 @@ TEST(MpiCommunicator, StagingMemoryBeyondTheWindowIsOrdinaryMemory) {
   const block<mpi_staging_memory> second(world.staging(account), 700 * kib);
   EXPECT_EQ(account.accounted(), 1400 * kib);
   second.data()[700 * kib - 1] = std::byte{1};
+}
+
+/// Host memory takes the first from the heap, and maps the second.
+constexpr std::uint64_t block_sizes[] = {100 * kib, 2 * mib};
+
+TEST(MpiCommunicator, WhatWasAllocatedInItsStagingMemoryOutlivesIt) {
+  for (const std::uint64_t bytes : block_sizes) {
+    const host_memory account;
+    auto world = std::make_unique<mpi_communicator>();
+    block<mpi_staging_memory> staged(world->staging(account), bytes);
+    world.reset();
+    std::fill_n(staged.data(), bytes, std::byte{7});
+    EXPECT_EQ(staged.data()[bytes - 1], std::byte{7});
+    staged.release();
+    EXPECT_EQ(account.accounted(), 0U);
+  }
+}
+
+TEST(MpiCommunicator, WhatWasAllocatedInItsStagingMemoryOutlivesItWhereAnExceptionTakesIt) {
+  for (const std::uint64_t bytes : block_sizes) {
+    const host_memory account;
+    std::optional<block<mpi_staging_memory>> staged;
+    EXPECT_THROW(
+        {
+          const mpi_communicator world;
+          staged.emplace(world.staging(account), bytes);
+          throw std::runtime_error("the program's own");
+        },
+        std::runtime_error);
+    std::fill_n(staged->data(), bytes, std::byte{7});
+    EXPECT_EQ(staged->data()[bytes - 1], std::byte{7});
+    staged.reset();
+    EXPECT_EQ(account.accounted(), 0U);
+  }
+}
+
+TEST(MpiCommunicator, StagingMemoryThatAnExceptionTakesWaitsForNobody) {
+  mpi_communicator all;
+  const host_memory account;
+  std::optional<block<mpi_staging_memory>> staged;
+  {
+    const mpi_communicator world;
+    staged.emplace(world.staging(account), 100 * kib);
+  }
+  const auto lose_it = [&] {
+    EXPECT_THROW(
+        {
+          const block<mpi_staging_memory> going = std::move(*staged);
+          throw std::runtime_error("the program's own");
+        },
+        std::runtime_error);
+  };
+  if (all.rank() == 0) {
+    lose_it();
+  }
+  EXPECT_EQ(all.all_reduce_max(all.rank(), deadline::after(30)), all.size() - 1);
+  if (all.rank() != 0) {
+    lose_it();
+  }
+  EXPECT_EQ(account.accounted(), 0U);
 }
 
 TEST(MpiCommunicator, RefusesAnOperationWhoseSlotIsStillInUse) {

@@ -42,6 +42,7 @@ struct mpi_options {
 
 namespace detail {
 
+/// What the communicator and the memory it hands out share: whichever is gone last frees it, together with the peers.
 struct mpi_state {
   mpi_state(mpi_group&& world, const mpi_options& how)
       : link(std::move(world), how.when_peer_lost),
@@ -59,12 +60,31 @@ struct mpi_state {
   mpi_options options;
   std::int64_t reduced = 0;  // both belong to MPI while a control operation runs
   std::vector<std::byte> broadcast = std::vector<std::byte>(64 * kib);
+  int exceptions = std::uncaught_exceptions();
+  bool abandoned = false;
+
+  /// A part of it goes. If a peer was lost or an exception unwinds, its peers may not be doing the same, and MPI may still use what
+  /// it was given: then nothing is ever freed.
+  void leave() noexcept {
+    if (link.poisoned() || std::uncaught_exceptions() > exceptions) {
+      link.stop_listening();
+      abandoned = true;
+    }
+  }
+  /// For its shared pointer.
+  static void release(mpi_state* state) noexcept {
+    state->leave();
+    if (!state->abandoned) {
+      delete state;
+    }
+  }
 };
 
 }  // namespace detail
 
 /// Host memory that takes staging buffers from the window shared by the ranks of a node, as long as there is room; all of it
-/// is in the account of the host memory that it was made from.
+/// is in the account of the host memory that it was made from. What it hands out outlives the communicator, and is to be given
+/// back before MPI_Finalize.
 class mpi_staging_memory : public host_memory {
  public:
   mpi_staging_memory(std::shared_ptr<detail::mpi_state> shared, const host_memory& account)
@@ -97,8 +117,9 @@ class mpi_staging_memory : public host_memory {
 /// Within a node payload goes through a shared-memory window (one copy, made by its receiver), between nodes as messages.
 /// A rank that is lost (killed, stopped, cut off) ends the others within their deadline: see `peer_lost_action`.
 ///
-/// Making one, splitting, and destroying the last handle are collective and block like MPI_Comm_dup; no deadline applies.
-/// While an exception unwinds nothing is freed, for its peers may not be doing the same.
+/// Making one, splitting, and destroying the last handle (the communicator, its staging memory, and what is allocated there) are
+/// collective and block like MPI_Comm_dup; no deadline applies. If one of them goes while an exception unwinds, nothing is freed,
+/// for its peers may not be doing the same.
 class mpi_communicator {
  public:
   using token = detail::mpi_operation*;
@@ -114,9 +135,8 @@ class mpi_communicator {
   mpi_communicator(const mpi_communicator&) = delete;
   mpi_communicator& operator=(const mpi_communicator&) = delete;
   ~mpi_communicator() {
-    if (state_ && (state_->link.poisoned() || std::uncaught_exceptions() > exceptions_)) {
-      state_->link.forget();
-      state_->window.forget();
+    if (state_) {
+      state_->leave();
     }
   }
 
@@ -242,7 +262,7 @@ class mpi_communicator {
 
  private:
   mpi_communicator(detail::mpi_group&& world, const mpi_options& how)
-      : state_(std::make_shared<detail::mpi_state>(std::move(world), how)) {}
+      : state_(new detail::mpi_state(std::move(world), how), &detail::mpi_state::release) {}
 
   static detail::mpi_group duplicate(MPI_Comm parent, const mpi_options& how) {
     if (!detail::mpi_is_running()) {
@@ -270,7 +290,6 @@ class mpi_communicator {
   }
 
   std::shared_ptr<detail::mpi_state> state_;
-  int exceptions_ = std::uncaught_exceptions();
 };
 
 }  // namespace fsdpinit

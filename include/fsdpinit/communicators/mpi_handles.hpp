@@ -65,8 +65,6 @@ class mpi_group {
       MPI_Comm_free(&handle_);
     }
   }
-  /// Leaves it to MPI: where peers may never come to a collective call.
-  void forget() noexcept { handle_ = MPI_COMM_NULL; }
 
   /// \pre color >= 0.
   [[nodiscard]] mpi_group split(int color, int key) const {

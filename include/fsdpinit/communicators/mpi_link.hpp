@@ -53,12 +53,14 @@ class mpi_link {
   }
   mpi_link(const mpi_link&) = delete;
   mpi_link& operator=(const mpi_link&) = delete;
-  ~mpi_link() {
+  ~mpi_link() { stop_listening(); }
+
+  /// Local: nothing is heard any more. Does nothing where a peer was lost.
+  void stop_listening() noexcept {
     if (!poisoned() && mpi_is_running()) {
       notices_.stop();
     }
   }
-  void forget() noexcept { world_.forget(); }
 
   [[nodiscard]] const mpi_group& world() const noexcept { return world_; }
   [[nodiscard]] std::size_t rank() const noexcept { return rank_; }

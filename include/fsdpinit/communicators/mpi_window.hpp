@@ -53,10 +53,6 @@ class mpi_window {
       MPI_Win_free(&window_);
     }
   }
-  void forget() noexcept {
-    window_ = MPI_WIN_NULL;
-    node_.forget();
-  }
 
   /// Do ranks a and b of the world share memory through windows?
   [[nodiscard]] bool together(std::size_t a, std::size_t b) const noexcept {
@@ -119,9 +115,11 @@ class mpi_window {
     ++blocks_;
     return address;
   }
-  /// Pages go back to the system; room is there again once every block is released.
+  /// Pages go back to the system; room is there again once every block is released. After MPI_Finalize the pages are gone.
   void release_staging(std::byte* address, std::uint64_t bytes) noexcept {
-    madvise(address, align_up(bytes, page_bytes()), MADV_REMOVE);
+    if (mpi_is_running()) {
+      madvise(address, align_up(bytes, page_bytes()), MADV_REMOVE);
+    }
     if (--blocks_ == 0) {
       used_ = 0;
     }
