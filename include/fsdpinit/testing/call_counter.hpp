@@ -1,5 +1,7 @@
 #pragma once
 
+#include <fsdpinit/core/compiler.hpp>
+
 #include <atomic>
 #include <cstdint>
 #include <memory>

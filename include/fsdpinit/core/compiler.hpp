@@ -1,0 +1,17 @@
+#pragma once
+
+/// \file
+/// The compilers that this library is compiled by. Included by every header that includes no other one, so that an older compiler
+/// says this before anything else. Apple counts its versions of Clang by itself: its 15 is made from Clang 16.
+
+#if defined(__apple_build_version__)
+#if __clang_major__ < 15
+#error fsdpinit: Apple Clang 15 or newer is needed, for C++20; this one is older
+#endif
+#elif defined(__clang__)
+#if __clang_major__ < 16
+#error fsdpinit: Clang 16 or newer is needed, for C++20; this one is older
+#endif
+#elif defined(__GNUC__) && __GNUC__ < 12
+#error fsdpinit: GCC 12 or newer is needed, for C++20; this one is older
+#endif
