@@ -181,6 +181,23 @@ TEST(AutomaticTransport, DoesWhatIsChosen) {
   EXPECT_EQ(own[1].read, mib + 2000);
 }
 
+TEST(Report, TakesNothingFromAnAccountThatOthersGiveMoreBackTo) {
+  const reference_model model = large_and_small();
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    block<host_memory> of_others(memory, 100 * mib);
+    dynamic_module module = model.module(memory, false);
+    const transport_choice choose = [&](const auto&, const auto&) {
+      of_others.release();
+      memory.restart_peak();
+      return transport_kind::own_read;
+    };
+    const rank_report report =
+        initialize<automatic>(module, readable_checkpoint{&model}, world, {.choose = choose}, memory);
+    EXPECT_LE(report.accounted_peak_bytes, report.predicted.peak_bytes()) << "rank " << rank;
+  });
+}
+
 TEST(AutomaticTransport, AsksOnTheSourceRankAlone) {
   const reference_model model = large_and_small();
   std::vector<int> asked(2);

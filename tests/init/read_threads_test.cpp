@@ -1,6 +1,7 @@
 #include "support/archetypes.hpp"
 #include "support/expect_error.hpp"
 #include "support/fake_device_memory.hpp"
+#include "support/process_signal.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/init/read_threads.hpp>
@@ -281,6 +282,11 @@ std::size_t copies_beside_reads(std::size_t buckets_in_flight) {
   EXPECT_EQ(model.faults_of(module, memory, 1, 0), "");
   EXPECT_TRUE(cuda.faults().empty());
   return source.most();
+}
+
+TEST(ReadThreads, NeverHandleASignalOfTheProcess) {
+  const read_threads all(4);
+  EXPECT_TRUE(signals_wait_for_this_thread());
 }
 
 TEST(Pipeline, ADeviceCopiesOneBucketWhileTheNextIsRead) {

@@ -2,6 +2,7 @@
 #include <fsdpinit/memory/account.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/memory/peak_growth.hpp>
 #include <fsdpinit/testing/laws.hpp>
 
 #include <gtest/gtest.h>
@@ -108,6 +109,26 @@ TEST(Account, KeepsThePeakUntilItIsRestarted) {
   EXPECT_EQ(books.peak(), 30U);
   books.restart_peak();
   EXPECT_EQ(books.peak(), 5U);
+}
+
+TEST(PeakGrowth, IsWhatCameOnTopOfWhatWasThere) {
+  host_memory memory;
+  const block<host_memory> before(memory, 100);
+  block<host_memory>(memory, 1000).release();
+  const detail::peak_growth growth(memory);
+  EXPECT_EQ(growth.bytes(), 0U);
+  block<host_memory>(memory, 30).release();
+  EXPECT_EQ(growth.bytes(), 30U);
+}
+
+TEST(PeakGrowth, IsNothingWhereOthersHaveGivenBackMore) {
+  host_memory memory;
+  block<host_memory> before(memory, 100);
+  const detail::peak_growth growth(memory);
+  before.release();
+  memory.restart_peak();
+  const block<host_memory> after(memory, 30);
+  EXPECT_EQ(growth.bytes(), 0U);
 }
 
 TEST(Account, IsExactWithManyThreads) {

@@ -1,3 +1,4 @@
+#include "support/process_signal.hpp"
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/resident_memory.hpp>
@@ -151,6 +152,11 @@ TEST(timeline, takes_ranks_from_many_threads) {
     EXPECT_TRUE(sample.accounted_bytes == 0 || sample.accounted_bytes == sample.rank + 1);
   }
   EXPECT_EQ(begun, std::vector<int>(8, 51));  // 50 and the last one, by stop()
+}
+
+TEST(timeline, never_handles_a_signal_of_the_process) {
+  const memory_timeline timeline(never);
+  EXPECT_TRUE(testing_support::signals_wait_for_this_thread());
 }
 
 TEST(resident_memory, follows_what_the_process_touches) {

@@ -2,12 +2,12 @@
 
 #include <fsdpinit/communicators/mpi_handles.hpp>
 #include <fsdpinit/communicators/mpi_notices.hpp>
+#include <fsdpinit/core/blocked_signals.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 
 #include <algorithm>
-#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -19,6 +19,7 @@
 #include <vector>
 
 #include <mpi.h>
+#include <pthread.h>
 #include <unistd.h>
 
 namespace fsdpinit {
@@ -185,13 +186,9 @@ class mpi_link {
       nanosleep(&half_a_second, nullptr);
     }
     // MPICH's MPI_Abort has been seen to wait for a stopped rank for ever.
-    std::signal(SIGALRM, SIG_DFL);
-    sigset_t alarms;
-    sigemptyset(&alarms);
-    sigaddset(&alarms, SIGALRM);
-    pthread_sigmask(SIG_UNBLOCK, &alarms, nullptr);
-    alarm(most_seconds_of_abort);
-    MPI_Abort(world_.get(), 1);
+    if (end_process_soon()) {
+      MPI_Abort(world_.get(), 1);
+    }
     std::abort();
   }
 
@@ -200,7 +197,7 @@ class mpi_link {
   static constexpr std::uint64_t operations_apart = 1024;
   static constexpr double roll_call_seconds = 1;
   static constexpr double second_look_seconds = 0.05;
-  static constexpr unsigned most_seconds_of_abort = 2;
+  static constexpr std::timespec most_time_of_abort{.tv_sec = 2, .tv_nsec = 0};
 
   /// What a rank has said about a loss; its own entry is this rank's.
   enum class answer : std::uint8_t { none, hearsay, first_hand };
@@ -209,6 +206,18 @@ class mpi_link {
     std::uint64_t epoch = 0;
     std::uint64_t issued = 0;
   };
+
+  /// Whatever this thread is in by then. By a thread, as signals and timers are the program's. False if the system gives none.
+  [[nodiscard]] static bool end_process_soon() noexcept {
+    const blocked_signals while_it_starts;
+    pthread_t watchdog{};
+    const auto bark = [](void*) -> void* {
+      nanosleep(&most_time_of_abort, nullptr);
+      _exit(1);
+    };
+    return pthread_create(&watchdog, nullptr, bark, nullptr) == 0;
+  }
+
   [[noreturn]] void give_up(const error& cause, answer how_known) {
     cause_ = cause;
     answers_[rank_] = how_known;

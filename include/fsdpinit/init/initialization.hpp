@@ -26,6 +26,7 @@
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/memory/in_order.hpp>
+#include <fsdpinit/memory/peak_growth.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
@@ -64,10 +65,9 @@ class initialization {
         initialiser_(initialiser),
         rank_(links.control.rank()),
         work_{.memory = memory, .host = staging_for(memory)},
-        call_(policy, module, source, links, how, work_.memory, optimizer) {
-    already_accounted_ = work_.memory.accounted();
-    work_.memory.restart_peak();
-  }
+        memory_growth_(memory),
+        host_growth_(work_.host),
+        call_(policy, module, source, links, how, work_.memory, optimizer) {}
 
   rank_report run() {
     call_.settle(initialises_missing, [&] { enter("open"); });
@@ -304,10 +304,7 @@ class initialization {
 
   /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
   [[nodiscard]] rank_report describe() const {
-    std::uint64_t peak = work_.memory.accounted_peak();
-    if constexpr (!Space::host_accessible) {
-      peak += work_.host.accounted_peak();
-    }
+    const std::uint64_t of_host = Space::host_accessible ? 0 : host_growth_.bytes();  // else it is the same account
     return {.rank = rank_,
             .shards = call_.ranks().shards,
             .replicas = call_.ranks().replicas,
@@ -316,7 +313,7 @@ class initialization {
             .transport_reason = reason_,
             .verified = options_.verify,
             .predicted = predicted_,
-            .accounted_peak_bytes = peak - already_accounted_,
+            .accounted_peak_bytes = memory_growth_.bytes() + of_host,
             .bytes_read = counters_.read,
             .bytes_sent = counters_.sent,
             .bytes_received = counters_.received,
@@ -337,7 +334,8 @@ class initialization {
   std::size_t rank_;
   workspace<Space> work_;
   std::vector<block<slot_space>> slots_;
-  std::uint64_t already_accounted_ = 0;
+  peak_growth<Space> memory_growth_;
+  peak_growth<staging_space<Space>> host_growth_;
   phase_clock clock_;
   stage_clock stages_;
 

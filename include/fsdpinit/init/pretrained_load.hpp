@@ -19,6 +19,7 @@
 #include <fsdpinit/init/stored_copies.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/peak_growth.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 
@@ -47,11 +48,9 @@ class pretrained_load {
         memory_(memory),
         watch_(watch),
         is_source_(control.rank() == context.source_rank),
-        already_accounted_(memory.accounted()),
+        growth_(memory),
         source_(source),
-        scratch_(memory, 0) {
-    memory_.restart_peak();
-  }
+        scratch_(memory, 0) {}
 
   pretrained_report run() {
     require_equal_calls(control_, options_.deadline_seconds, [&] { return describe_call(); });
@@ -210,7 +209,7 @@ class pretrained_load {
             .weight_bytes = held,
             .bytes_read = bytes_read_,
             .predicted_peak_bytes = held + scratch_.size(),
-            .accounted_peak_bytes = memory_.accounted_peak() - already_accounted_,
+            .accounted_peak_bytes = growth_.bytes(),
             .phases = clock_.phases()};
   }
 
@@ -229,7 +228,7 @@ class pretrained_load {
   Space memory_;
   Watch& watch_;
   bool is_source_;
-  std::uint64_t already_accounted_;
+  peak_growth<Space> growth_;
   phase_clock clock_;
 
   source_in_use<Source, Space> source_;

@@ -2,6 +2,7 @@
 
 #include <fsdpinit/communicators/monitor.hpp>
 #include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/blocked_signals.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -30,6 +31,7 @@ class read_threads {
   /// \throws error{io} with errno where the system gives no more threads.
   explicit read_threads(std::size_t threads) {
     workers_.reserve(threads);
+    const blocked_signals while_they_start;
     while (workers_.size() + 1 < threads) {
       pthread_t made{};
       if (const int code = pthread_create(&made, nullptr, &run, this); code != 0) {

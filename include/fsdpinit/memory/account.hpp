@@ -10,18 +10,23 @@ namespace fsdpinit {
 /// Bytes asked of a memory space: now, and at most. Safe to read from a sampling thread.
 class account {
  public:
-  void add(std::uint64_t bytes) noexcept {
-    const std::uint64_t now = current_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
-    std::uint64_t peak = peak_.load(std::memory_order_relaxed);
-    while (peak < now && !peak_.compare_exchange_weak(peak, now, std::memory_order_relaxed)) {
-    }
-  }
+  void add(std::uint64_t bytes) noexcept { raise(current_.fetch_add(bytes) + bytes); }
   void remove(std::uint64_t bytes) noexcept { current_.fetch_sub(bytes, std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t current() const noexcept { return current_.load(std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t peak() const noexcept { return peak_.load(std::memory_order_relaxed); }
-  void restart_peak() noexcept { peak_.store(current(), std::memory_order_relaxed); }
+  /// The peak is what is there now. It is never less, whoever adds at the same time.
+  void restart_peak() noexcept {
+    peak_.store(current_.load());
+    raise(current_.load());
+  }
 
  private:
+  void raise(std::uint64_t now) noexcept {
+    std::uint64_t peak = peak_.load();
+    while (peak < now && !peak_.compare_exchange_weak(peak, now)) {
+    }
+  }
+
   std::atomic<std::uint64_t> current_{0};
   std::atomic<std::uint64_t> peak_{0};
 };

@@ -37,6 +37,8 @@ struct rank_report {
   std::string transport_reason{};  ///< why `automatic` picked it; empty for others
   verification verified = verification::off;
   prediction predicted{};
+  /// How far the accounts have risen above what was in them at the beginning. Whoever uses an account at the same time has a part in
+  /// it: a load that is to be compared with its prediction has a space of its own.
   std::uint64_t accounted_peak_bytes = 0;
   std::uint64_t bytes_read = 0;  ///< these three: counted as `prediction` says
   std::uint64_t bytes_sent = 0;

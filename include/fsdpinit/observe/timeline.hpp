@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/core/blocked_signals.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/observe/resident_memory.hpp>
 
@@ -69,7 +70,7 @@ class memory_timeline {
 
   /// Starts the sampling thread. \throws std::system_error if that is not possible. \pre interval_seconds > 0.
   explicit memory_timeline(const timeline_options& how = {})
-      : interval_(how.interval_seconds), most_samples_(how.most_samples), sampler_([this] { run(); }) {}
+      : interval_(how.interval_seconds), most_samples_(how.most_samples), sampler_(started()) {}
   memory_timeline(const memory_timeline&) = delete;
   memory_timeline& operator=(const memory_timeline&) = delete;
   ~memory_timeline() { stop(); }
@@ -142,6 +143,11 @@ class memory_timeline {
       line += "," + std::to_string(bytes);
     }
     line += '\n';
+  }
+
+  std::thread started() {
+    const detail::blocked_signals while_it_starts;
+    return std::thread([this] { run(); });
   }
 
   void run() {

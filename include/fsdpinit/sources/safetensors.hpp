@@ -37,9 +37,12 @@ namespace detail {
   if (stream == nullptr) {
     throw io_error(folder, "the folder cannot be opened", errno);
   }
+  const auto next = [&]() -> const ::dirent* {
+    errno = 0;                       // whatever has set it since, only readdir's own is about the folder
+    return ::readdir(stream.get());  // NOLINT(concurrency-mt-unsafe): this stream is our own
+  };
   std::vector<std::string> names;
-  errno = 0;
-  while (const ::dirent* entry = ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): this stream is our own
+  while (const ::dirent* const entry = next()) {
     if (entry->d_name[0] != '.') {
       names.emplace_back(entry->d_name);
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# usage: check.sh PROGRAM RANK kill|stop|exit PHASE abort|throw MPIEXEC [ARGUMENT...]
+# usage: check.sh PROGRAM RANK kill|stop|exit PHASE abort|throw|stuck MPIEXEC [ARGUMENT...]
 # Loses a rank and looks at the others: all gone within the deadline and 5 seconds, exit code not 0, and what they say.
 # Arguments after MPIEXEC go to it: one that makes it keep survivors running, for instance.
 set -euo pipefail
@@ -39,7 +39,8 @@ lines=$(grep -c '^fsdpinit: error: ' "$folder/err" || true)
 ((lines <= 1)) || fail "$lines ranks report the error"
 if ((lines == 1)); then
   grep -q "^fsdpinit: error: rank $rank: did not answer within the deadline" "$folder/err" || fail "the wrong error"
-  [[ $action == abort ]] || grep -qx 'caught peer_lost' "$folder/out" || fail "not thrown as peer_lost"
+  ! grep -q "alarms are gone" "$folder/err" || fail "the library took what is the program's"
+  [[ $action != throw ]] || grep -qx 'caught peer_lost' "$folder/out" || fail "not thrown as peer_lost"
 elif [[ $how == stop ]]; then
   fail "nobody reports the error"
 fi

@@ -1,8 +1,9 @@
-// lost_peer RANK kill|stop|exit PHASE abort|throw DEADLINE FILE
+// lost_peer RANK kill|stop|exit PHASE abort|throw|stuck DEADLINE FILE
 //
 // Initialises a model over MPI; in the phase `collectives`, has those instead. RANK is lost in that phase, having written the time
 // (seconds since 1970) to FILE. Survivors end as the library's `abort_job` has it or, with `throw`, say what they caught and end the
-// job themselves.
+// job themselves; with `stuck` their MPI_Abort never comes back. The program has a handler and a timer for SIGALRM, and says so if they
+// are not what they were when the library calls MPI_Abort.
 #include "support/reference_model.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
 #include <fsdpinit/fsdpinit.hpp>
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include <mpi.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 namespace {
@@ -43,6 +45,26 @@ struct loss {
     std::raise(how == "stop" ? SIGSTOP : SIGKILL);
   }
 };
+
+extern "C" void on_alarm(int /*signal*/) {}
+
+constexpr itimerval alarms{.it_interval = {.tv_sec = 1000, .tv_usec = 0}, .it_value = {.tv_sec = 1000, .tv_usec = 0}};
+
+void set_alarms() {
+  struct sigaction action {};
+  action.sa_handler = on_alarm;
+  sigaction(SIGALRM, &action, nullptr);
+  setitimer(ITIMER_REAL, &alarms, nullptr);
+}
+
+[[nodiscard]] bool alarms_are_set() {
+  struct sigaction action {};
+  itimerval timer{};
+  return sigaction(SIGALRM, nullptr, &action) == 0 && action.sa_handler == on_alarm &&
+         getitimer(ITIMER_REAL, &timer) == 0 && timer.it_interval.tv_sec == alarms.it_interval.tv_sec;
+}
+
+bool abort_is_stuck = false;  // MPI_Abort below has no other way to know
 
 /// In mid-stream the source is lost while it reads, any other rank when it begins to receive.
 class dying_observer {
@@ -80,9 +102,20 @@ void have_collectives(mpi_communicator& world, const loss& what, double deadline
 
 }  // namespace
 
+/// MPI's profiling interface: the library's call comes here.
+extern "C" int MPI_Abort(MPI_Comm world, int code) {
+  if (!alarms_are_set()) {
+    std::fputs("the program's alarms are gone\n", stderr);
+  }
+  while (abort_is_stuck) {
+    pause();
+  }
+  return PMPI_Abort(world, code);
+}
+
 int main(int count, char** arguments) {
   if (count != 7) {
-    std::fprintf(stderr, "usage: lost_peer RANK kill|stop|exit PHASE abort|throw DEADLINE FILE\n");
+    std::fprintf(stderr, "usage: lost_peer RANK kill|stop|exit PHASE abort|throw|stuck DEADLINE FILE\n");
     return 2;
   }
   MPI_Init(&count, &arguments);
@@ -91,6 +124,8 @@ int main(int count, char** arguments) {
                   .where = arguments[3],
                   .file = arguments[6]};
   const bool throws = std::string_view(arguments[4]) == "throw";
+  abort_is_stuck = std::string_view(arguments[4]) == "stuck";
+  set_alarms();
   {
     mpi_communicator world(MPI_COMM_WORLD,
                            {.when_peer_lost = throws ? peer_lost_action::throw_error : peer_lost_action::abort_job});
