@@ -12,9 +12,13 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace c10d_test {
@@ -32,7 +36,7 @@ static_assert(C10dProcessGroup<gloo_group> && C10dProcessGroup<c10d::ProcessGrou
 static_assert(GroupCommunicator<communicator> && AllGatherCommunicator<communicator> &&
               ReduceScatterCommunicator<communicator> && ReducingControl<communicator>);
 static_assert(PoisonableCommunicator<communicator> && !InterruptibleCommunicator<communicator>);
-static_assert(ReducingControl<c10d_store_control>);
+static_assert(ReducingControl<c10d_store_control> && SuspectingControl<c10d_store_control>);
 
 TEST(C10d, KeepsTheLawsOverGloo) {
   for (const std::size_t ranks : {1U, 2U, 3U, 4U}) {
@@ -64,7 +68,84 @@ TEST(C10d, AStoreIsLeftWithFewKeysHoweverOftenRanksAgree) {
       EXPECT_EQ(control.all_reduce_max(round + rank), round + 2);
     }
   });
-  EXPECT_LE(store->getNumKeys(), 2);
+  EXPECT_LE(store->getNumKeys(), 2 + 3);  // and how many objects each rank has made
+}
+
+TEST(C10d, ASecondControlOverOneStoreReadsNothingOfTheFirst) {
+  const auto store = c10::make_intrusive<c10d::HashStore>();
+  fsdpinit::testing::run_ranks(2, [&](std::size_t rank, threads_communicator&) {
+    for (const std::uint64_t round : {1U, 2U, 3U}) {
+      c10d_store_control control(*store, rank, 2);
+      std::array<std::byte, 1> bytes{static_cast<std::byte>(rank == 1 ? round : 0)};
+      control.broadcast(bytes, 1, deadline::after(30));
+      EXPECT_EQ(bytes.front(), static_cast<std::byte>(round));
+      EXPECT_EQ(control.all_reduce_max(10 * rank + round, deadline::after(30)), 10 + round);
+    }
+  });
+}
+
+/// The error of each of three ranks, of which rank `lost` comes to no agreement, and how long they took in all. Before it a rank does
+/// `before(rank)`, whose error is its own.
+template <class Before>
+std::vector<std::optional<error>> errors_without(std::size_t lost, double deadline_seconds, double& seconds,
+                                                 Before&& before) {
+  const auto store = c10::make_intrusive<c10d::HashStore>();
+  const double begin = monotonic_seconds();
+  auto errors = fsdpinit::testing::errors_of_ranks(3, [&](std::size_t rank, threads_communicator&) {
+    c10d_store_control control(*store, rank, 3);
+    if (rank != lost) {
+      agreed(control, deadline_seconds, [&] { before(rank); });
+    }
+  });
+  seconds = monotonic_seconds() - begin;
+  return errors;
+}
+
+TEST(C10d, SurvivorsOverAStoreNameTheLostRankWithinOneDeadline) {
+  for (const std::size_t lost : {0U, 1U, 2U}) {
+    SCOPED_TRACE(lost);
+    double seconds = 0;
+    // One of them comes when the other's deadline is nearly over: it has waited for something else.
+    const auto errors = errors_without(lost, 1, seconds, [&](std::size_t rank) {
+      if (rank == (lost + 1) % 3) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(900));
+      }
+    });
+    const error& first = *errors[(lost + 1) % 3];
+    EXPECT_EQ(name(first.code()), name(errc::peer_lost));
+    EXPECT_EQ(first.subject(), concat("rank ", lost));
+    EXPECT_STREQ(first.what(), errors[(lost + 2) % 3]->what());
+    EXPECT_LT(seconds, 1 + 1 + 0.7) << "a deadline, the second in which others may come, and some time to run";
+  }
+}
+
+TEST(C10d, SurvivorsThatHaveWaitedForADeadlineWaitForNoSecondOneAndKeepTheCause) {
+  double seconds = 0;
+  const auto errors = errors_without(2, 30, seconds, [](std::size_t rank) {
+    throw error(errc::peer_lost, "c10d", concat("what the transport says on ", rank), {.native_code = ETIMEDOUT});
+  });
+  EXPECT_STREQ(errors[0]->what(), errors[1]->what());
+  EXPECT_EQ(errors[0]->subject(), "rank 2");
+  for (const char* const part : {"rank 0: what the transport says on 0", "rank 1: what the transport says on 1"}) {
+    EXPECT_NE(std::string(errors[0]->what()).find(part), std::string::npos) << errors[0]->what();
+  }
+  EXPECT_LT(seconds, 5);
+}
+
+TEST(C10d, ARankThatComesTooLateIsToldSo) {
+  const auto store = c10::make_intrusive<c10d::HashStore>();
+  const auto errors = fsdpinit::testing::errors_of_ranks(2, [&](std::size_t rank, threads_communicator&) {
+    c10d_store_control control(*store, rank, 2);
+    if (rank == 1) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    }
+    agreed(control, 0.1, [] {});
+  });
+  for (const std::size_t rank : {0U, 1U}) {
+    ASSERT_TRUE(errors[rank].has_value());
+    EXPECT_EQ(errors[rank]->subject(), "rank 1");
+  }
+  EXPECT_STREQ(errors[0]->what(), errors[1]->what());
 }
 
 template <class Policy>
@@ -149,6 +230,27 @@ TEST(C10d, AgreementOverAStoreGoesOnWhereTheGroupIsBroken) {
     });
   });
   expect_same_error(errors, errc::peer_lost, "c10d", 0, "did not come to an end");
+}
+
+TEST(C10d, ARankThatGoesIsNamedByAllWithTheCauseThatTheTransportGave) {
+  const double begin = monotonic_seconds();
+  const auto errors = errors_of_gloo_ranks(3, [&](gloo_group& group, c10d::Store& store) {
+    communicator data(group);
+    c10d_store_control control(store, data.rank(), data.size());
+    static_cast<void>(control.all_reduce_max(0));
+    if (data.rank() == 2) {
+      return;
+    }
+    agreed(control, 1, [&] {
+      std::array<std::byte, 64> bytes{};
+      data.broadcast(bytes, 2, deadline::after(1));
+    });
+  });
+  EXPECT_EQ(errors[0]->subject(), "rank 2") << errors[0]->what();
+  EXPECT_STREQ(errors[0]->what(), errors[1]->what());
+  EXPECT_NE(std::string(errors[0]->what()).find("\n  rank 0: an operation did not come to an end: "), std::string::npos)
+      << errors[0]->what();
+  EXPECT_LT(monotonic_seconds() - begin, 1 + 1 + 1.5);
 }
 
 TEST(C10d, ABrokenGroupSaysSoAtOnce) {

@@ -9,6 +9,7 @@
 #include <fsdpinit/core/error.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <concepts>
 #include <cstddef>
@@ -47,8 +48,8 @@ concept C10dProcessGroup = requires(G& group, const G& constant, std::vector<at:
 /// Scatters, and operations among some of the ranks, are messages, for c10d scatters parts of one size only. Operations cannot be
 /// interrupted: a rank that fails goes through the motions of what is left up to the next agreement, 64 buckets at most.
 ///
-/// A rank that does not come within the deadline, or whose connection is closed, is error{peer_lost}; c10d's group is broken then on
-/// every rank, may go on using the buffers it was given, and has to be made anew.
+/// A rank that does not come within the deadline (native_code() ETIMEDOUT), or whose connection is closed, is error{peer_lost}; c10d's
+/// group is broken then on every rank, may go on using the buffers it was given, and has to be made anew.
 template <C10dProcessGroup Group>
 class c10d_communicator {
   struct operation_record {
@@ -267,10 +268,17 @@ class c10d_communicator {
   }
   void await(c10d::Work& work, deadline limit) {
     breaking([&] {
-      detail::translating_c10d(
-          errc::peer_lost, errc::peer_lost, "an operation did not come to an end",
-          "look at what the other ranks do, or raise deadline_seconds; this group cannot be used any more",
-          [&] { work.wait(detail::milliseconds_left(limit)); });
+      try {
+        detail::translating_c10d(
+            errc::peer_lost, errc::peer_lost, "an operation did not come to an end",
+            "look at what the other ranks do, or raise deadline_seconds; this group cannot be used any more",
+            [&] { work.wait(detail::milliseconds_left(limit)); });
+      } catch (const error& caught) {
+        if (!limit.passed()) {
+          throw;
+        }
+        throw error(caught.code(), caught.subject(), caught.text(), {.native_code = ETIMEDOUT});
+      }
     });
   }
   /// After a failure the ranks are out of step, and c10d has closed connections.

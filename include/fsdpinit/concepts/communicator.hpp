@@ -177,6 +177,14 @@ concept FailableControl = Communicator<C> && requires(C& comm, const error& caus
   { comm.fail(cause) } -> std::same_as<error>;
 };
 
+/// A control channel beside a data channel that may lose a peer: `suspect(cause)` tells it so before the ranks agree on that. If they
+/// do not come together then, the error that they get has the cause in its text. A cause with native_code() ETIMEDOUT has waited
+/// out a deadline already: the channel waits for no second one.
+template <class C>
+concept SuspectingControl = Communicator<C> && requires(C& comm, const error& cause) {
+  { comm.suspect(cause) } -> std::same_as<void>;
+};
+
 /// The two channels: `data` moves payload (device memory with NCCL, say), `control` agrees on the host.
 template <Communicator Data, Communicator Control>
 struct channels {

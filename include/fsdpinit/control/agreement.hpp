@@ -86,6 +86,11 @@ template <Communicator Control>
 template <Communicator Control>
 void agree(Control& control, const std::optional<error>& mine, deadline limit) {
   constexpr std::uint64_t rank_mask = 0xffff'ffff;
+  if constexpr (SuspectingControl<Control>) {
+    if (mine && mine->code() == errc::peer_lost) {
+      control.suspect(*mine);
+    }
+  }
   const std::uint64_t severity = detail::severity_of(mine);
   const std::uint64_t status = severity == 0 ? 0 : (severity << 32U) | (rank_mask - control.rank());
   const std::uint64_t worst = all_reduce_max(control, status, limit);
