@@ -26,6 +26,14 @@ using fsdpinit::testing_support::expect_error;
 
 void sleep_for(int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }
 
+TEST(ThreadsWorld, HasNoOtherRanksThanItsOwn) {
+  const threads_world world(2);
+  EXPECT_EQ(world.rank(1).rank(), 1U);
+  expect_error(errc::invalid_argument, "rank", "there is no rank 2 in a world of 2",
+               [&] { static_cast<void>(world.rank(2)); });
+  expect_error(errc::invalid_argument, "ranks", "at least one rank", [] { static_cast<void>(threads_world(0)); });
+}
+
 TEST(Interruption, ReachesARankThatWaitsAlready) {
   for (const std::size_t waiting : {0U, 1U}) {  // the root, or a receiver
     const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {

@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -160,6 +161,37 @@ TEST(Agreement, ALateRankLearnsThatItWasGivenUpAndTheChannelWorksAgain) {
     EXPECT_EQ(thrown->code(), errc::peer_lost);
     EXPECT_EQ(all_reduce_max(world, rank, deadline::after(30)), 2U);
   });
+}
+
+/// It is not what it says.
+struct numbered_wrongly {
+  std::size_t rank_;
+  std::size_t size_;
+  [[nodiscard]] std::size_t rank() const { return rank_; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+  void broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/) { ADD_FAILURE() << "nothing is to be sent"; }
+};
+
+TEST(Agreement, ARankThatIsNoneOfItsChannelIsAnError) {
+  for (numbered_wrongly links : {numbered_wrongly{.rank_ = 5, .size_ = 2}, numbered_wrongly{.rank_ = 0, .size_ = 0}}) {
+    expect_error(errc::invalid_argument, "links",
+                 concat("its rank() is ", links.rank_, " and its size() ", links.size_),
+                 [&] { agreed(links, 1, [] {}); });
+  }
+}
+
+TEST(Agreement, ADeadlineThatIsNoneIsAnErrorOnEveryRankAndItsStepIsNotTaken) {
+  for (const double seconds : {0.0, -1.0, std::nan("")}) {
+    const auto errors = errors_of_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+      agreed(world, rank == 1 ? seconds : 30, [&] { EXPECT_NE(rank, 1U); });
+    });
+    for (const auto& each : errors) {
+      ASSERT_TRUE(each.has_value());
+      EXPECT_EQ(each->code(), errc::invalid_argument);
+      EXPECT_EQ(each->subject(), "deadline_seconds");
+      EXPECT_EQ(each->rank(), 1);
+    }
+  }
 }
 
 TEST(BroadcastBytes, CarriesAnySizeFromAnyRoot) {

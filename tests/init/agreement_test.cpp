@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -28,6 +29,21 @@ using namespace fsdpinit::testing_support;
 using fsdpinit::testing::errors_of_ranks;
 
 using outcomes = std::vector<std::optional<error>>;
+
+/// Calls `act` before each read.
+struct throwing_source : in_memory_source {
+  explicit throwing_source(in_memory_source inner, std::function<void()> action)
+      : in_memory_source(std::move(inner)), act(std::move(action)) {}
+  void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    act();
+    in_memory_source::read(tensor, offset, destination);
+  }
+  [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept {
+    return listed.empty() ? in_memory_source::tensors() : std::span<const tensor_descriptor>(listed);
+  }
+  std::function<void()> act;
+  std::vector<tensor_descriptor> listed{};  // in place of what it has, if any
+};
 
 /// What a rank is called with.
 struct call {
@@ -310,7 +326,13 @@ TEST(Rejected, OptionsOutOfRange) {
   expect_same_error(with([](options& how) { how.source_rank = 4; }), errc::invalid_argument, "source_rank", 0,
                     "4 is not a rank of a world of 4");
   expect_same_error(with([](options& how) { how.buckets_in_flight = 0; }), errc::invalid_argument, "buckets_in_flight",
-                    0, "at least 1");
+                    0, "from 1 to 1024");
+  expect_same_error(with([](options& how) { how.buckets_in_flight = std::size_t{1} << 40U; }), errc::invalid_argument,
+                    "buckets_in_flight", 0, "from 1 to 1024");
+  for (const double seconds : {-1.0, std::nan("")}) {
+    expect_same_error(with([&](options& how) { how.progress_interval_seconds = seconds; }), errc::invalid_argument,
+                      "progress_interval_seconds", 0, "must not be negative");
+  }
   expect_same_error(with([](options& how) { how.bucket_bytes = 3; }), errc::invalid_argument, "bucket_bytes",
                     every_rank, "3 is too small for 4 shards; use at least 4");
 }
@@ -321,6 +343,32 @@ TEST(Rejected, ADeadlineThatIsNoneIsAnErrorOnAWorldOfOne) {
         plain_model(), [&](std::size_t, call& mine) { mine.how.deadline_seconds = seconds; }, is_untouched, 1);
     expect_same_error(errors, errc::invalid_argument, "deadline_seconds", 0, "above 0");
   }
+}
+
+TEST(Rejected, ADeadlineThatIsNoneOnOneRankIsThatErrorEverywhere) {
+  const outcomes errors = initialize_with(
+      plain_model(), [&](std::size_t rank, call& mine) { mine.how.deadline_seconds = rank == 2 ? std::nan("") : 20; });
+  expect_same_error(errors, errc::invalid_argument, "deadline_seconds", 2, "above 0");
+}
+
+TEST(Rejected, AShardThatDoesNotFitIntoMemorySaysHowMuchWasAskedForAndWhatFor) {
+  const outcomes errors = errors_of_ranks(2, [&](std::size_t, threads_communicator& world) {
+    dynamic_module module;
+    module.add_parameter("small", dtype::f32, {8});
+    module.add_parameter("layers.0.huge", dtype::f32, {std::uint64_t{1} << 55U});
+    module.add_parameter("layers.1.huge", dtype::f32, {8});
+    in_memory_source source(std::vector<in_memory_tensor>{});
+    host_memory memory;
+    try {
+      initialize(module, source, world, {.strict = false}, memory, null_observer{}, no_optimizer{}, normal_values{});
+    } catch (...) {
+      EXPECT_EQ(memory.accounted(), 0U);
+      throw;
+    }
+  });
+  expect_same_error(errors, errc::out_of_memory, "", 0,
+                    "cannot give 72057594037927936 bytes for the shards of unit layers.0; predicted for this rank are "
+                    "72057594037927968 bytes");
 }
 
 TEST(Rejected, APlacementThatDoesNotDivideEvenly) {
@@ -360,10 +408,17 @@ TEST(Rejected, ANonPersistentBufferWithoutAValueOnTheSource) {
 /// Visits one name twice.
 struct stuttering_module {
   parameter weight{dtype::f32, {3}};
+  bool stutters = true;
+  std::function<void()> fails{};
   template <class Visitor>
   void visit_slots(Visitor&& visitor) {
     visitor(std::string_view("weight"), weight);
-    visitor(std::string_view("weight"), weight);
+    if (stutters) {
+      visitor(std::string_view("weight"), weight);
+    }
+    if (fails) {
+      fails();
+    }
   }
 };
 
@@ -373,6 +428,20 @@ TEST(Rejected, AModuleThatVisitsANameTwice) {
     initialize(module, in_memory_source(), world);
   });
   expect_same_error(errors, errc::invalid_argument, "weight", 0, "names must be unique");
+}
+
+/// Lists what it has twice.
+TEST(Rejected, ASourceThatListsANameTwice) {
+  const reference_model model = plain_model();
+  const outcomes errors = errors_of_ranks(2, [&](std::size_t, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    throwing_source source(model.source(), [] { ADD_FAILURE() << "nothing is to be read"; });
+    source.listed.assign(source.tensors().begin(), source.tensors().end());
+    source.listed.push_back(source.listed.front());
+    initialize(module, source, world);
+  });
+  expect_same_error(errors, errc::invalid_argument, "b.mean", 0, "lists two tensors of this name");
 }
 
 // -- (g) ties stored twice
@@ -454,16 +523,6 @@ TEST(Opener, ThatFailsAnywhereFailsEverywhereWhereEveryRankReads) {
 
 // -- (h) exceptions of other types
 
-struct throwing_source : in_memory_source {
-  explicit throwing_source(in_memory_source inner, std::function<void()> action)
-      : in_memory_source(std::move(inner)), act(std::move(action)) {}
-  void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
-    act();
-    in_memory_source::read(tensor, offset, destination);
-  }
-  std::function<void()> act;
-};
-
 outcomes with_reads_that(const std::function<void()>& act, double deadline_seconds = 20) {
   const reference_model model = plain_model();
   return errors_of_ranks(3, [&](std::size_t, threads_communicator& world) {
@@ -480,6 +539,30 @@ TEST(UserException, OfAnyTypeIsAnErrorEverywhere) {
   expect_same_error(with_reads_that([] { throw std::bad_alloc(); }), errc::out_of_memory, "", 0, "use more ranks");
   expect_same_error(with_reads_that([] { throw error(errc::io, "file", std::string(9000, 'x')); }), errc::io, "file", 0,
                     std::string(3000, 'x'));
+}
+
+TEST(UserException, KeepsItsTextButNoRankOrCodeThatIsNotItsOwnToSet) {
+  for (const errc code : {errc::interrupted, errc::peer_lost, errc::source_consumed}) {
+    expect_same_error(
+        with_reads_that([&] { throw error(code, "file", "the tape broke", {.rank = 7, .native_code = 5}); }),
+        errc::user_exception, "file", 0, "the tape broke");
+  }
+  const outcomes errors =
+      with_reads_that([] { throw error(errc::io, "file", "the tape broke", {.rank = 7, .native_code = 5}); });
+  expect_same_error(errors, errc::io, "file", 0, "the tape broke");
+  EXPECT_EQ(errors[0]->native_code(), 5);
+}
+
+TEST(UserException, OfAModuleThatClaimsToHaveBeenInterruptedIsNoConsequenceOfAnother) {
+  const outcomes errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    stuttering_module module;
+    module.stutters = false;
+    if (rank == 1) {
+      module.fails = [] { throw error(errc::interrupted, "", "the visitor fell asleep"); };
+    }
+    initialize(module, in_memory_source(), world);
+  });
+  expect_same_error(errors, errc::user_exception, "", 1, "the visitor fell asleep");
 }
 
 // -- (k) ranks that do not come

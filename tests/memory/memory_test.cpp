@@ -1,3 +1,4 @@
+#include "support/expect_error.hpp"
 #include "support/sanitizers.hpp"
 #include <fsdpinit/memory/account.hpp>
 #include <fsdpinit/memory/block.hpp>
@@ -155,6 +156,40 @@ TEST(Block, OfNothingAllocatesNothing) {
   EXPECT_EQ(nothing.data(), nullptr);
   EXPECT_EQ(nothing.size(), 0U);
   EXPECT_TRUE(nothing.bytes().empty());
+}
+
+/// Gives nothing, in one of the ways that spaces have.
+struct empty_memory : host_memory {
+  enum class way : std::uint8_t { returns_null, throws_bad_alloc, throws_an_error, throws_another_error };
+  way how = way::returns_null;
+  [[nodiscard]] std::byte* allocate(std::uint64_t /*bytes*/) const {
+    switch (how) {
+      case way::returns_null:
+        return nullptr;
+      case way::throws_bad_alloc:
+        throw std::bad_alloc();
+      case way::throws_an_error:
+        throw error(errc::out_of_memory, "pool", "the pool is empty");
+      default:
+        throw error(errc::device, "pool", "the pool is gone");
+    }
+  }
+};
+
+TEST(Block, ThatASpaceCannotGiveSaysHowMuchWasAskedForAndWhatFor) {
+  using way = empty_memory::way;
+  empty_memory memory;
+  for (const way how : {way::returns_null, way::throws_bad_alloc, way::throws_an_error}) {
+    memory.how = how;
+    expect_error(errc::out_of_memory, "",
+                 how == way::throws_an_error ? "cannot give 300 bytes (the pool is empty) for a test"
+                                             : "the memory space cannot give 300 bytes for a test",
+                 [&] { static_cast<void>(block_for(memory, 300, [] { return std::string("a test"); })); });
+  }
+  memory.how = way::throws_another_error;
+  expect_error(errc::device, "pool", "gone",
+               [&] { static_cast<void>(block_for(memory, 300, [] { return std::string("a test"); })); });
+  EXPECT_EQ(block_for(memory, 0, [] { return std::string("nothing"); }).data(), nullptr);
 }
 
 TEST(Block, IsReleasedOnce) {

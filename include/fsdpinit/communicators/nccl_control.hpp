@@ -129,6 +129,10 @@ class basic_nccl_control {
       throw error(errc::invalid_argument, "rank",
                   concat("there is no rank ", how.rank, " of ", how.size, "; count them from 0"));
     }
+    if (!is_deadline(how.deadline_seconds)) {
+      throw error(errc::invalid_argument, "deadline_seconds",
+                  "must be above 0; it is how long ranks wait for each other");
+    }
     const deadline limit = deadline::after(how.deadline_seconds);
     typename Nccl::unique_id id{};
     if (rank_ == 0) {

@@ -30,6 +30,9 @@ namespace detail {
 struct threads_state {
   threads_state(std::size_t ranks, std::span<const std::size_t> node_numbers)
       : payload(changed, ranks), control(changed, payload, ranks), nodes(ranks) {
+    if (ranks == 0) {
+      throw error(errc::invalid_argument, "ranks", "a world has at least one rank");
+    }
     if (!node_numbers.empty() && node_numbers.size() != ranks) {
       throw error(
           errc::invalid_argument, "nodes",
@@ -164,11 +167,18 @@ class threads_communicator {
 /// alive.
 class threads_world {
  public:
-  /// `nodes`, for tests, is empty or has a number for each rank: ranks of equal numbers say that they share a node.
+  /// \throws error{invalid_argument} for no ranks, or another number of nodes. `nodes`, for tests, is empty or has a number for each rank: ranks of equal numbers say that they share a node.
   explicit threads_world(std::size_t ranks, std::span<const std::size_t> nodes = {})
       : state_(std::make_shared<detail::threads_state>(ranks, nodes)) {}
   [[nodiscard]] std::size_t size() const noexcept { return state_->payload.everyone().size(); }
-  [[nodiscard]] threads_communicator rank(std::size_t rank) const { return {state_, rank}; }
+  /// \throws error{invalid_argument} for a rank that the world does not have.
+  [[nodiscard]] threads_communicator rank(std::size_t rank) const {
+    if (rank >= size()) {
+      throw error(errc::invalid_argument, "rank",
+                  concat("there is no rank ", rank, " in a world of ", size(), "; ranks count from 0"));
+    }
+    return {state_, rank};
+  }
 
  private:
   std::shared_ptr<detail::threads_state> state_;

@@ -6,6 +6,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -127,11 +128,25 @@ template <Communicator Control, class Bytes>
   });
 }
 
-/// Runs `fn` on every rank, then agrees.
+/// Runs `fn` on every rank, then agrees. A rank that was given no time to wait, `is_deadline`, says so to its peers, and waits for them
+/// as long as is usual. \throws error{invalid_argument} naming `deadline_seconds`; on that rank alone, for a rank that is none of the
+/// channel's: nobody could be told.
 template <Communicator Control, class Fn>
 void agreed(Control& control, double deadline_seconds, Fn&& fn) {
-  const std::optional<error> mine = attempt(std::forward<Fn>(fn));
-  agree(control, mine, deadline::after(deadline_seconds));
+  if (control.rank() >= control.size()) {
+    throw error(errc::invalid_argument, "links",
+                concat("its rank() is ", control.rank(), " and its size() ", control.size(),
+                       "; ranks count from 0, and are below the size"));
+  }
+  const bool waits = is_deadline(deadline_seconds);
+  const std::optional<error> mine = attempt([&] {
+    if (!waits) {
+      throw error(errc::invalid_argument, "deadline_seconds",
+                  "must be above 0; it is how long a rank waits for its peers");
+    }
+    std::forward<Fn>(fn)();
+  });
+  agree(control, mine, deadline::after(waits ? deadline_seconds : default_deadline_seconds));
 }
 
 }  // namespace fsdpinit

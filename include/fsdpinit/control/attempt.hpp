@@ -36,4 +36,22 @@ template <class Fn>
   }
 }
 
+/// Runs a step in which this rank speaks to no other: code of the user among it, as sources, modules and observers are. What it throws
+/// keeps its text, but not what only communicators and agreements can know: a rank, and the codes by which ranks find out whose failure
+/// was the first (`interrupted`, `peer_lost`) and whether a retry makes sense (`source_consumed`). Those become `user_exception`.
+template <class Fn>
+decltype(auto) own_step(Fn&& fn) {
+  try {
+    return std::forward<Fn>(fn)();
+  } catch (const error& thrown) {
+    const errc code = thrown.code();
+    const bool is_ours = code == errc::interrupted || code == errc::peer_lost || code == errc::source_consumed;
+    if (!is_ours && thrown.rank() < 0) {
+      throw;
+    }
+    throw error(is_ours ? errc::user_exception : code, thrown.subject(), thrown.text(),
+                {.native_code = thrown.native_code()});
+  }
+}
+
 }  // namespace fsdpinit

@@ -15,6 +15,12 @@ namespace fsdpinit {
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
+/// How long a rank waits for its peers unless it is told.
+inline constexpr double default_deadline_seconds = 600;
+
+/// Is that a time to wait? 0, negative numbers and NaN are none.
+[[nodiscard]] constexpr bool is_deadline(double seconds) noexcept { return seconds > 0; }
+
 /// The moment after which a rank stops waiting for its peers and reports `peer_lost`.
 class deadline {
  public:

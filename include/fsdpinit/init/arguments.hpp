@@ -65,6 +65,13 @@ template <class Data>
   return chosen == transport_kind::scatter && !CanScatter<Data> ? transport_kind::broadcast : chosen;
 }
 
+inline void require_interval(double progress_interval_seconds) {
+  if (!(progress_interval_seconds >= 0)) {
+    throw error(errc::invalid_argument, "progress_interval_seconds",
+                "must not be negative; 0 asks for every call of progress()");
+  }
+}
+
 inline void require_valid(const options& how, std::size_t ranks) {
   const auto reject = [](std::string_view option, std::string_view text) {
     throw error(errc::invalid_argument, option, text);
@@ -79,12 +86,11 @@ inline void require_valid(const options& how, std::size_t ranks) {
   if (how.reader_threads == 0 || how.reader_threads > most_reader_threads) {
     reject("reader_threads", concat("must be from 1 to ", most_reader_threads, "; 1 reads without further threads"));
   }
-  if (how.buckets_in_flight == 0) {
-    reject("buckets_in_flight", "must be at least 1; 2 lets reading and receiving overlap");
+  if (how.buckets_in_flight == 0 || how.buckets_in_flight > most_buckets_in_flight) {
+    reject("buckets_in_flight",
+           concat("must be from 1 to ", most_buckets_in_flight, "; 2 lets reading and receiving overlap"));
   }
-  if (!(how.deadline_seconds > 0)) {
-    reject("deadline_seconds", "must be above 0");
-  }
+  require_interval(how.progress_interval_seconds);
   if (how.verify != verification::off && how.checksum == nullptr) {
     reject("verify", "needs options::checksum; set it to &fsdpinit::xxh3 of <fsdpinit/core/xxh3.hpp>");
   }

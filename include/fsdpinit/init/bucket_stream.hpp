@@ -132,9 +132,9 @@ class bucket_stream {
   template <class Fn>
   void locally(Fn&& fn) {
     if constexpr (InterruptibleCommunicator<Data>) {
-      fn();
+      own_step(fn);
     } else if (!failure_) {
-      failure_ = attempt(fn);
+      failure_ = attempt([&] { own_step(fn); });
     }
   }
 

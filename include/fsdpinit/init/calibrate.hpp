@@ -38,7 +38,7 @@ struct calibration {
   std::size_t source_rank = 0;
   /// That each rank reads, copies and writes at a time; each is done six times. 32 MiB take a machine of 5 GB/s 0.1 s in all.
   std::uint64_t probe_bytes = 32 * mib;
-  double deadline_seconds = 600;  ///< how long a rank waits for its peers
+  double deadline_seconds = default_deadline_seconds;  ///< how long a rank waits for its peers
 };
 
 namespace detail {

@@ -21,7 +21,7 @@ namespace fsdpinit {
 /// from this rank's own.
 template <Communicator Control>
 [[nodiscard]] std::vector<rank_report> gather_reports(Control& control, const rank_report& mine,
-                                                      double deadline_seconds = 600) {
+                                                      double deadline_seconds = default_deadline_seconds) {
   const auto each_number = [](rank_report& report, auto&& visit) {
     prediction& predicted = report.predicted;
     visit(predicted.shard_bytes);

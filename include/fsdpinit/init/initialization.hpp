@@ -100,7 +100,7 @@ class initialization {
           enter("verify");
           again.emplace(plan_, rank_, *reader_, work_, requests_);
         });
-        in_turns([&] { return again->compare_some(); });
+        in_turns([&] { return own_step([&] { return again->compare_some(); }); });
       }
       agreed([&] {
         widen();
@@ -126,14 +126,14 @@ class initialization {
  private:
   template <class Fn>
   void agreed(Fn&& fn) {
-    fsdpinit::agreed(control_, options_.deadline_seconds, std::forward<Fn>(fn));
+    fsdpinit::agreed(control_, options_.deadline_seconds, [&] { own_step(fn); });
   }
   /// As long as `fn` returns true, on every rank as often. Ranks that agree between turns see that the others make progress.
   template <class Fn>
   void in_turns(Fn&& fn) {
     bool more = true;
     while (more) {
-      agreed([&] { more = fn(); });
+      fsdpinit::agreed(control_, options_.deadline_seconds, [&] { more = fn(); });
     }
   }
   void enter(const char* phase) {
@@ -201,17 +201,31 @@ class initialization {
   void allocate() {
     enter("allocate");
     work_.slabs.reserve(plan_.slabs.size());
+    const auto allocated = [&](auto space, std::uint64_t bytes, auto&& purpose) {
+      return block_for(std::move(space), bytes, [&] { return purpose() + beside_prediction(); });
+    };
     for (const slab_layout& slab : plan_.slabs) {
-      work_.slabs.push_back(std::make_shared<block<Space>>(work_.memory, slab.bytes));
+      work_.slabs.push_back(std::make_shared<block<Space>>(allocated(work_.memory, slab.bytes, [&] {
+        return concat("the shards of ", unit_text(call_.view().units[slab.unit]));
+      })));
     }
     clear_slabs();
     for (std::size_t i = 0; i < predicted_.slots; ++i) {
-      slots_.emplace_back(slot_memory(data_, work_.host), predicted_.slot_bytes);
+      slots_.push_back(allocated(slot_memory(data_, work_.host), predicted_.slot_bytes,
+                                 [&] { return concat("staging bucket ", i + 1, " of ", predicted_.slots); }));
     }
-    work_.scratch = block(work_.host, predicted_.scratch_bytes);
-    work_.full_copy = block(work_.host, predicted_.full_copy_bytes);
+    work_.scratch = allocated(work_.host, predicted_.scratch_bytes, [] { return std::string("scratch"); });
+    work_.full_copy =
+        allocated(work_.host, predicted_.full_copy_bytes, [] { return std::string("a copy of the whole model"); });
     pending_ = pending_shards(plan_, call_.view(), items_, rank_, work_);
     prepare_stream();
+  }
+
+  /// For errors: what the allocation that failed is a part of, and what makes it smaller.
+  [[nodiscard]] std::string beside_prediction() const {
+    return concat("; predicted for this rank are ", predicted_.peak_bytes(), " bytes: ", predicted_.slab_bytes,
+                  " of shards, ", predicted_.staging_bytes(),
+                  " of staging; use more ranks, smaller buckets or fewer in flight, or a machine with more memory");
   }
 
   /// Where a unit is gathered on the device, what lies between shards and behind short ones travels too: zeros, and not what somebody
@@ -258,7 +272,7 @@ class initialization {
 
   void load_everything() {
     full_reader<opened, Space, Watch> all(plan_, *reader_, work_, *progress_);
-    in_turns([&] { return all.read_some(); });
+    in_turns([&] { return own_step([&] { return all.read_some(); }); });
     agreed([&] {
       enter("shard");
       keep_own_part(plan_, rank_, work_, requests_, options_.checksum);

@@ -149,6 +149,11 @@ namespace detail {
   return by_name;
 }
 
+/// In errors.
+[[nodiscard]] inline std::string unit_text(std::string_view unit) {
+  return unit.empty() ? std::string("the root unit") : concat("unit ", printable(unit));
+}
+
 /// Merges the groups: afterwards `leader[i]` is the first slot of the tensor that slot i belongs to.
 [[nodiscard]] inline std::vector<std::size_t> leaders_of(const module_view& view,
                                                          const std::vector<std::vector<std::string>>& ties) {

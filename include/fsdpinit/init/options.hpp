@@ -2,6 +2,7 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/checksum.hpp>
+#include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/init/transport_choice.hpp>
 #include <fsdpinit/plan/verification.hpp>
 
@@ -20,6 +21,7 @@ enum class source_ranks : std::uint8_t {
 };
 
 inline constexpr std::size_t most_reader_threads = 256;
+inline constexpr std::size_t most_buckets_in_flight = 1024;
 
 /// How to initialise. Must be equal on every rank, seconds and reader threads apart; a difference is an error that names it.
 struct options {
@@ -54,7 +56,7 @@ struct options {
   /// (`by_cost(calibrate(source, ranks))`). Called on the source rank alone, set on all. Nothing: by the size of chunks.
   transport_choice choose{};
   /// How long a rank waits for its peers, at each agreement and for each bucket.
-  double deadline_seconds = 600;
+  double deadline_seconds = default_deadline_seconds;
   /// Least time between two calls of the observer's `progress`.
   double progress_interval_seconds = 0.1;
   /// The FQN prefixes of the units (`units_under`), in place of what the module says or the default; `{""}` asks for one unit.

@@ -9,6 +9,7 @@
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/sources/as_stored.hpp>
+#include <fsdpinit/sources/repeated_name.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -31,7 +32,7 @@ void require_equal_calls(Control& control, double deadline_seconds, Describe&& d
   const bool is_reference = control.rank() == 0;
   std::string mine;
   std::string reference;
-  agreed(control, deadline_seconds, [&] { (is_reference ? reference : mine) = describe(); });
+  agreed(control, deadline_seconds, [&] { (is_reference ? reference : mine) = own_step(describe); });
   reference = broadcast_bytes(control, std::move(reference), 0, deadline::after(deadline_seconds));
   agreed(control, deadline_seconds, [&] {
     if (!is_reference) {
@@ -55,6 +56,13 @@ inline void require_equal_sources(const state_dict_contents& reference, const st
   }
 }
 
+/// \throws error{invalid_argument} naming what a source lists twice: nobody knows which of the two is meant.
+inline void require_names_once(const state_dict_contents& contents) {
+  if (const std::string* const twice = repeated_name(contents.tensors, &tensor_descriptor::name); twice != nullptr) {
+    throw error(errc::invalid_argument, *twice, "the source lists two tensors of this name; names must be unique");
+  }
+}
+
 /// What the source rank's state dict holds, on every rank. `open()` returns the source; it is called on the source rank and on
 /// others that read (`reads`), which must find the same. Collective: two agreements and a broadcast.
 template <Communicator Control, class Open>
@@ -64,7 +72,8 @@ template <Communicator Control, class Open>
   std::vector<std::byte> wire;
   agreed(control, deadline_seconds, [&] {
     if (reads) {
-      mine = contents_of(open());
+      mine = own_step([&] { return contents_of(open()); });
+      require_names_once(mine);
     }
     if (control.rank() == source_rank && control.size() != 1) {
       wire = encode(mine);

@@ -27,7 +27,7 @@ struct pretrained_load_options {
   /// rank no longer than one such part takes, which must be within the deadline.
   std::uint64_t bytes_between_agreements = 1 * gib;
   /// How long a rank waits for its peers, at each agreement.
-  double deadline_seconds = 600;
+  double deadline_seconds = default_deadline_seconds;
   /// Least time between two calls of the observer's `progress`.
   double progress_interval_seconds = 0.1;
 };

@@ -85,7 +85,7 @@ class pretrained_load {
  private:
   template <class Fn>
   void agreed(Fn&& fn) {
-    fsdpinit::agreed(control_, options_.deadline_seconds, std::forward<Fn>(fn));
+    fsdpinit::agreed(control_, options_.deadline_seconds, [&] { own_step(fn); });
   }
   void enter(const char* phase) {
     clock_.enter(phase);
@@ -115,9 +115,7 @@ class pretrained_load {
     if (options_.bytes_between_agreements == 0) {
       reject("bytes_between_agreements", "must be at least 1; 1 GiB costs nothing that can be measured");
     }
-    if (!(options_.deadline_seconds > 0)) {
-      reject("deadline_seconds", "must be above 0");
-    }
+    require_interval(options_.progress_interval_seconds);
   }
 
   auto& open() {
@@ -140,13 +138,15 @@ class pretrained_load {
       const std::uint64_t bytes = byte_size(slot.fqn, slot.dtype, slot.shape);
       total.add(slot.fqn, bytes);
       weights_.push_back({.item = &item, .bytes = bytes});
-      if (reads()) {
-        compares = compares || !item.copies.empty();
-        hold(weights_.back());
-      }
+      compares = compares || (reads() && !item.copies.empty());
     }
     total_ = total.get();
-    scratch_ = block<Space>(memory_, compares ? copy_scratch_bytes : 0);
+    if (reads()) {
+      for (weight& each : weights_) {
+        hold(each);
+      }
+    }
+    scratch_ = block_for(memory_, compares ? copy_scratch_bytes : 0, [] { return std::string("scratch"); });
     progress_.emplace(watch_, is_source_, total_, options_.progress_interval_seconds);
     enter("read");
   }
@@ -159,7 +159,10 @@ class pretrained_load {
 
   /// Storage of its own, so that each tensor can be released by itself, shared by the tied slots.
   void hold(weight& each) {
-    each.storage = std::make_shared<block<Space>>(memory_, each.bytes);
+    each.storage = std::make_shared<block<Space>>(block_for(memory_, each.bytes, [&] {
+      return concat(printable(view_.first_slot(view_.tensors[each.item->tensor]).fqn), ", of ", total_,
+                    " for the whole model on this rank; load on fewer ranks of a machine, or initialise shards");
+    }));
     for (const std::size_t slot : view_.slots_of(view_.tensors[each.item->tensor])) {
       const slot_record& record = view_.slots[slot];
       pending_.push_back(

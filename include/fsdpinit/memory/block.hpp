@@ -2,10 +2,14 @@
 
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
+#include <string>
 #include <utility>
 
 namespace fsdpinit {
@@ -14,9 +18,13 @@ namespace fsdpinit {
 template <MemorySpace Space>
 class block {
  public:
-  /// \throws what the space throws.
+  /// \throws what the space throws; std::bad_alloc where it returns nullptr.
   block(Space space, std::uint64_t bytes)
-      : space_(std::move(space)), data_(bytes == 0 ? nullptr : space_.allocate(bytes)), bytes_(bytes) {}
+      : space_(std::move(space)), data_(bytes == 0 ? nullptr : space_.allocate(bytes)), bytes_(bytes) {
+    if (data_ == nullptr && bytes != 0) {
+      throw std::bad_alloc();
+    }
+  }
   block(block&& other) noexcept
       : space_(std::move(other.space_)),
         data_(std::exchange(other.data_, nullptr)),
@@ -52,5 +60,24 @@ class block {
   std::byte* data_ = nullptr;
   std::uint64_t bytes_ = 0;
 };
+
+/// A block of which a failure says how much was asked for and what for: `purpose()` is called only then, and returns text.
+/// \throws error{out_of_memory} where the space cannot give so much, with what it says itself; and what else it throws.
+template <MemorySpace Space, class Purpose>
+[[nodiscard]] block<Space> block_for(Space space, std::uint64_t bytes, Purpose&& purpose) {
+  std::string cause;
+  try {
+    return block<Space>(std::move(space), bytes);
+  } catch (const std::bad_alloc&) {
+  } catch (const error& failed) {
+    if (failed.code() != errc::out_of_memory) {
+      throw;
+    }
+    cause = concat(" (", failed.text(), ")");
+  }
+  throw error(
+      errc::out_of_memory, "",
+      concat("the memory space cannot give ", bytes, " bytes", cause, " for ", std::forward<Purpose>(purpose)()));
+}
 
 }  // namespace fsdpinit

@@ -93,7 +93,7 @@ class remote_source {
 /// cannot be opened is the same error on every rank.
 template <SourceOpener Opener, Communicator Control>
 [[nodiscard]] auto share_descriptors(Opener&& open, Control& control, std::size_t source_rank = 0,
-                                     double deadline_seconds = 600) {
+                                     double deadline_seconds = default_deadline_seconds) {
   using source = decltype(open());
   std::optional<source> local;
   std::vector<std::byte> described;

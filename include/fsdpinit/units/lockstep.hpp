@@ -60,7 +60,7 @@ class lockstep {
                       concat("this rank asked for ", describe(call), " where another asks for ", describe(most),
                              "; call every rank with the same unit and operation, in the same order"));
         }
-        prepare();
+        own_step(prepare);
       });
       agreed([&] {
         try {

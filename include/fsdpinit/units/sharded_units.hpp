@@ -214,9 +214,12 @@ class sharded_units {
         [&] {
           require_one_trained_dtype(view_, unit);
           out = gradients(host_, view_, layout, where_);
-          contribution = block<staging>(host_, layout.block_bytes * shards);
-          part = block<staging>(host_, replica_bytes(layout));
-          gathered = block<staging>(host_, layout.gathered_bytes(shards));
+          const auto what = [&] {
+            return concat("gradients of ", detail::unit_text(name(unit)), "; use smaller units");
+          };
+          contribution = block_for(host_, layout.block_bytes * shards, what);
+          part = block_for(host_, replica_bytes(layout), what);
+          gathered = block_for(host_, layout.gathered_bytes(shards), what);
           detail::pack_gradients(view_, layout, shards, full, contribution.data());
         },
         [&] {

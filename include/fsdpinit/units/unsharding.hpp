@@ -5,6 +5,7 @@
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/block.hpp>
@@ -16,6 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -50,7 +53,12 @@ class unsharding {
         }
       }
     }
-    const auto whole = std::make_shared<block<Space>>(memory, layout.whole_bytes);
+    const auto what = [&](std::string_view part) {
+      const std::string& unit = view.units[view.tensors[layout.tensors.front().tensor].unit];
+      return concat(part, " of ", unit_text(unit), "; unshard smaller units, or fewer at a time");
+    };
+    const auto whole = std::make_shared<block<Space>>(
+        block_for(memory, layout.whole_bytes, [&] { return what("the whole parameters"); }));
     for (const unit_tensor& each : layout.tensors) {
       const stored_tensor& tensor = view.tensors[each.tensor];
       for (const std::size_t index : view.slots_of(tensor)) {
@@ -61,7 +69,7 @@ class unsharding {
       }
     }
     whole_ = whole->data();
-    gathered_ = block<Gathering>(between, layout.shard_bytes * where.shards);
+    gathered_ = block_for(between, layout.shard_bytes * where.shards, [&] { return what("the gathered shards"); });
     if constexpr (gathers_from_slabs) {
       own_ = {layout.slab, layout.shard_bytes};
     } else if (layout.shard_bytes != 0) {  // a copy, in its place among the others
