@@ -88,7 +88,7 @@ int main() {
       fsdpinit::initialize(net, checkpoint, world, {.deadline_seconds = 0.5});
     } catch (const fsdpinit::error& failure) {
       if (failure.code() == fsdpinit::errc::peer_lost) {
-        return failure.text();  // a rank is gone: end this process, and start the job again
+        return failure.what();  // a rank is gone: end this process, and start the job again
       }
       throw;
     }

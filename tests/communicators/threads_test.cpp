@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -116,6 +117,7 @@ TEST(Groups, ALateMemberIsPeerLostAndOtherGroupsGoOn) {
   EXPECT_FALSE(errors[1].has_value());
   ASSERT_TRUE(errors[2].has_value());
   EXPECT_EQ(errors[2]->code(), errc::peer_lost);
+  EXPECT_EQ(errors[2]->subject(), "rank 4");
   EXPECT_FALSE(errors[3].has_value());
 }
 
@@ -151,6 +153,39 @@ TEST(Deadline, ALateRankIsPeerLostForThoseThatWait) {
     });
     ASSERT_TRUE(errors[1 - late].has_value());
     EXPECT_EQ(errors[1 - late]->code(), errc::peer_lost);
+    EXPECT_EQ(errors[1 - late]->subject(), late == 0 ? "rank 0" : "rank 1");
+  }
+}
+
+TEST(Deadline, NamesThoseWhoAreMissingAndNotThoseWhoWait) {
+  using operation = std::function<void(threads_communicator&)>;
+  const auto limit = [] { return deadline::after(0.2); };
+  const std::vector<operation> operations{[&](auto& world) { static_cast<void>(world.all_reduce_max(1, limit())); },
+                                          [&](auto& world) {
+                                            std::byte mine{};
+                                            world.broadcast({&mine, 1}, 3, limit());
+                                          },
+                                          [&](auto& world) {
+                                            std::vector<std::byte> mine(10);
+                                            auto token = world.start_broadcast(mine, 3);
+                                            world.wait(token, limit());
+                                          },
+                                          [&](auto& world) {
+                                            const std::byte mine{};
+                                            std::vector<std::byte> all(5);
+                                            world.all_gather({&mine, 1}, all, limit());
+                                          }};
+  for (const operation& each : operations) {
+    const auto errors = errors_of_ranks(5, [&](std::size_t rank, threads_communicator& world) {
+      if (rank % 3 != 1) {  // 1 and 4 do not come; 3 is the root
+        each(world);
+      }
+    });
+    ASSERT_TRUE(errors[3].has_value());
+    EXPECT_EQ(errors[3]->code(), errc::peer_lost);
+    EXPECT_STREQ(
+        errors[3]->what(),
+        "ranks 1, 4: did not answer within the deadline; find out what became of them, or raise deadline_seconds");
   }
 }
 

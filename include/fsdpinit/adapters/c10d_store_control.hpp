@@ -2,6 +2,7 @@
 
 #include <fsdpinit/adapters/c10d_errors.hpp>
 #include <fsdpinit/adapters/torch_first.hpp>
+#include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/control/wire.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -108,7 +109,6 @@ class c10d_store_control {
   /// Pauses between two looks at the store: a tenth of the time that this rank has waited so far.
   static constexpr double shortest_pause_seconds = 5e-5;
   static constexpr double longest_pause_seconds = 0.1;
-  static constexpr std::size_t most_named = 8;
   static constexpr std::size_t most_causes = 4;
 
   void begin_operation() {
@@ -208,13 +208,7 @@ class c10d_store_control {
   }
 
   [[nodiscard]] error verdict(const std::vector<std::size_t>& lost) {
-    std::string names;
-    for (std::size_t i = 0; i < std::min(lost.size(), most_named); ++i) {
-      names += concat(i == 0 ? "" : ", ", lost[i]);
-    }
-    const bool one = lost.size() == 1;
-    std::string text = concat("did not answer within the deadline; find out what became of ", one ? "it" : "them",
-                              ", or raise deadline_seconds");
+    std::string text;
     std::size_t causes = 0;
     for (std::size_t rank = 0; rank < size_ && causes < most_causes; ++rank) {
       const std::string part = part_of(rank);
@@ -226,10 +220,7 @@ class c10d_store_control {
         }
       }
     }
-    return {errc::peer_lost,
-            concat(one ? "rank " : "ranks ", names, lost.size() > most_named ? ", ..." : ""),
-            text,
-            {.rank = every_rank}};
+    return detail::lost_ranks(lost, text);
   }
 
   template <class Fn>

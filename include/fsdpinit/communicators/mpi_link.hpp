@@ -2,6 +2,7 @@
 
 #include <fsdpinit/communicators/mpi_handles.hpp>
 #include <fsdpinit/communicators/mpi_notices.hpp>
+#include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/core/blocked_signals.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -294,30 +295,20 @@ class mpi_link {
   }
 
   [[nodiscard]] error describe(const error& cause) const {
-    constexpr std::size_t most_named = 8;
-    std::string names;
-    std::size_t missing = 0;
+    std::vector<std::size_t> missing;
     for (std::size_t peer = 0; peer < size_; ++peer) {
-      if (answers_[peer] == answer::none && ++missing <= most_named) {
-        names += concat(missing == 1 ? "" : ", ", peer);
+      if (answers_[peer] == answer::none) {
+        missing.push_back(peer);
       }
     }
     if (cause.native_code() != 0) {
       return {errc::communication, "", cause.text(), {.native_code = cause.native_code()}};
     }
-    if (missing == 0 && answers_[rank_] == answer::hearsay) {
+    if (missing.empty() && answers_[rank_] == answer::hearsay) {
       return {errc::peer_lost, "",
               "the other ranks gave this one up: it did not answer within their deadline; raise deadline_seconds"};
     }
-    if (missing == 0) {
-      return {
-          errc::peer_lost, "",
-          "the ranks did not come together within the deadline, though all of them answer; raise deadline_seconds, or "
-          "look for one that waits for something else"};
-    }
-    return {errc::peer_lost, concat(missing == 1 ? "rank " : "ranks ", names, missing > most_named ? ", ..." : ""),
-            concat("did not answer within the deadline; find out what became of ", missing == 1 ? "it" : "them",
-                   ", or raise deadline_seconds")};
+    return lost_ranks(missing);
   }
 
   mpi_group world_;

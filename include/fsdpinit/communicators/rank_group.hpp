@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -69,6 +70,29 @@ inline void check_group(std::span<const std::size_t> group, std::size_t rank, st
                          " gave; each rank gives the group it belongs to, and a root of that group"));
     }
   }
+}
+
+/// What a deadline says: who did not come, not who waited; the first eight of them.
+[[nodiscard]] inline error lost_ranks(std::span<const std::size_t> missing, std::string_view details = "") {
+  if (missing.empty()) {
+    return {errc::peer_lost,
+            "",
+            concat("the ranks did not come together within the deadline, though all of them answer; raise "
+                   "deadline_seconds, or look for one that waits for something else",
+                   details),
+            {.rank = every_rank}};
+  }
+  constexpr std::size_t most_named = 8;
+  const bool one = missing.size() == 1;
+  std::string names = one ? "rank " : "ranks ";
+  for (std::size_t i = 0; i < missing.size() && i < most_named; ++i) {
+    append_to(names, i == 0 ? "" : ", ", missing[i]);
+  }
+  return {errc::peer_lost,
+          names + (missing.size() > most_named ? ", ..." : ""),
+          concat("did not answer within the deadline; find out what became of ", one ? "it" : "them",
+                 ", or raise deadline_seconds", details),
+          {.rank = every_rank}};
 }
 
 }  // namespace fsdpinit::detail

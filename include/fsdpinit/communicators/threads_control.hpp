@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/communicators/monitor.hpp>
+#include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/communicators/threads_payload.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -26,13 +27,16 @@ class threads_control {
     enter(lock, self, limit);
     const std::uint64_t generation = reduce_.generation;
     reduce_.most = reduce_.most < value ? value : reduce_.most;
+    ++ranks_[self].reductions;
     if (++reduce_.arrived == ranks_.size()) {
       reduce_.result = std::exchange(reduce_.most, 0);
       reduce_.arrived = 0;
       ++reduce_.generation;
       changed_.notify_all();
     } else {
-      wait(lock, limit, [&] { return reduce_.generation != generation; });
+      wait(
+          lock, limit, [&] { return reduce_.generation != generation; },
+          [&](std::size_t rank) { return ranks_[rank].reductions <= generation; });
     }
     return reduce_.result;  // the next reduction cannot end before this rank has joined it
   }
@@ -44,18 +48,24 @@ class threads_control {
       return;
     }
     std::uint64_t& number = ranks_[self].broadcasts;
+    const auto is_behind = [&](std::size_t rank) { return ranks_[rank].broadcasts < number; };  // at one before
     if (self == root) {
-      wait(lock, limit, [&] { return broadcast_.remaining == 0; });  // the previous one, of another root
+      wait(
+          lock, limit, [&] { return broadcast_.remaining == 0; }, is_behind);
       broadcast_ = {.payload = buffer, .number = number, .remaining = ranks_.size() - 1};
       changed_.notify_all();
       try {
-        wait(lock, limit, [&] { return broadcast_.remaining == 0 || broadcast_.number != number; });
+        wait(
+            lock, limit, [&] { return broadcast_.remaining == 0 || broadcast_.number != number; },
+            [&](std::size_t rank) { return rank != self && ranks_[rank].broadcasts <= number; });
       } catch (...) {
         broadcast_.remaining = 0;  // the buffer goes back to the caller: nobody may begin to read it
         throw;
       }
     } else {
-      wait(lock, limit, [&] { return broadcast_.remaining != 0 && broadcast_.number == number; });
+      wait(
+          lock, limit, [&] { return broadcast_.remaining != 0 && broadcast_.number == number; },
+          [&](std::size_t rank) { return rank == root || is_behind(rank); });
       if (broadcast_.payload.size() != buffer.size()) {
         throw threads_size_mismatch(broadcast_.payload.size(), buffer.size());
       }
@@ -94,6 +104,7 @@ class threads_control {
 
  private:
   struct rank_state {
+    std::uint64_t reductions = 0;  // joined
     std::uint64_t broadcasts = 0;  // finished
     bool has_failed = false;       // it knows of the current failure
   };
@@ -112,21 +123,33 @@ class threads_control {
   /// A rank that knows of a failure waits here until all do, and the channel starts afresh.
   void enter(monitor::lock& lock, std::size_t self, deadline limit) {
     if (!lock.wait_until(limit, [&] { return !ranks_[self].has_failed; })) {
-      throw threads_peer_lost();
+      throw lost([&](std::size_t rank) { return !ranks_[rank].has_failed; });
     }
     if (failure_) {
       throw error(*failure_);
     }
   }
 
-  template <class Predicate>
-  void wait(monitor::lock& lock, deadline limit, Predicate&& done) {
+  /// `is_missing(rank)` says whom it waits for.
+  template <class Predicate, class IsMissing>
+  void wait(monitor::lock& lock, deadline limit, Predicate&& done, IsMissing&& is_missing) {
     if (!lock.wait_until(limit, [&] { return done() || failure_; })) {
-      throw threads_peer_lost();
+      throw lost(is_missing);
     }
     if (!done()) {
       throw error(*failure_);
     }
+  }
+
+  template <class IsMissing>
+  [[nodiscard]] error lost(IsMissing&& is_missing) const {
+    std::vector<std::size_t> missing;
+    for (const std::size_t rank : payload_.everyone()) {
+      if (is_missing(rank)) {
+        missing.push_back(rank);
+      }
+    }
+    return lost_ranks(missing);
   }
 
   monitor& changed_;

@@ -22,10 +22,6 @@ namespace fsdpinit::detail {
       errc::communication, "",
       concat("a peer sent ", sent, " bytes where ", expected, " were expected; are all ranks given the same plan?")};
 }
-[[nodiscard]] inline error threads_peer_lost() {
-  return {errc::peer_lost, "",
-          "a peer did not arrive within the deadline; look at what the other ranks do, or raise deadline_seconds"};
-}
 
 /// The started operations of all ranks of a world of threads, copied outside of its monitor.
 ///
@@ -79,6 +75,7 @@ class threads_payload {
     } else {
       receive(lock, self, operation, limit, copy);
     }
+    ranks_[self].ended = operation.sequence + 1;
   }
 
   /// An operation in which each member of the group shows the others `shown`, the same number of bytes: calls `read(views)`
@@ -100,6 +97,7 @@ class threads_payload {
       throw;
     }
     finish_root(lock, made, limit);
+    mine.ended = made.sequence + 1;
   }
 
   /// \pre the monitor is locked.
@@ -115,6 +113,7 @@ class threads_payload {
   void rearm(std::size_t self) noexcept {
     ++ranks_[self].epoch;
     ranks_[self].started = 0;
+    ranks_[self].ended = 0;
   }
 
  private:
@@ -134,6 +133,7 @@ class threads_payload {
   struct rank_state {
     std::uint64_t epoch = 1;
     std::uint64_t started = 0;
+    std::uint64_t ended = 0;  // all operations before that
     std::vector<posted> posts;
     std::vector<bytes_view> views;  // of an exchange
   };
@@ -181,11 +181,31 @@ class threads_payload {
 
   void finish_root(monitor::lock& lock, const token& operation, deadline limit) {
     const bool in_time = lock.wait_until(limit, [&] { return is_complete(operation) || is_interrupted(operation); });
-    const bool complete = is_complete(operation);
-    take_back(lock, operation);
-    if (!complete) {
-      throw in_time ? interrupted() : threads_peer_lost();
+    if (is_complete(operation)) {
+      take_back(lock, operation);
+      return;
     }
+    const std::size_t unfinished = find(operation)->receivers - find(operation)->finished;
+    take_back(lock, operation);
+    throw in_time ? interrupted() : lost_receivers(operation, unfinished);
+  }
+
+  /// Operations of groups know only how many receivers they have: of all ranks that have not come so far there may be too many.
+  [[nodiscard]] error lost_receivers(const token& operation, std::size_t unfinished) const {
+    std::vector<std::size_t> missing;
+    for (const std::size_t rank : everyone_) {
+      if (rank != operation.root && ranks_[rank].ended <= operation.sequence) {
+        missing.push_back(rank);
+      }
+    }
+    if (missing.size() == unfinished && unfinished != 0) {
+      return lost_ranks(missing);
+    }
+    return {errc::peer_lost,
+            "",
+            concat(unfinished, " of a group of ranks did not answer rank ", operation.root,
+                   " within the deadline; look at what the other ranks do, or raise deadline_seconds"),
+            {.rank = every_rank}};
   }
 
   /// The buffers go back to the caller: whoever still reads them is waited for (one memcpy), whoever has not begun never will.
@@ -202,7 +222,7 @@ class threads_payload {
         lock.wait_until(limit, [&] { return find(operation) != nullptr || is_interrupted(operation); });
     posted* post = find(operation);
     if (is_interrupted(operation) || post == nullptr) {
-      throw in_time ? interrupted() : threads_peer_lost();
+      throw in_time ? interrupted() : lost_ranks({&operation.root, 1});
     }
     const bytes_view from = post->what == kind::scatter ? post->windows[self] : post->payload;
     if (post->what != operation.what || from.size() != operation.destination.size()) {
@@ -240,16 +260,24 @@ class threads_payload {
       return posted_so_far == group.size();
     };
     const bool in_time = lock.wait_until(limit, [&] { return all_posted() || is_interrupted(mine); });
-    if (is_interrupted(mine)) {
-      throw in_time ? interrupted() : threads_peer_lost();
+    if (is_interrupted(mine) && in_time) {
+      throw interrupted();
+    }
+    bool all_there = true;
+    std::vector<std::size_t> missing;  // those that never came; others may have given up meanwhile
+    for (const std::size_t member : group) {
+      all_there = all_there && find(mine, member) != nullptr;
+      if (ranks_[member].epoch != mine.epoch || ranks_[member].started <= mine.sequence) {
+        missing.push_back(member);
+      }
+    }
+    if (!all_there) {
+      throw lost_ranks(missing);
     }
     const std::uint64_t bytes = find(mine)->payload.size();
     std::vector<bytes_view>& views = ranks_[mine.root].views;
     for (std::size_t i = 0; i < group.size(); ++i) {
       const posted* const post = find(mine, group[i]);
-      if (post == nullptr) {  // never came, or gave up meanwhile
-        throw threads_peer_lost();
-      }
       if (post->what != mine.what || post->payload.size() != bytes) {
         throw threads_size_mismatch(post->payload.size(), bytes);
       }
