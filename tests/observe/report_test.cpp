@@ -104,6 +104,13 @@ TEST(report_text, shows_what_a_reader_looks_for) {
             "slowest: rank 1, 1.250 s to the end of its stream\n");
 }
 
+TEST(report_text, points_out_slow_settings) {
+  auto reports = made_up_reports(2);
+  reports.front().advice = {"tiny buckets"};
+  EXPECT_NE(report_text(reports).find("7 buckets\nslow: tiny buckets\n\nrank"), std::string::npos)
+      << report_text(reports);
+}
+
 TEST(report_text, of_many_ranks_is_short) {
   const std::string text = report_text(made_up_reports(1024));
   EXPECT_NE(text.find("\n1-1023 "), std::string::npos) << text;

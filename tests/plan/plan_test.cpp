@@ -149,6 +149,26 @@ TEST(Schedule, ABucketNeedsAByteForEachRank) {
                [] { static_cast<void>(make_plan({}, {.ranks = {.shards = 4}, .bucket_bytes = 3})); });
 }
 
+// -- advice
+
+TEST(Advice, PointsOutBucketsThatCarryLittleAndAreMany) {
+  const auto advice = [](std::size_t shards, std::uint64_t bucket_bytes, std::uint64_t model_bytes,
+                         transport_kind transport = transport_kind::scatter) {
+    return advice_on(make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {model_bytes}}},
+                               {.ranks = {.shards = shards}, .transport = transport, .bucket_bytes = bucket_bytes}));
+  };
+  const auto given = advice(2, 4 * kib, 64 * mib);
+  ASSERT_EQ(given.size(), 1U);
+  EXPECT_EQ(given.front(),
+            "16384 buckets carry 2048 bytes to a rank on average, so that messages cost more than what they carry; set "
+            "bucket_bytes, 4096, to 4194304 or more");
+  EXPECT_NE(advice(1024, 4 * mib, 16 * gib).front().find("to 16777216 or more"), std::string::npos);
+  EXPECT_TRUE(advice(2, 4 * mib, 64 * gib).empty()) << "as by default";
+  EXPECT_TRUE(advice(2, 4 * kib, mib).empty()) << "few buckets cost little";
+  EXPECT_TRUE(advice(1, 4 * kib, 64 * mib).empty()) << "there is nobody to send to";
+  EXPECT_TRUE(advice(2, 4 * kib, 64 * mib, transport_kind::own_read).empty()) << "nothing is sent";
+}
+
 // -- prediction
 
 TEST(Prediction, OfTheLargestModelThatCanBeLaidOutDoesNotOverflow) {

@@ -336,6 +336,7 @@ class initialization {
             .buckets = plan_.schedule.buckets.size(),
             .missing = unmatched_.missing,
             .unexpected = unmatched_.unexpected,
+            .advice = advice_on(plan_),
             .phases = clock_.phases(),
             .stages = stages_.seconds()};
   }

@@ -48,6 +48,7 @@ struct rank_report {
   std::size_t buckets = 0;
   std::vector<std::string> missing{};     ///< names that stay on meta, where that was allowed
   std::vector<std::string> unexpected{};  ///< names of the checkpoint that nobody wanted, where that was allowed
+  std::vector<std::string> advice{};      ///< settings that make this slow, and what to set instead (`advice_on`)
   double seconds = 0;                     ///< from the call to the commit
   std::vector<phase_seconds> phases{};
   stage_seconds stages{};

@@ -80,6 +80,7 @@ template <class Value>
           {"tensors", first.tensors},
           {"missing", first.missing},
           {"unexpected", first.unexpected},
+          {"advice", first.advice},
           {"units", first.units},
           {"buckets", first.buckets},
           {"seconds", detail::or_null(context.seconds)},

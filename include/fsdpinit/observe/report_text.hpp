@@ -148,16 +148,21 @@ template <class Value>
       first.transport_reason.empty() ? std::string() : fmt::format("{}\n", first.transport_reason);
   const std::string verified =
       first.verified == verification::off ? std::string() : fmt::format(", verified ({})", name(first.verified));
+  std::string advice;
+  for (const std::string& each : first.advice) {
+    advice += concat("slow: ", each, "\n");
+  }
   const bool has_transport = first.transport != name(transport_kind::none);
   return fmt::format(
-      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}{}\n{}{}{}\n{}\n{}\n{}\nslowest: rank {}, {:.3f} s to "
+      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}{}\n{}{}{}{}\n{}\n{}\n{}\nslowest: rank {}, {:.3f} s "
+      "to "
       "the "
       "end "
       "of its stream\n",
       first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", ranks, ranks == 1 ? "" : "s",
       replicas, first.tensors, first.units, first.units == 1 ? "" : "s", first.buckets, first.buckets == 1 ? "" : "s",
       verified, reason, detail::names_line("missing, left on meta", first.missing),
-      detail::names_line("unexpected, left in the checkpoint", first.unexpected), bytes.text(), seconds.text(),
+      detail::names_line("unexpected, left in the checkpoint", first.unexpected), advice, bytes.text(), seconds.text(),
       shares.text(), first.slowest_rank, first.slowest_seconds);
 }
 

@@ -68,6 +68,34 @@ struct plan {
           .schedule = std::move(schedule)};
 }
 
+/// Legal settings that make a plan slow, each with what to set instead; empty for most. From the plan alone, so that every rank says the
+/// same, on every run.
+///
+/// A message costs some microseconds and a wake-up of each rank, whatever it carries: with less than 16 KiB that outweighs its bytes.
+[[nodiscard]] inline std::vector<std::string> advice_on(const plan& made) {
+  constexpr std::uint64_t small_message = 16 * kib;
+  constexpr std::uint64_t many_messages = 1000;
+  const plan_options& options = made.options;
+  const bool relayed = own_read_is_relayed(options.ranks, options.sources);
+  std::uint64_t messages = 0;
+  std::uint64_t bytes = 0;
+  for (const bucket& each : made.schedule.buckets) {
+    if (each.way != route::own_read || relayed) {
+      ++messages;
+      bytes += each.bytes;
+    }
+  }
+  std::vector<std::string> out;
+  if (options.ranks.size() > 1 && messages >= many_messages && bytes / messages < small_message) {
+    const std::uint64_t wanted = small_message * options.ranks.shards;
+    out.push_back(
+        concat(messages, " buckets carry ", bytes / messages,
+               " bytes to a rank on average, so that messages cost more than what they carry; set bucket_bytes, ",
+               options.bucket_bytes, ", to ", wanted < 4 * mib ? 4 * mib : wanted, " or more"));
+  }
+  return out;
+}
+
 /// How many tensors, and of how many bytes, travel by each route, in words. For reports.
 [[nodiscard]] inline std::string routes_of(const plan& made) {
   struct tally {
