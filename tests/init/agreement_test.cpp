@@ -346,9 +346,11 @@ TEST(Rejected, ADeadlineThatIsNoneIsAnErrorOnAWorldOfOne) {
 }
 
 TEST(Rejected, ADeadlineThatIsNoneOnOneRankIsThatErrorEverywhere) {
-  const outcomes errors = initialize_with(
-      plain_model(), [&](std::size_t rank, call& mine) { mine.how.deadline_seconds = rank == 2 ? std::nan("") : 20; });
-  expect_same_error(errors, errc::invalid_argument, "deadline_seconds", 2, "above 0");
+  for (const double seconds : {0.0, -1.0, std::nan("")}) {
+    const outcomes errors = initialize_with(
+        plain_model(), [&](std::size_t rank, call& mine) { mine.how.deadline_seconds = rank == 2 ? seconds : 20; });
+    expect_same_error(errors, errc::invalid_argument, "deadline_seconds", 2, "above 0");
+  }
 }
 
 TEST(Rejected, AShardThatDoesNotFitIntoMemorySaysHowMuchWasAskedForAndWhatFor) {
