@@ -257,6 +257,21 @@ struct without_rearm : non_blocking_communicator {
 };
 static_assert(!InterruptibleCommunicator<without_rearm>);
 
+static_assert(ReservingCommunicator<reserving_communicator> && ReservingCommunicator<threads_communicator>);
+static_assert(!ReservingCommunicator<non_blocking_communicator>);
+struct reserves_without_starting : minimal_communicator {
+  void reserve(const expected_operations&);
+};
+static_assert(!ReservingCommunicator<reserves_without_starting>);
+struct reserves_nothing_in_particular : non_blocking_communicator {
+  void reserve();
+};
+static_assert(!ReservingCommunicator<reserves_nothing_in_particular>);
+struct reserves_perhaps : non_blocking_communicator {
+  bool reserve(const expected_operations&);
+};
+static_assert(!ReservingCommunicator<reserves_perhaps>);
+
 static_assert(ReducingControl<reducing_control> && ReducingControl<self_communicator>);
 static_assert(ReducingControl<threads_communicator>);
 static_assert(!ReducingControl<minimal_communicator>);

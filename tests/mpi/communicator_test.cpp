@@ -31,7 +31,7 @@ static_assert(NodeAwareCommunicator<mpi_communicator>);
 static_assert(AllGatherCommunicator<mpi_communicator> && ReduceScatterCommunicator<mpi_communicator>);
 static_assert(InterruptibleCommunicator<mpi_communicator>);
 static_assert(ReducingControl<mpi_communicator>);
-static_assert(PoisonableCommunicator<mpi_communicator>);
+static_assert(PoisonableCommunicator<mpi_communicator> && ReservingCommunicator<mpi_communicator>);
 static_assert(StagingCommunicator<mpi_communicator, host_memory>);
 
 TEST(MpiCommunicator, KeepsTheLaws) {

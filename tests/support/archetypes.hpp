@@ -143,6 +143,11 @@ struct interruptible_communicator : non_blocking_communicator {
   void rearm() noexcept { inner_.rearm(); }
 };
 
+struct reserving_communicator : non_blocking_communicator {
+  using non_blocking_communicator::non_blocking_communicator;
+  void reserve(const expected_operations& most) { inner_.reserve(most); }
+};
+
 struct reducing_control : minimal_communicator {
   using minimal_communicator::minimal_communicator;
   std::uint64_t all_reduce_max(std::uint64_t value) { return inner_.all_reduce_max(value); }

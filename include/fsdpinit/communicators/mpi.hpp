@@ -6,6 +6,7 @@
 #include <fsdpinit/communicators/mpi_payload.hpp>
 #include <fsdpinit/communicators/mpi_transfers.hpp>
 #include <fsdpinit/communicators/mpi_window.hpp>
+#include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -148,6 +149,7 @@ class mpi_communicator {
 
   // -- data ------------------------------------------------------------------------------------------------------------------
 
+  void reserve(const expected_operations& most) { state_->payload.reserve(most); }
   /// \throws error{invalid_argument} with more than 64 operations in flight.
   token start_broadcast(mutable_bytes buffer, std::size_t root) {
     return start_broadcast(buffer, root, state_->payload.everyone());

@@ -5,6 +5,7 @@
 #include <fsdpinit/communicators/mpi_transfers.hpp>
 #include <fsdpinit/communicators/mpi_window.hpp>
 #include <fsdpinit/communicators/rank_group.hpp>
+#include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/core/bytes.hpp>
 
 #include <cstddef>
@@ -21,6 +22,15 @@ class mpi_payload {
       : link_(link), window_(window), transfers_(transfers), everyone_(all_ranks(link.size())) {}
 
   [[nodiscard]] std::span<const std::size_t> everyone() const noexcept { return everyone_; }
+
+  void reserve(const expected_operations& most) {
+    const std::size_t messages = message_count(most.bytes);
+    const std::size_t departures = most.peers < most_tree_children ? most_tree_children : most.peers;
+    tree_.reserve(link_.size());
+    transfers_.reserve(
+        most.in_flight,
+        {.arrivals = 1, .receives = messages, .departures = departures, .sends = 1 + departures * messages});
+  }
 
   mpi_operation* broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
     check_group(group, link_.rank(), root, link_.size());

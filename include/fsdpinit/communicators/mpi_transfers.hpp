@@ -56,6 +56,14 @@ struct mpi_operation {
   std::vector<MPI_Request> sends;
   std::vector<std::size_t> lanes;  // receivers that copy from the window
 
+  void reserve(const capacity& most) {
+    arrivals.reserve(most.arrivals);
+    receives.reserve(most.receives);
+    departures.reserve(most.departures);
+    lanes.reserve(most.departures);
+    sends.reserve(most.sends);
+  }
+
   /// Grows from payload to payload between any two ranks.
   [[nodiscard]] std::uint64_t position() const noexcept { return number << 32U | round; }
   [[nodiscard]] bool moves_nothing() const noexcept { return arrivals.empty() && departures.empty() && lanes.empty(); }
@@ -81,18 +89,25 @@ class mpi_transfers {
 
   // -- making an operation -------------------------------------------------------------------------------------------------
 
+  /// So many operations of so much are then begun without an allocation.
+  void reserve(std::size_t operations, const mpi_operation::capacity& most) {
+    while (operations_.size() < operations) {
+      operations_.push_back(std::make_unique<mpi_operation>());
+    }
+    for (const std::unique_ptr<mpi_operation>& each : operations_) {
+      each->reserve(most);
+    }
+    active_.reserve(operations_.size());
+  }
+
   /// What can fail for want of memory fails here, before anything is posted: a rank that threw later would leave MPI with its
-  /// buffers. After the first few operations there is nothing left to allocate.
+  /// buffers. Nothing is left to allocate where it was reserved, or after the first few operations.
   /// \param round 0, or how many there were before of the operation that was begun last: such rounds have one place in the
   ///        order of operations, and their payloads are messages.
   /// \throws error{invalid_argument} with more than `mpi_window::ring` operations in flight.
   mpi_operation& begin(const mpi_operation::capacity& most, std::uint32_t round = 0) {
     mpi_operation& made = free_operation();
-    made.arrivals.reserve(most.arrivals);
-    made.receives.reserve(most.receives);
-    made.departures.reserve(most.departures);
-    made.lanes.reserve(most.departures);
-    made.sends.reserve(most.sends);
+    made.reserve(most);
     active_.reserve(operations_.size());
     made.number = round == 0 ? next_++ : next_ - 1;
     made.round = round;

@@ -5,6 +5,7 @@
 #include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/communicators/threads_control.hpp>
 #include <fsdpinit/communicators/threads_payload.hpp>
+#include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -68,6 +69,7 @@ class threads_communicator {
   /// 0: all are on one node, unless the world was told otherwise.
   [[nodiscard]] std::size_t node_of(std::size_t rank) const noexcept { return state_->nodes[rank]; }
 
+  void reserve(const expected_operations& most) { state_->payload.reserve(rank_, most.in_flight); }
   token start_broadcast(mutable_bytes buffer, std::size_t root) { return start_broadcast(buffer, root, everyone()); }
   token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
     return state_->payload.start(rank_, root, kind::broadcast, {}, buffer, group);

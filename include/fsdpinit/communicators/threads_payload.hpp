@@ -45,6 +45,12 @@ class threads_payload {
 
   [[nodiscard]] std::span<const std::size_t> everyone() const noexcept { return everyone_; }
 
+  /// Room for so many operations of which `self` is the root.
+  void reserve(std::size_t self, std::size_t operations) {
+    const monitor::lock lock(changed_);
+    ranks_[self].posts.reserve(operations);
+  }
+
   token start(std::size_t self, std::size_t root, kind what, std::span<const bytes_view> windows, mutable_bytes buffer,
               std::span<const std::size_t> group) {
     check_group(group, self, root, ranks_.size());

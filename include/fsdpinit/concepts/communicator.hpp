@@ -76,6 +76,20 @@ concept GroupCommunicator =
       { comm.start_scatter(windows, buffer, root, group) } -> std::same_as<typename C::token>;
     };
 
+/// What there will be of started operations, at most, on one rank.
+struct expected_operations {
+  std::size_t in_flight = 0;  ///< at a time
+  std::size_t peers = 0;      ///< to which one sends, where this rank is its root
+  std::uint64_t bytes = 0;    ///< of one payload
+};
+
+/// `reserve(most)`: local. Operations within `most` are then started, moved and ended without an allocation from the heap; without it
+/// the first few allocate. \throws std::bad_alloc
+template <class C>
+concept ReservingCommunicator = NonBlockingCommunicator<C> && requires(C& comm, const expected_operations& most) {
+  { comm.reserve(most) } -> std::same_as<void>;
+};
+
 /// All-gather: `all` becomes the parts `own` of all ranks in the order of ranks. Parts are of one size, `all` is as long as they
 /// are together, and `own` may be this rank's part of `all`, where it is in its place already.
 ///

@@ -58,6 +58,9 @@ class bucket_stream {
     if (made.options.verify != verification::off) {
       verifier_.emplace(made, mine_, placer_, names, *hash);
     }
+    channel_.reserve({.in_flight = operations_of_bucket * flights_.size(),
+                      .peers = mine_.is_source() ? made.options.ranks.size() : made.options.ranks.replicas,
+                      .bytes = made.options.bucket_bytes});
   }
   bucket_stream(const bucket_stream&) = delete;
   bucket_stream& operator=(const bucket_stream&) = delete;
@@ -110,6 +113,8 @@ class bucket_stream {
   }
 
  private:
+  /// Its payload, of which one move is over before the next begins, and its checksums.
+  static constexpr std::size_t operations_of_bucket = 2;
   /// Without a way to interrupt peers, a failure is known to all after this many buckets.
   static constexpr std::size_t buckets_per_agreement = 64;
 

@@ -79,15 +79,11 @@ void require_placed(tensor_placer<Space>& placer, std::size_t tensor, const byte
   }
 }
 
-/// Copies this rank's part of the full model into its slabs; with verification it is then compared, by `with`.
+/// Copies this rank's part of the full model into its slabs; what is there is then compared by `hash`, if there is one.
 /// \throws error{corrupted}
 template <MemorySpace Space>
 void keep_own_part(const plan& made, std::size_t rank, workspace<Space>& work, std::span<const tensor_request> names,
-                   const checksum* with) {
-  std::optional<running_checksum> hash;
-  if (made.options.verify != verification::off) {
-    hash.emplace(*with);
-  }
+                   std::optional<running_checksum>& hash) {
   tensor_placer<Space> placer(made, rank, work);
   bytes_view rest = work.full_copy.bytes();
   for (std::size_t i = 0; i < made.tensors.size(); ++i) {

@@ -5,6 +5,7 @@
 #include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/agreed_call.hpp>
@@ -267,6 +268,9 @@ class initialization {
     }
     stream_.emplace(plan_, data_, *reader_, work_, slots, counters_, *progress_, stages_, options_.deadline_seconds,
                     requests_, options_.checksum);
+    if (every_rank_loads() && options_.verify != verification::off) {
+      full_copy_hash_.emplace(*options_.checksum);
+    }
     enter(every_rank_loads() ? "read" : "stream");
   }
 
@@ -275,7 +279,7 @@ class initialization {
     in_turns([&] { return own_step([&] { return all.read_some(); }); });
     agreed([&] {
       enter("shard");
-      keep_own_part(plan_, rank_, work_, requests_, options_.checksum);
+      keep_own_part(plan_, rank_, work_, requests_, full_copy_hash_);
       enter("stream");
     });
   }
@@ -368,6 +372,7 @@ class initialization {
   std::optional<tensor_reader<opened, Space>> reader_;
   std::optional<progress_meter<Watch>> progress_;
   std::optional<bucket_stream<Data, opened, Space, Watch>> stream_;
+  std::optional<running_checksum> full_copy_hash_;  // where every rank loads, and verifies
   rank_report report_;
 };
 

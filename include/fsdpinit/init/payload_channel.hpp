@@ -35,6 +35,13 @@ class payload_channel {
   payload_channel(Data& data, double deadline_seconds, stage_clock& stages)
       : data_(data), stages_(stages), rank_(data.rank()), deadline_seconds_(deadline_seconds) {}
 
+  /// So that a communicator which can allocates nothing later. \throws std::bad_alloc
+  void reserve([[maybe_unused]] const expected_operations& most) {
+    if constexpr (ReservingCommunicator<Data>) {
+      data_.reserve(most);
+    }
+  }
+
   /// Among all ranks where `group` is empty; otherwise on a communicator with groups.
   void start_broadcast([[maybe_unused]] operation& token, mutable_bytes bytes, std::size_t root,
                        [[maybe_unused]] std::span<const std::size_t> group) {

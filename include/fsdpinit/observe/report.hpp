@@ -63,8 +63,10 @@ struct rank_report {
 /// Seconds per phase, one after the other.
 class phase_clock {
  public:
+  /// Allocates where it is called first, and not again.
   void enter(const char* name) {
     leave();
+    phases_.reserve(most_phases);
     phases_.push_back({.name = name});
   }
   void leave() noexcept {
@@ -78,6 +80,7 @@ class phase_clock {
   [[nodiscard]] const std::vector<phase_seconds>& phases() const noexcept { return phases_; }
 
  private:
+  static constexpr std::size_t most_phases = 8;
   double started_ = monotonic_seconds();
   double entered_ = started_;
   std::vector<phase_seconds> phases_;

@@ -136,6 +136,12 @@ class faulty_communicator<C> : public faulty_communicator_base<C> {
   using token = typename C::token;
   using faulty_communicator_base<C>::faulty_communicator_base;
 
+  void reserve(const expected_operations& most)
+    requires ReservingCommunicator<C>
+  {
+    this->count("reserve");
+    this->inner_.reserve(most);
+  }
   [[nodiscard]] token start_broadcast(mutable_bytes buffer, std::size_t root) {
     this->count("start_broadcast");
     return this->inner_.start_broadcast(buffer, root);
