@@ -16,8 +16,12 @@
 #include <string>
 #include <vector>
 
+namespace {
+
 using namespace fsdpinit;
 using namespace fsdpinit::bench;
+
+}  // namespace
 
 int main(int count, char** arguments) {
   if (count < 2) {

@@ -128,4 +128,5 @@ int main() {
   }
   threads.clear();
   for (const std::string& line : lines) std::fputs(line.c_str(), stdout);
+  return 0;
 }

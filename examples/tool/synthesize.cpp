@@ -29,7 +29,7 @@ namespace {
 
 /// All the tensor data that is ever in memory. Large enough for the system call not to show, small enough for the
 /// cache.
-constexpr std::size_t piece_bytes = 1 * mib;
+constexpr std::size_t buffer_bytes = 1 * mib;
 /// Published files are cut at some 4 GB; smaller models here at a third of their size, so that there are several.
 constexpr std::uint64_t most_file_bytes = 4'000'000'000;
 
@@ -59,7 +59,7 @@ std::vector<tensor_group> files_of(std::vector<synthetic_tensor> tensors, std::u
 
 class synthesizer {
  public:
-  synthesizer(std::uint64_t seed, std::uint64_t total) : seed_(seed), total_(total), piece_(piece_bytes) {}
+  synthesizer(std::uint64_t seed, std::uint64_t total) : seed_(seed), total_(total), piece_(buffer_bytes) {}
 
   void write(const tensor_group& tensors, const std::string& path) {
     std::vector<tensor_descriptor> descriptors;
