@@ -117,7 +117,7 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
       command, "--verify", how.verify,
       {{"off", verification::off}, {"transfer", verification::transfer}, {"reread", verification::reread}},
       "transfer: check on every rank that what was placed is what was read; reread: also read\n"
-      "each rank's part of the checkpoint again and compare; default: off")
+      "each rank's part again, by another rank where ranks read by themselves; default: off")
       ->type_name("LEVEL");
 }
 

@@ -99,9 +99,10 @@ class initialization {
         std::optional<part_rereader<opened, Space>> again;  // its queue may fail, on one rank alone
         agreed([&] {
           enter("verify");
-          again.emplace(plan_, rank_, *reader_, work_, requests_);
+          again.emplace(plan_, rank_, *reader_, work_, requests_, *options_.checksum);
         });
         in_turns([&] { return own_step([&] { return again->compare_some(); }); });
+        again->compare_with_peer(control_, options_.deadline_seconds);
       }
       agreed([&] {
         widen();

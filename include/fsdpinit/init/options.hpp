@@ -49,6 +49,12 @@ struct options {
   std::vector<std::string> ignored_prefixes{};
   /// Are the bytes that were placed compared with those that were read? A difference is error{corrupted} on every rank. Costs two
   /// hashes of each byte (one where it is read, one where it is placed), and a second operation in flight for each bucket.
+  ///
+  /// `reread` reads a second time what every rank holds. What one rank has read for all, each rank reads by itself:
+  /// error{corrupted}. What several have read, which may be of different checkpoints, is read again by the rank half of
+  /// all ranks away (in the order of nodes), and compared by two hashes of each byte and, in the end, a control
+  /// broadcast of 8 bytes from each rank: error{disagreement} names both ranks and a tensor. A rank alone has nobody to
+  /// compare with, and reads again what it has read.
   verification verify = verification::off;
   /// What they are compared by: `&xxh3` of fsdpinit/core/xxh3.hpp, or one of your own.
   const fsdpinit::checksum* checksum = nullptr;

@@ -4,6 +4,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/plan/rank_groups.hpp>
+#include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
 #include <vector>
@@ -15,6 +16,11 @@ namespace fsdpinit::detail {
 template <Communicator Data>
 [[nodiscard]] source_layout sources_of([[maybe_unused]] const Data& data, const options& how, std::size_t ranks) {
   source_layout out{.source_rank = how.source_rank, .grouped = GroupCommunicator<Data>};
+  if constexpr (NodeAwareCommunicator<Data>) {
+    for (std::size_t rank = 0; how.verify == verification::reread && rank < ranks; ++rank) {
+      out.nodes.push_back(data.node_of(rank));
+    }
+  }
   if (how.sources == source_ranks::one) {
     return out;
   }

@@ -4,6 +4,7 @@
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/rank_groups.hpp>
 #include <fsdpinit/plan/read_coalescing.hpp>
+#include <fsdpinit/plan/reread_pairs.hpp>
 #include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
@@ -29,7 +30,9 @@ struct prediction {
   std::size_t slots = 0;  ///< staging slots: min(buckets in flight, buckets), 0 where all is in place
   std::uint64_t scratch_bytes = 0;    ///< in host memory
   std::uint64_t full_copy_bytes = 0;  ///< the whole model in host memory, where every rank reads everything
-  std::uint64_t bytes_read = 0;       ///< from the source, and read along with it; as seen where a cast narrows
+  /// From the source, with what is read again and what is read along; as seen where a cast narrows. Neither headers
+  /// count nor the samples by which ranks compare their checkpoints (`most_samples`).
+  std::uint64_t bytes_read = 0;
   std::uint64_t bytes_sent = 0;  ///< payload x destinations; a rank's copy to itself, and checksums, are not counted
   std::uint64_t bytes_received = 0;
 
@@ -194,6 +197,8 @@ class rank_plan {
   bool needs_scratch = false;
   bool widens_aside = false;
   const bool verifies = options.verify != verification::off;
+  const bool rereads = options.verify == verification::reread;
+  const std::size_t peers_shard = rereads ? ranks.shard_of(reread_pairs(options).read_by(rank)) : 0;
   for (const slab_layout& slab : made.slabs) {
     out.slab_bytes += slab.bytes;
   }
@@ -206,8 +211,8 @@ class rank_plan {
     const std::uint64_t copies = 1 + tensor.extra_copies;
     out.shard_bytes += tensor.kept_bytes(own);
     widens_aside = widens_aside || (tensor.widening && !options.access.widens);
-    if (options.verify == verification::reread && !tensor.captured && !tensor.generated) {
-      out.bytes_read += own;
+    if (rereads && !tensor.captured && !tensor.generated) {
+      out.bytes_read += is_read_by_several(options, tensor) ? part.local_bytes(peers_shard) : own;
       needs_scratch = true;
     }
     if (tensor.way == route::full_copy) {

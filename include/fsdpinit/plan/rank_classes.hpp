@@ -2,6 +2,7 @@
 
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/plan/reread_pairs.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -62,13 +63,16 @@ struct shard_classes_of_plan {
     return out;
   }
 
+  const bool rereads = made.options.verify == verification::reread;
+  const reread_pairs pairs(made.options);
   const std::vector<std::size_t> class_of_shard = shard_classes(made).of_shard;
   const std::vector<std::vector<std::size_t>> served = served_by_rank(made.options);
   std::map<std::vector<std::size_t>, std::size_t> known_ranks;  // and the first rank of each class
   for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
     const bool beside_source = ranks.replica_of(rank) == ranks.replica_of(sources.serving(rank));
     std::vector<std::size_t> key{class_of_shard[ranks.shard_of(rank)], beside_source ? 1U : 0U,
-                                 rank == sources.source_rank ? 1U : 0U};
+                                 rank == sources.source_rank ? 1U : 0U,
+                                 rereads ? class_of_shard[ranks.shard_of(pairs.read_by(rank))] : 0};
     if (!sources.is_single()) {
       std::map<std::size_t, std::size_t> first_of_shard;  // a shard that two served ranks have is read once
       for (std::size_t i = 0; i < served[rank].size(); ++i) {

@@ -12,6 +12,7 @@ struct source_layout {
   std::size_t source_rank = 0;           ///< the one whose module's buffers all ranks get
   std::vector<std::size_t> source_of{};  ///< the rank that reads for each rank; empty: `source_rank` reads for all
   bool grouped = true;                   ///< the communicator works within groups of ranks
+  std::vector<std::size_t> nodes{};      ///< the node of each rank, where that decides who reads again; empty: unknown
 
   [[nodiscard]] bool is_single() const noexcept { return source_of.empty(); }
   [[nodiscard]] std::size_t serving(std::size_t rank) const noexcept {

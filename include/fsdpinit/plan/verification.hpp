@@ -12,7 +12,8 @@ namespace fsdpinit {
 enum class verification : std::uint8_t {
   off,
   transfer,  ///< what was placed on each rank is what was read and cast: a checksum per bucket and destination
-  reread,    ///< that, and in the end every rank reads its part of the checkpoint by itself and compares
+  reread,  ///< that, and in the end everything is read once more and compared: what one rank has read for all, by each rank that
+           ///< holds a part of it; what several have read, by another rank than the one that holds it
 };
 
 [[nodiscard]] constexpr std::string_view name(verification level) noexcept {
