@@ -1,3 +1,4 @@
+#include "support/expect_error.hpp"
 #include "support/readable_checkpoint.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
@@ -60,7 +61,8 @@ TEST(AutomaticTransport, ScattersAllWhereARankHasAnotherCheckpoint) {
     const rank_report report =
         initialize<automatic>(module, readable_checkpoint{rank == 1 ? &other : &model}, world, {}, memory);
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
-    EXPECT_NE(report.transport_reason.find("rank 1 cannot read the checkpoint: "), std::string::npos);
+    EXPECT_NE(report.transport_reason.find("rank 1 has another checkpoint: "), std::string::npos)
+        << report.transport_reason;
   });
 }
 
@@ -74,6 +76,18 @@ TEST(AutomaticTransport, OfASourceThatIsOnOneRankOnlyScatters) {
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
     EXPECT_EQ(report.bytes_read, rank == 0 ? 2 * mib + 4000 : 0);
   });
+}
+
+TEST(AutomaticTransport, DoesNotTakeAnotherFailureOfAnOpenerForACheckpointThatCannotBeRead) {
+  const reference_model model = large_and_small();
+  for (const errc code : {errc::out_of_memory, errc::device, errc::invalid_argument}) {
+    const auto errors = errors_of_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+      host_memory memory;
+      dynamic_module module = model.module(memory, false);
+      initialize<automatic>(module, readable_checkpoint{&model, rank != 1, code}, world, {}, memory);
+    });
+    expect_same_error(errors, code, "model.safetensors", 1, "no such file");
+  }
 }
 
 // -- what need not fit

@@ -1,3 +1,4 @@
+#include "support/expect_error.hpp"
 #include "support/readable_checkpoint.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
@@ -66,6 +67,29 @@ TEST(Calibrate, WhereOnlyTheSourceRankCanReadItReadsForAll) {
         calibrate(readable_checkpoint{&model, rank == 1}, world, {.source_rank = 1, .probe_bytes = 256 * kib});
     EXPECT_EQ(on.measured->read.alone, on.measured->read.together);
   });
+}
+
+TEST(Calibrate, AnotherFailureOfAnOpenerIsItsErrorOnEveryRank) {
+  const reference_model model = large_and_small();
+  expect_same_error(
+      errors_of_ranks(
+          2,
+          [&](std::size_t rank, threads_communicator& world) {
+            static_cast<void>(calibrate(readable_checkpoint{&model, rank == 0, errc::out_of_memory}, world, quick));
+          }),
+      errc::out_of_memory, "model.safetensors", 1, "no such file");
+}
+
+TEST(Calibrate, ChannelsWhoseRanksDifferAreAnErrorOnEveryRank) {
+  const reference_model model = large_and_small();
+  const threads_world world(2);
+  expect_same_error(
+      errors_of_ranks(2,
+                      [&](std::size_t rank, threads_communicator& control) {
+                        threads_communicator data = world.rank(1 - rank);
+                        static_cast<void>(calibrate(readable_checkpoint{&model}, channels{data, control}, quick));
+                      }),
+      errc::invalid_argument, "links", 0, "rank 1 of 2 on the data channel, but rank 0 of 2");
 }
 
 TEST(Calibrate, ACheckpointThatTheSourceRankCannotOpenIsItsErrorOnEveryRank) {

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -61,6 +62,19 @@ void expect_shards_in_every_way(bool release_source) {
 TEST(ModuleState, GivesTheSameShardsAsACheckpoint) { expect_shards_in_every_way<host_memory>(true); }
 TEST(ModuleState, GivesTheSameShardsFromDeviceMemory) { expect_shards_in_every_way<fake_device_memory>(true); }
 TEST(ModuleState, ThatIsKeptGivesThemToo) { expect_shards_in_every_way<host_memory>(false); }
+
+TEST(ModuleState, MayBeAnotherOnEachRankWhereEveryRankLoads) {
+  const reference_model model({{.fqn = "w", .type = dtype::u8, .extents = {12}}});
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    model.load(module, memory);
+    const auto own = static_cast<std::byte>(rank);
+    std::fill_n(module.get_parameter("w").data(), 12, own);
+    initialize<every_rank_loads>(module, module_state{}, world, {}, memory);
+    EXPECT_EQ(bytes_in(memory, module.get_parameter("w").local()), std::vector<std::byte>(4, own));
+  });
+}
 
 /// The bytes that the source still holds when that many have been taken from it.
 struct held_at {

@@ -158,6 +158,30 @@ TEST(Pretrained, InactiveLoadsEverythingOnEveryRank) {
   }
 }
 
+TEST(Pretrained, OverChannelsWhoseRanksDifferIsAnErrorOnEveryRank) {
+  const reference_model model({{.fqn = "w", .type = dtype::u8, .extents = {40}}});
+  const threads_world world(2);
+  const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& control) {
+    threads_communicator data = world.rank(1 - rank);
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    load_pretrained(module, guarded_opener{.model = &model}, channels{data, control}, {}, {}, memory);
+  });
+  expect_same_error(errors, errc::invalid_argument, "links", 0, "rank 1 of 2 on the data channel, but rank 0 of 2");
+}
+
+TEST(Pretrained, InactiveLoadsTheSameOnEveryRankOrIsAnError) {
+  const reference_model model({{.fqn = "w", .type = dtype::u8, .extents = {40}}});
+  const reference_model other(
+      {{.fqn = "w", .type = dtype::u8, .extents = {40}, .bytes = std::vector<std::byte>(40, std::byte{1})}});
+  const auto errors = errors_of_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    load_pretrained(module, guarded_opener{.model = rank == 2 ? &other : &model}, world, {.active = false}, {}, memory);
+  });
+  expect_same_error(errors, errc::disagreement, "w", 2, "this rank's checkpoint holds other data than that of rank 0");
+}
+
 TEST(Pretrained, AnyNumberOfBytesMayLieBetweenAgreements) {
   const reference_model model = varied_model();
   for (const std::uint64_t bytes : {std::uint64_t{1}, std::uint64_t{97}, weight_bytes(model), ~std::uint64_t{0}}) {

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -325,6 +326,24 @@ static_assert(!RenamingSource<merged_source<plain_source, plain_source>>);
 static_assert(RenamingSource<merged_source<plain_source, source_view<plain_source>>>);
 static_assert(std::is_nothrow_move_constructible_v<source_view<in_memory_source>>);
 
+/// Each of its tensors in a file of its own, that is as long as the tensor's name.
+struct filed_source : in_memory_source {
+  explicit filed_source(in_memory_source inner) : in_memory_source(std::move(inner)) {}
+  [[nodiscard]] std::vector<file_fingerprint> file_fingerprints() const {
+    std::vector<file_fingerprint> out;
+    for (const tensor_descriptor& tensor : tensors()) {
+      out.push_back({.path = tensor.name, .bytes = tensor.name.size()});
+    }
+    return out;
+  }
+  [[nodiscard]] std::optional<std::size_t> file_of(std::size_t tensor) const { return tensor; }
+};
+
+static_assert(FingerprintedSource<source_view<filed_source&>> && FingerprintedSource<cast_source<filed_source>>);
+static_assert(FingerprintedSource<merged_source<plain_source, filed_source>>);
+static_assert(!FingerprintedSource<source_view<plain_source>> && !FingerprintedSource<cast_source<plain_source>>);
+static_assert(!FingerprintedSource<merged_source<plain_source, positioned_source>>);
+
 template <class S>
 void expect_laws(S source) {
   EXPECT_EQ(testing::check_source(source), testing::violations{});
@@ -354,6 +373,26 @@ TEST(merged, numbers_the_files_of_each_source_behind_those_before_it) {
   EXPECT_EQ(source.position_of(0), (file_position{.file = 0, .offset = 10}));
   EXPECT_EQ(source.position_of(count), (file_position{.file = count, .offset = 10}));
   EXPECT_EQ(source.position_of(3 * count - 1), (file_position{.file = 3 * count - 1, .offset = 10}));
+  expect_laws(std::move(source));
+}
+
+TEST(adaptors, know_the_file_of_each_tensor) {
+  const auto named = [](std::string prefix) {
+    return renamed([prefix = std::move(prefix)](std::string_view name) { return concat(prefix, name); });
+  };
+  auto source =
+      merged(filed_source(model.source()) | filtered(is_layer) | named("a."),
+             plain_source(model.source()) | named("b."), filed_source(model.source()) | cast(dtype::f32) | named("c."));
+  const std::vector<file_fingerprint> files = std::as_const(source).file_fingerprints();
+  EXPECT_EQ(files.size(), 2 * model.source().tensors().size()) << "of what is filtered out too";
+  for (std::size_t i = 0; i < source.tensors().size(); ++i) {
+    const std::string& name = source.tensors()[i].name;
+    const std::optional<std::size_t> file = std::as_const(source).file_of(i);
+    ASSERT_EQ(file.has_value(), !name.starts_with("b."));
+    if (file) {
+      EXPECT_EQ(files.at(*file).path, name.substr(2));
+    }
+  }
   expect_laws(std::move(source));
 }
 

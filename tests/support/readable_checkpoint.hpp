@@ -16,9 +16,10 @@ inline reference_model large_and_small() {
 struct readable_checkpoint {
   const reference_model* model;
   bool works = true;
+  errc why = errc::io;
   in_memory_source operator()() const {
     if (!works) {
-      throw error(errc::io, "model.safetensors", "no such file");
+      throw error(why, "model.safetensors", "no such file");
     }
     return model->source();
   }

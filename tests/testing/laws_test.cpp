@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -142,6 +143,17 @@ TEST(SourceLaws, NoticeAFileThatIsNotCounted) {
   const reference_model model = varied_model();
   without_files source(model.source());
   EXPECT_TRUE(mentions(check_source(source), "its file is below file_count()"));
+}
+
+TEST(SourceLaws, NoticeAFileWithoutAFingerprint) {
+  struct forgetful : in_memory_source {
+    explicit forgetful(in_memory_source inner) : in_memory_source(std::move(inner)) {}
+    [[nodiscard]] std::vector<file_fingerprint> file_fingerprints() const { return {{.path = "model.safetensors"}}; }
+    [[nodiscard]] std::optional<std::size_t> file_of(std::size_t tensor) const { return tensor; }
+  };
+  const reference_model model = varied_model();
+  forgetful source(model.source());
+  EXPECT_TRUE(mentions(check_source(source), "the file it is read from has a fingerprint"));
 }
 
 TEST(MemoryLaws, HoldForOurSpaces) {

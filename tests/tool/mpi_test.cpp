@@ -180,6 +180,43 @@ TEST_F(mpi, what_all_ranks_find_wrong_is_said_once) {
   expect_said_once(run(2, {"load", dir / "broken.safetensors", "--shards", "none"}), 2, "none");
 }
 
+TEST_F(mpi, ranks_that_read_other_checkpoints_are_an_error_or_served_by_one_of_them) {
+  const temp_dir dir;
+  plain_tensors other = small_model();
+  for (char& each : other["layers.1.up.weight"].bytes) {
+    each = static_cast<char>(each ^ 1);
+  }
+  for (const std::string folder : {"a", "b", "copy"}) {
+    fs::create_directory(dir / folder);
+    write_plain(dir / folder + "/model.safetensors", folder == "b" ? other : small_model());
+  }
+  const auto load = [&](const std::string& second, const arguments& how) {
+    arguments job{command(1, {}).front()};
+    for (const std::string& folder : {std::string("a"), second}) {
+      if (folder == second) {
+        job.emplace_back(":");
+      }
+      job.insert(job.end(), {"-n", "1", tool_path(), "load", dir / folder, "--shards", "2", "--verify"});
+      job.insert(job.end(), how.begin(), how.end());
+    }
+    return run_process(job);
+  };
+  const std::string named = dir / "b/model.safetensors: this rank's copy holds other data than that of rank 0, in ";
+  for (const arguments& how :
+       {arguments{"reread", "--transport", "own-read"}, {"reread", "--policy", "every-rank-loads"}}) {
+    const finished_process refused = load("b", how);
+    expect_said_once(refused, 1, named + "layers.1.up.weight between bytes ");
+    EXPECT_NE(refused.err.find("; give every rank the same checkpoint (rank 1)"), std::string::npos) << refused.err;
+    EXPECT_EQ(refused.out.find("verified"), std::string::npos) << refused.out;
+    const finished_process verified = load("copy", how);
+    expect_success(verified);
+    EXPECT_NE(verified.out.find("verified (reread)"), std::string::npos) << verified.out;
+  }
+  const finished_process served = load("b", {"transfer", "--transport", "automatic"});
+  expect_success(served);
+  EXPECT_NE(served.out.find("rank 1 has another checkpoint: " + named), std::string::npos) << served.out;
+}
+
 TEST_F(mpi, outputs_that_cannot_be_written_are_found_before_anything_is_loaded) {
   const temp_dir dir;
   write_plain(dir / "model.safetensors", small_model());

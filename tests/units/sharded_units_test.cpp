@@ -1,4 +1,5 @@
 #include "support/archetypes.hpp"
+#include "support/expect_error.hpp"
 #include "support/fake_device_memory.hpp"
 #include "support/reference_model.hpp"
 #include "support/test_seed.hpp"
@@ -42,6 +43,18 @@ TEST(Unshard, MakesEveryUnitWholeAndBackOnAnyNumberOfRanks) {
     expect_come_and_go<host_memory>(varied_model(), ranks);
     expect_come_and_go<fake_device_memory>(varied_model(), ranks);
   }
+}
+
+TEST(Units, OverChannelsWhoseRanksDifferAreAnErrorOnEveryRank) {
+  const reference_model model = varied_model();
+  const threads_world world(2);
+  const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& control) {
+    host_memory memory;
+    dynamic_module module = initialised(model, control, memory);
+    threads_communicator data = world.rank(1 - rank);
+    const sharded_units units(module, channels{data, control}, {}, memory);
+  });
+  expect_same_error(errors, errc::invalid_argument, "links", 0, "rank 1 of 2 on the data channel, but rank 0 of 2");
 }
 
 TEST(Unshard, TakesShardsOfOneRowAndOfNone) {

@@ -199,7 +199,8 @@ concept SuspectingControl = Communicator<C> && requires(C& comm, const error& ca
   { comm.suspect(cause) } -> std::same_as<void>;
 };
 
-/// The two channels: `data` moves payload (device memory with NCCL, say), `control` agrees on the host.
+/// The two channels: `data` moves payload (device memory with NCCL, say), `control` agrees on the host. Both number the
+/// same ranks alike; whoever takes them checks it, and throws error{invalid_argument} on every rank.
 template <Communicator Data, Communicator Control>
 struct channels {
   Data& data;

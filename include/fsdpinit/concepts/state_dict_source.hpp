@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 namespace fsdpinit {
 
@@ -75,6 +76,17 @@ template <class S>
 concept VectoredSource = PositionedSource<S> && requires(S& source, std::size_t file, std::uint64_t offset,
                                                          std::span<const mutable_bytes> destinations) {
   { source.read_file_into(file, offset, destinations) } -> std::same_as<void>;
+};
+
+/// A source that reads files and knows what they look like, so that ranks which open copies of a checkpoint can tell
+/// that these are the same, and name the file that is not.
+///
+/// - `file_fingerprints()`: of each file, in an order that is the same for copies.
+/// - `file_of(tensor)`: an index into that; nothing for a tensor that comes from elsewhere.
+template <class S>
+concept FingerprintedSource = StateDictSource<S> && requires(const S& constant, std::size_t tensor) {
+  { constant.file_fingerprints() } -> std::same_as<std::vector<file_fingerprint>>;
+  { constant.file_of(tensor) } -> std::same_as<std::optional<std::size_t>>;
 };
 
 /// A source that shows tensors under other names than the checkpoint does, and says so, for errors that give both.

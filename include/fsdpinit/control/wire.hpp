@@ -94,8 +94,7 @@ inline constexpr std::size_t error_wire_bytes = 4096;
 }
 
 /// \pre contents.stored is empty, or as long as contents.tensors.
-[[nodiscard]] inline std::vector<std::byte> encode(const state_dict_contents& contents) {
-  wire_writer out;
+inline void encode(wire_writer& out, const state_dict_contents& contents) {
   out.bytes().reserve(128 * contents.tensors.size());  // a guess
   out.number(contents.tensors.size());
   out.number(contents.stored.empty() ? 0 : 1);
@@ -112,11 +111,14 @@ inline constexpr std::size_t error_wire_bytes = 4096;
       out.number(dim);
     }
   }
+}
+[[nodiscard]] inline std::vector<std::byte> encode(const state_dict_contents& contents) {
+  wire_writer out;
+  encode(out, contents);
   return std::move(out.bytes());
 }
 
-[[nodiscard]] inline state_dict_contents decode_contents(bytes_view bytes) {
-  wire_reader in(bytes);
+[[nodiscard]] inline state_dict_contents decode_contents(wire_reader& in) {
   state_dict_contents contents;
   contents.tensors.resize(in.number());
   contents.stored.resize(in.number() == 0 ? 0 : contents.tensors.size());
@@ -136,6 +138,10 @@ inline constexpr std::size_t error_wire_bytes = 4096;
     tensor.shape = shape(dims);
   }
   return contents;
+}
+[[nodiscard]] inline state_dict_contents decode_contents(bytes_view bytes) {
+  wire_reader in(bytes);
+  return decode_contents(in);
 }
 
 }  // namespace fsdpinit::detail

@@ -47,6 +47,13 @@ struct file_position {
   friend bool operator==(const file_position&, const file_position&) = default;
 };
 
+/// What a file of a checkpoint looks like from outside: copies of it agree, wherever they lie.
+struct file_fingerprint {
+  std::string path{};        ///< as it was opened, for errors; copies may have another
+  std::uint64_t bytes = 0;   ///< of the whole file
+  std::uint64_t header = 0;  ///< a hash of its header, as it was read; 0: the format has none
+};
+
 /// Bytes of the whole tensor. \throws error{invalid_argument} as `byte_size(fqn, dtype, shape)` does.
 [[nodiscard]] inline std::uint64_t byte_size(const tensor_descriptor& tensor) {
   return byte_size(tensor.name, tensor.dtype, tensor.shape);

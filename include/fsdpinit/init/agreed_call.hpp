@@ -4,10 +4,10 @@
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/arguments.hpp>
+#include <fsdpinit/init/fingerprint.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace fsdpinit::detail {
@@ -55,12 +56,13 @@ class agreed_call {
       enter();
       return describe(initialises_missing);
     });
-    const bool reads = every_rank_reads() || rereads() || is_source();
-    contents_ =
-        contents_of_source(control_, options_.source_rank, reads, limit, [&]() -> const opened& { return open(); });
+    const source_readers who = readers();
+    source_identity known =
+        identity_of_source(control_, options_.source_rank, who, limit, [&]() -> opened& { return open(); });
     if (is_automatic()) {
-      settle_transport(reads);
+      settle_transport(who.here, known);
     }
+    contents_ = std::move(known.contents);
   }
 
   /// Local; after `settle`.
@@ -100,9 +102,17 @@ class agreed_call {
     return policy_.every_rank_reads || transport_ == transport_kind::own_read;
   }
   [[nodiscard]] bool rereads() const noexcept { return options_.verify == verification::reread; }
+  /// Who opens the source at first. Modules may hold values of their own on each rank, of which each keeps its part
+  /// (random ones, for instance): these are not held against each other.
+  [[nodiscard]] source_readers readers() const noexcept {
+    const bool all = every_rank_reads() || rereads();
+    return {.here = all || is_source(),
+            .several = !from_module && control_.size() != 1 && (all || is_automatic() || !sources_.is_single())};
+  }
 
   /// What all ranks must have in common.
   [[nodiscard]] std::string describe(bool initialises_missing) {
+    require_equal_ranks(channels<Data, Control>{data_, control_});
     const std::size_t ranks = control_.size();
     require_valid(options_, ranks);
     if (from_module && rereads()) {
@@ -129,7 +139,7 @@ class agreed_call {
     return out;
   }
 
-  const opened& open() {
+  opened& open() {
     if constexpr (from_module) {
       source_.open(view_, memory_, options_.release_source);
     } else {
@@ -137,20 +147,25 @@ class agreed_call {
     }
     if constexpr (requires { source_.get()->readable(); }) {
       if ((is_automatic() || rereads()) && !source_.get()->readable()) {
-        throw error(errc::invalid_argument, "source",
-                    concat("it is on the source rank only",
-                           rereads() ? ", so that others cannot read it again; use verification::transfer" : ""));
+        throw rereads() ? error(errc::invalid_argument, "source",
+                                "it is on the source rank only, so that others cannot read it again; use "
+                                "verification::transfer")
+                        : error(errc::io, "source", "it is on the source rank only");
       }
     }
     return *source_.get();
   }
 
-  /// Ranks read by themselves if all of them can. \param reads whether this one has opened the source.
-  void settle_transport(bool reads) {
+  /// Ranks read by themselves if all of them can read the same. \param reads whether this one has opened the source.
+  void settle_transport(bool reads, const source_identity& known) {
     std::optional<error> unreadable;
-    if (!reads) {
-      unreadable = attempt([&] { require_equal_sources(contents_, contents_of(open()), options_.source_rank); });
-    }
+    agreed(control_, options_.deadline_seconds, [&] {
+      if (!reads) {
+        unreadable = why_unreadable([&] {
+          require_equal_sources(known, own_step([&] { return identity_of(open(), true); }), options_.source_rank);
+        });
+      }
+    });
     reason_ = why_not_all_read(control_, options_.deadline_seconds, unreadable);
     if (!reason_.empty()) {
       chosen_ = CanScatter<Data> ? transport_kind::scatter : transport_kind::broadcast;

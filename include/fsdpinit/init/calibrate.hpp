@@ -53,6 +53,7 @@ class calibrator {
   [[nodiscard]] cluster run() {
     cluster out;
     require_equal_calls(links_.control, how_.deadline_seconds, [&] {
+      require_equal_ranks(links_);
       require_valid({.source_rank = how_.source_rank, .deadline_seconds = how_.deadline_seconds},
                     links_.control.size());
       if (how_.probe_bytes == 0) {
@@ -133,27 +134,28 @@ class calibrator {
     }
   }
 
-  /// \return whether every rank can read. \throws what the source rank meets.
+  /// \return whether every rank can read. \throws what the source rank meets, and what keeps others from it but that they cannot read.
   [[nodiscard]] bool open() {
-    const std::optional<error> mine = attempt([&] {
-      source_.open();
-      total_bytes total;
-      for (const tensor_descriptor& tensor : source_.get()->tensors()) {
-        total.add(tensor.name, byte_size(tensor));
-      }
-      total_ = total.get();
-      if constexpr (requires { source_.get()->readable(); }) {
-        if (!source_.get()->readable()) {
-          throw error(errc::invalid_argument, "source", "it is on the source rank only");
-        }
-      }
-    });
+    std::optional<error> unreadable;
     agreed([&] {
-      if (mine && is_source()) {
-        throw error(*mine);
+      unreadable = why_unreadable([&] {
+        source_.open();
+        total_bytes total;
+        for (const tensor_descriptor& tensor : source_.get()->tensors()) {
+          total.add(tensor.name, byte_size(tensor));
+        }
+        total_ = total.get();
+        if constexpr (requires { source_.get()->readable(); }) {
+          if (!source_.get()->readable()) {
+            throw error(errc::io, "source", "it is on the source rank only");
+          }
+        }
+      });
+      if (unreadable && is_source()) {
+        throw error(*unreadable);
       }
     });
-    return fsdpinit::all_reduce_max(links_.control, mine ? 1 : 0, deadline::after(how_.deadline_seconds)) == 0;
+    return fsdpinit::all_reduce_max(links_.control, unreadable ? 1 : 0, deadline::after(how_.deadline_seconds)) == 0;
   }
 
   /// Of the second of two things done one after the other, if `both` and the `first` are known. Where that is lost in noise, ten

@@ -29,7 +29,7 @@ namespace fsdpinit {
 /// \param module   This rank's module. Parameters and persistent buffers are on meta while bytes move; afterwards each
 ///                 slot holds this rank's part, in slabs that belong to it, and tied slots share storage.
 /// \param source   A StateDictSource, or a SourceOpener, called on the ranks that read: the source rank, or all.
-/// \param links    A Communicator, or `channels{data, control}` with equal rank and size.
+/// \param links    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order.
 /// \param how      Options, equal on every rank.
 /// \param memory   Where shards live. Its account shows the predicted peak, to the byte; one initialisation at a time.
 /// \param watch    An Observer.
@@ -38,8 +38,15 @@ namespace fsdpinit {
 /// \param missing  With `strict = false`: what to put into tensors that the source does not have, on each rank into its part
 ///                 (`normal_values`, `constant_values`, a MissingInitialiser of one's own). Without, they stay on meta.
 ///
-/// Cost: see `prediction`. Control traffic: O(log N) messages for each agreement, of which there are eight or nine and
+/// Cost: see `prediction`. Control traffic: O(log N) messages for each agreement, of which there are eight to ten and
 /// one for each 128 MiB that ranks read by themselves, and a last reduction, and two broadcasts of metadata.
+///
+/// Ranks that read by themselves have to read the same checkpoint, wherever it lies. Where several ranks open the
+/// source (`own_read`, `automatic`, `every_rank_loads`, a source per node, `verification::reread`), each of them reads
+/// 64 samples of 32 bytes first (of less than 2 KiB of data: fewer), and these, the sizes of files and their headers
+/// are compared with the source rank's; a difference is error{disagreement}, or makes `automatic` fall back. These are
+/// all the reads that it costs, and no message more; where one rank opens the source there are none. A module's own
+/// state is each rank's own affair, and is not compared.
 ///
 /// \throws fsdpinit::error, the same on every rank: code, FQN, rank, remedy. Before the first byte moves the module is
 /// untouched; later it is on meta on every rank, what was allocated is released, and with a file as source the same call

@@ -19,13 +19,15 @@ struct scatter {
 struct broadcast {
   static constexpr transport_kind kind = transport_kind::broadcast;
 };
-/// Each rank reads its own part: for checkpoints on storage that all ranks share (or have a copy of). Replicas of a part read a
-/// share of it each and exchange them. Whole tensors are read by the source rank and broadcast.
+/// Each rank reads its own part: for checkpoints on storage that all ranks share (or have a copy of). Replicas of a
+/// part read a share of it each and exchange them. Whole tensors are read by the source rank and broadcast. A rank that
+/// finds another checkpoint than the source rank is error{disagreement}.
 struct own_read {
   static constexpr transport_kind kind = transport_kind::own_read;
 };
-/// `own_read` for tensors whose chunks are 1 MiB or larger, `scatter` for smaller ones, and for all if some rank cannot read the
-/// checkpoint. The report says what was picked, and why.
+/// `own_read` for tensors whose chunks are 1 MiB or larger, `scatter` for smaller ones, and for all if some rank cannot
+/// read the checkpoint (error{io, invalid_file} where it is opened or sampled) or finds another one. Other failures of
+/// a rank that opens it are everybody's. The report says what was picked, and why.
 struct automatic {
   static constexpr transport_kind kind = transport_kind::automatic;
 };

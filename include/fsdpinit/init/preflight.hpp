@@ -3,20 +3,17 @@
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/control/wire.hpp>
-#include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/fingerprint.hpp>
 #include <fsdpinit/init/manifest.hpp>
-#include <fsdpinit/sources/as_stored.hpp>
 #include <fsdpinit/sources/repeated_name.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,6 +21,19 @@
 /// What ranks settle before anything changes: that all were called alike, and what the state dict holds.
 
 namespace fsdpinit::detail {
+
+/// Ranks are numbered alike on both channels, or parts go to the wrong ranks. \throws error{invalid_argument}
+template <Communicator Data, Communicator Control>
+void require_equal_ranks(const channels<Data, Control>& links) {
+  const std::size_t ranks = links.data.size();
+  const std::size_t rank = links.data.rank();
+  if (rank != links.control.rank() || ranks != links.control.size()) {
+    throw error(errc::invalid_argument, "links",
+                concat("this rank is rank ", rank, " of ", ranks, " on the data channel, but rank ",
+                       std::size_t{links.control.rank()}, " of ", std::size_t{links.control.size()},
+                       " on the control channel; make both of the same ranks in the same order"));
+  }
+}
 
 /// No rank goes on unless all were called alike: `describe()` is this rank's manifest. Collective: two agreements and a
 /// broadcast. \throws error{disagreement} naming the lowest rank that differs from rank 0, and what `describe` throws.
@@ -41,20 +51,11 @@ void require_equal_calls(Control& control, double deadline_seconds, Describe&& d
   });
 }
 
-/// \throws error{disagreement} naming the first tensor in which two ranks' state dicts differ.
-inline void require_equal_sources(const state_dict_contents& reference, const state_dict_contents& mine,
-                                  std::size_t source_rank) {
-  const std::size_t theirs = reference.tensors.size();
-  for (std::size_t i = 0; i < theirs || i < mine.tensors.size(); ++i) {
-    const bool missing = i >= mine.tensors.size();
-    if (missing || i >= theirs || reference.tensors[i] != mine.tensors[i] ||
-        reference.stored_name(i) != mine.stored_name(i) || reference.stored_dtype(i) != mine.stored_dtype(i)) {
-      throw error(errc::disagreement, missing ? reference.tensors[i].name : mine.tensors[i].name,
-                  concat("this rank's checkpoint differs from that of rank ", source_rank,
-                         " here; give every rank the same checkpoint"));
-    }
-  }
-}
+/// Who opens the source.
+struct source_readers {
+  bool here = false;     ///< this rank
+  bool several = false;  ///< more than one, perhaps after this; the same on every rank
+};
 
 /// \throws error{invalid_argument} naming what a source lists twice: nobody knows which of the two is meant.
 inline void require_names_once(const state_dict_contents& contents) {
@@ -63,39 +64,56 @@ inline void require_names_once(const state_dict_contents& contents) {
   }
 }
 
-/// What the source rank's state dict holds, on every rank. `open()` returns the source; it is called on the source rank and on
-/// others that read (`reads`), which must find the same. Collective: two agreements and a broadcast.
+/// What the source rank's state dict is, on every rank. `open()` returns the source; it is called on the source rank
+/// and on others that read, which must find the same. Where several read, each of them takes samples of it. Collective:
+/// two agreements and a broadcast. \throws error{disagreement} naming a rank that found another state dict, and the
+/// tensor or file.
 template <Communicator Control, class Open>
-[[nodiscard]] state_dict_contents contents_of_source(Control& control, std::size_t source_rank, bool reads,
-                                                     double deadline_seconds, Open&& open) {
-  state_dict_contents mine;
+[[nodiscard]] source_identity identity_of_source(Control& control, std::size_t source_rank, source_readers readers,
+                                                 double deadline_seconds, Open&& open) {
+  source_identity mine;
   std::vector<std::byte> wire;
   agreed(control, deadline_seconds, [&] {
-    if (reads) {
-      mine = own_step([&] { return contents_of(open()); });
-      require_names_once(mine);
+    if (readers.here) {
+      mine = own_step([&] { return identity_of(open(), readers.several); });
+      require_names_once(mine.contents);
     }
     if (control.rank() == source_rank && control.size() != 1) {
       wire = encode(mine);
     }
   });
   wire = broadcast_bytes(control, std::move(wire), source_rank, deadline::after(deadline_seconds));
-  state_dict_contents theirs;
+  source_identity theirs;
   agreed(control, deadline_seconds, [&] {
     if (control.rank() == source_rank) {
       theirs = std::move(mine);
       return;
     }
-    theirs = decode_contents(wire);
-    if (reads) {
+    theirs = decode_identity(wire);
+    if (readers.here) {
       require_equal_sources(theirs, mine, source_rank);
     }
   });
   return theirs;
 }
 
+/// Runs `fn`, which opens the checkpoint. What it says of the checkpoint comes back: it cannot be read here, or is
+/// another one. Other failures are thrown, as they are none of these.
+template <class Fn>
+[[nodiscard]] std::optional<error> why_unreadable(Fn&& fn) {
+  try {
+    std::forward<Fn>(fn)();
+    return std::nullopt;
+  } catch (const error& found) {
+    if (found.code() != errc::io && found.code() != errc::invalid_file && found.code() != errc::disagreement) {
+      throw;
+    }
+    return found;
+  }
+}
+
 /// For a choice that depends on every rank being able to read the source: empty where all can; else which rank, the lowest,
-/// cannot and why. Collective: a reduction, and where one cannot, two agreements and a broadcast.
+/// cannot and why. Collective: a reduction, and where one cannot, an agreement and a broadcast.
 template <Communicator Control>
 [[nodiscard]] std::string why_not_all_read(Control& control, double deadline_seconds,
                                            const std::optional<error>& unreadable) {
@@ -108,13 +126,12 @@ template <Communicator Control>
   std::string why;
   agreed(control, deadline_seconds, [&] {
     if (control.rank() == unable) {
-      why = unreadable->what();
+      const bool another = unreadable->code() == errc::disagreement;
+      why = concat("rank ", unable,
+                   another ? " has another checkpoint: " : " cannot read the checkpoint: ", unreadable->what());
     }
   });
-  why = broadcast_bytes(control, std::move(why), unable, deadline::after(deadline_seconds));
-  std::string text;
-  agreed(control, deadline_seconds, [&] { text = concat("rank ", unable, " cannot read the checkpoint: ", why); });
-  return text;
+  return broadcast_bytes(control, std::move(why), unable, deadline::after(deadline_seconds));
 }
 
 }  // namespace fsdpinit::detail

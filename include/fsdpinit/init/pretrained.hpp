@@ -4,7 +4,9 @@
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/init/arguments.hpp>
+#include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
 #include <fsdpinit/init/pretrained_load.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
@@ -19,22 +21,22 @@ namespace fsdpinit {
 /// channel.
 ///
 /// Active (see `context`): afterwards the source rank's parameters and persistent buffers hold whole tensors
-/// (`local_shard` of the global shape, offset 0), each in an allocation of its own, which goes back when its slots let go
-/// of it (large ones to the operating system); tied names share theirs. On other ranks these slots are on meta, and the
-/// source is neither opened nor read. Inactive: every rank does what the source rank does. Non-persistent buffers are
-/// left alone.
+/// (`local_shard` of the global shape, offset 0), each in an allocation of its own, which goes back when its slots let
+/// go of it (large ones to the operating system); tied names share theirs. On other ranks these slots are on meta, and
+/// the source is neither opened nor read. Inactive: every rank does what the source rank does, after they have compared
+/// their checkpoints as `initialize` does. Non-persistent buffers are left alone.
 ///
 /// \param module   This rank's module, of the same names, shapes, dtypes and ties on every rank.
 /// \param source   A StateDictSource, or a SourceOpener, called on the ranks that load.
-/// \param links    A Communicator, or `channels{data, control}`; no weights travel.
+/// \param links    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order; no weights travel.
 /// \param context  Who loads; equal on every rank.
 /// \param how      Options, equal on every rank.
 /// \param memory   Where the weights live: a memory space that host code may touch.
 /// \param watch    An Observer; progress is reported on the source rank.
 ///
 /// Cost: W bytes of `memory` on ranks that load, and at most 256 KiB more while a tie that is stored twice is compared;
-/// nothing elsewhere. Weights that the module held before stay until these are allocated. Control traffic: six agreements
-/// and one for each `bytes_between_agreements`, and two broadcasts of metadata.
+/// nothing elsewhere. Weights that the module held before stay until these are allocated. Control traffic: seven
+/// agreements and one for each `bytes_between_agreements`, and two broadcasts of metadata.
 ///
 /// \throws fsdpinit::error, the same on every rank, as `initialize` does: disagreement, missing_tensor,
 /// unexpected_tensor, shape_mismatch, dtype_mismatch (all of them listed), invalid_tie where copies of a tied tensor
@@ -75,6 +77,7 @@ pretrained_report load_pretrained(Module& module, Source&& source, Channels&& li
     using data = std::remove_reference_t<decltype(both.data)>;
     using control = std::remove_reference_t<decltype(both.control)>;
     try {
+      agreed(both.control, how.deadline_seconds, [&] { detail::require_equal_ranks(both); });
       return detail::pretrained_load<Module, given, control, Space, observer>(module, source, both.control, context,
                                                                               how, memory, watch)
           .run();

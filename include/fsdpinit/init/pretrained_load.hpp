@@ -54,8 +54,10 @@ class pretrained_load {
 
   pretrained_report run() {
     require_equal_calls(control_, options_.deadline_seconds, [&] { return describe_call(); });
-    contents_ = contents_of_source(control_, context_.source_rank, reads(), options_.deadline_seconds,
-                                   [&]() -> const auto& { return open(); });
+    contents_ = identity_of_source(control_, context_.source_rank,
+                                   {.here = reads(), .several = !context_.active && control_.size() != 1},
+                                   options_.deadline_seconds, [&]() -> auto& { return open(); })
+                    .contents;
     agreed([&] { allocate(); });
     for (const slot_record& slot : view_.slots) {  // from here on the module is on meta until the commit
       if (slot.role != slot_role::non_persistent_buffer) {

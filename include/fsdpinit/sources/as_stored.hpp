@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -51,6 +52,27 @@ template <StateDictSource S>
     }
   }
   return out;
+}
+
+/// Of the files that the source reads, as far as it knows them.
+template <StateDictSource S>
+[[nodiscard]] std::vector<file_fingerprint> file_fingerprints(const S& source) {
+  if constexpr (FingerprintedSource<S>) {
+    return source.file_fingerprints();
+  } else {
+    return {};
+  }
+}
+
+/// The one of them that the tensor is read from.
+template <StateDictSource S>
+[[nodiscard]] std::optional<std::size_t> file_of([[maybe_unused]] const S& source,
+                                                 [[maybe_unused]] std::size_t tensor) {
+  if constexpr (FingerprintedSource<S>) {
+    return source.file_of(tensor);
+  } else {
+    return std::nullopt;
+  }
 }
 
 template <StateDictSource S>

@@ -116,6 +116,17 @@ class cast_source {
     source_.get().read_file_into(file, offset, destinations);
   }
 
+  [[nodiscard]] std::vector<file_fingerprint> file_fingerprints() const
+    requires FingerprintedSource<inner>
+  {
+    return source_.get().file_fingerprints();
+  }
+  [[nodiscard]] std::optional<std::size_t> file_of(std::size_t tensor) const
+    requires FingerprintedSource<inner>
+  {
+    return source_.get().file_of(tensor);
+  }
+
   [[nodiscard]] std::string_view stored_name(std::size_t tensor) const
     requires RenamingSource<inner>
   {

@@ -14,6 +14,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <span>
@@ -56,6 +57,9 @@ class merged_source {
     };
     std::size_t which = 0;
     std::apply([&](const auto&... held) { (add(which++, std::as_const(held.get()).tensors()), ...); }, sources_);
+    for (std::size_t i = 0; i + 1 < sizeof...(S); ++i) {
+      fingerprints_before_[i + 1] = fingerprints_before_[i] + fingerprints_of(i).size();
+    }
   }
 
   [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept { return descriptors_; }
@@ -114,6 +118,29 @@ class merged_source {
     with_file(file, [&](auto& source, std::size_t its) { source.read_file_into(its, offset, destinations); });
   }
 
+  /// Those of each source behind those of the sources before it; of sources that know none, none.
+  [[nodiscard]] std::vector<file_fingerprint> file_fingerprints() const
+    requires(FingerprintedSource<std::remove_reference_t<S>> || ...)
+  {
+    std::vector<file_fingerprint> all;
+    for (std::size_t which = 0; which < sizeof...(S); ++which) {
+      std::vector<file_fingerprint> of_one = fingerprints_of(which);
+      all.insert(all.end(), std::make_move_iterator(of_one.begin()), std::make_move_iterator(of_one.end()));
+    }
+    return all;
+  }
+  [[nodiscard]] std::optional<std::size_t> file_of(std::size_t tensor) const
+    requires(FingerprintedSource<std::remove_reference_t<S>> || ...)
+  {
+    const place at = place_of(tensor);
+    std::optional<std::size_t> file =
+        with_source(*this, at.source, [&](const auto& source) { return detail::file_of(source, at.tensor); });
+    if (file) {
+      *file += fingerprints_before_[at.source];
+    }
+    return file;
+  }
+
  private:
   struct place {
     std::size_t source = 0;
@@ -123,6 +150,10 @@ class merged_source {
   [[nodiscard]] const place& place_of(std::size_t tensor) const {
     Expects(tensor < places_.size());
     return places_[tensor];
+  }
+
+  [[nodiscard]] std::vector<file_fingerprint> fingerprints_of(std::size_t which) const {
+    return with_source(*this, which, [](const auto& source) { return detail::file_fingerprints(source); });
   }
 
   /// Calls `fn(source, file)` for the source that has the file, with its number there.
@@ -159,6 +190,7 @@ class merged_source {
   std::tuple<detail::held_source<S>...> sources_;
   std::vector<tensor_descriptor> descriptors_;
   std::vector<place> places_;
+  std::array<std::size_t, sizeof...(S)> fingerprints_before_{};  // per source: of the sources before it
 };
 
 namespace detail {

@@ -72,6 +72,17 @@ class remote_source {
     local_->read_file_into(file, offset, destinations);
   }
 
+  [[nodiscard]] std::vector<file_fingerprint> file_fingerprints() const
+    requires FingerprintedSource<S>
+  {
+    return local_ ? local_->file_fingerprints() : std::vector<file_fingerprint>();
+  }
+  [[nodiscard]] std::optional<std::size_t> file_of(std::size_t tensor) const
+    requires FingerprintedSource<S>
+  {
+    return local_ ? local_->file_of(tensor) : std::nullopt;
+  }
+
   /// Can this rank read it?
   [[nodiscard]] bool readable() const noexcept { return local_.has_value(); }
   /// The state dict itself; nothing on ranks other than the source.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/core/byte_hash.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
@@ -16,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -28,6 +30,7 @@ struct safetensors_file_info {
   std::string path;
   std::uint64_t bytes = 0;         ///< of the whole file
   std::uint64_t header_bytes = 0;  ///< of the JSON, its padding included; the data begin 8 bytes later
+  std::uint64_t header_hash = 0;   ///< of the same: `hash_of`
   std::size_t tensors = 0;         ///< that the file holds, those that no index maps to it included
   std::map<std::string, std::string> metadata;
 };
@@ -125,6 +128,18 @@ class safetensors_source {
 
   [[nodiscard]] std::span<const safetensors_file_info> files() const noexcept { return files_; }
 
+  /// A FingerprintedSource.
+  [[nodiscard]] std::vector<file_fingerprint> file_fingerprints() const {
+    std::vector<file_fingerprint> all;
+    all.reserve(files_.size());
+    for (const safetensors_file_info& file : files_) {
+      all.push_back({.path = file.path, .bytes = file.bytes, .header = file.header_hash});
+    }
+    return all;
+  }
+  /// \pre `tensor` is an index into `tensors()`.
+  [[nodiscard]] std::optional<std::size_t> file_of(std::size_t tensor) const { return place_of(tensor).file; }
+
   /// \pre `tensor` is an index into `tensors()`.
   [[nodiscard]] const safetensors_place& place_of(std::size_t tensor) const {
     Expects(tensor < places_.size());
@@ -160,6 +175,7 @@ class safetensors_source {
     files_.push_back({.path = file.path(),
                       .bytes = file.size(),
                       .header_bytes = json.size(),
+                      .header_hash = hash_of(std::as_bytes(std::span(json))),
                       .tensors = header.tensors.size(),
                       .metadata = std::move(header.metadata)});
     open_.push_back(std::move(file));

@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -83,6 +84,17 @@ class source_view {
     requires VectoredSource<inner>
   {
     source_.get().read_file_into(file, offset, destinations);
+  }
+
+  [[nodiscard]] std::vector<file_fingerprint> file_fingerprints() const
+    requires FingerprintedSource<inner>
+  {
+    return source_.get().file_fingerprints();
+  }
+  [[nodiscard]] std::optional<std::size_t> file_of(std::size_t tensor) const
+    requires FingerprintedSource<inner>
+  {
+    return source_.get().file_of(index_of(tensor));
   }
 
  private:

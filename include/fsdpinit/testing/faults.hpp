@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -81,6 +82,16 @@ class faulty_source {
   {
     check("read_file_into", "");
     inner_.read_file_into(file, offset, destinations);
+  }
+  [[nodiscard]] std::vector<file_fingerprint> file_fingerprints() const
+    requires FingerprintedSource<S>
+  {
+    return inner_.file_fingerprints();
+  }
+  [[nodiscard]] std::optional<std::size_t> file_of(std::size_t tensor) const
+    requires FingerprintedSource<S>
+  {
+    return inner_.file_of(tensor);
   }
 
  private:

@@ -108,6 +108,22 @@ void check_position(law_list& laws, S& source, std::size_t index, std::string_vi
   }
 }
 
+template <FingerprintedSource S>
+void check_files(law_list& laws, const S& source) {
+  const std::vector<file_fingerprint> files = source.file_fingerprints();
+  const std::vector<file_fingerprint> again = source.file_fingerprints();
+  bool same = files.size() == again.size();
+  for (std::size_t i = 0; same && i < files.size(); ++i) {
+    same = files[i].path == again[i].path && files[i].bytes == again[i].bytes && files[i].header == again[i].header;
+  }
+  laws.expect(same, "the fingerprints of files stay");
+  const std::span<const tensor_descriptor> tensors = source.tensors();
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    laws.expect(source.file_of(i).value_or(0) < files.size() || !source.file_of(i),
+                concat(printable(tensors[i].name), ": the file it is read from has a fingerprint"));
+  }
+}
+
 }  // namespace detail
 
 /// The laws of `StateDictSource`, and of its refinements where they are modelled. Reads every tensor several times into
@@ -133,6 +149,9 @@ template <StateDictSource S>
         detail::check_position(laws, source, i, called, seen);
       }
     });
+  }
+  if constexpr (FingerprintedSource<S>) {
+    detail::check_files(laws, std::as_const(source));
   }
   laws.expect(std::as_const(source).tensors().data() == tensors.data(), "tensors() stays where it is");
   return laws.take();

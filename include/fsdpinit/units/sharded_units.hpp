@@ -82,6 +82,7 @@ class sharded_units {
                   "fsdpinit: `links` must outlive the units; give a communicator that has a name, not a temporary one");
     ranks_.all_or_nothing([&] {
       detail::require_equal_calls(ranks_.control(), how.deadline_seconds, [&] {
+        detail::require_equal_ranks(channels<Data, Control>{ranks_.data(), ranks_.control()});
         take(module, how);
         std::string manifest = concat("replicas ", how.replicas, "\n");
         append_manifest(manifest, view_);
