@@ -96,13 +96,9 @@ class initialization {
       }
       move_payload();
       if (options_.verify == verification::reread) {
-        std::optional<part_rereader<opened, Space>> again;  // its queue may fail, on one rank alone
-        agreed([&] {
-          enter("verify");
-          again.emplace(plan_, rank_, *reader_, work_, requests_, *options_.checksum);
-        });
-        in_turns([&] { return own_step([&] { return again->compare_some(); }); });
-        again->compare_with_peer(control_, options_.deadline_seconds);
+        agreed([&] { enter("verify"); });
+        in_turns([&] { return own_step([&] { return rereader_->compare_some(); }); });
+        rereader_->compare_with_peer(control_, options_.deadline_seconds);
       }
       agreed([&] {
         widen();
@@ -272,6 +268,9 @@ class initialization {
     if (every_rank_loads() && options_.verify != verification::off) {
       full_copy_hash_.emplace(*options_.checksum);
     }
+    if (options_.verify == verification::reread) {
+      rereader_.emplace(plan_, rank_, *reader_, work_, requests_, *options_.checksum);
+    }
     enter(every_rank_loads() ? "read" : "stream");
   }
 
@@ -373,6 +372,7 @@ class initialization {
   std::optional<tensor_reader<opened, Space>> reader_;
   std::optional<progress_meter<Watch>> progress_;
   std::optional<bucket_stream<Data, opened, Space, Watch>> stream_;
+  std::optional<part_rereader<opened, Space>> rereader_;
   std::optional<running_checksum> full_copy_hash_;  // where every rank loads, and verifies
   rank_report report_;
 };
