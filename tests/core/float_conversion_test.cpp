@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <span>
@@ -31,6 +32,7 @@ struct narrow_format {
   dtype type;
   std::uint16_t (*narrow)(std::uint32_t);
   std::uint32_t (*widen)(std::uint16_t);
+  std::uint16_t (*narrow_f64)(std::uint64_t);
 
   [[nodiscard]] int bias() const { return (1 << (exponent_bits - 1)) - 1; }
   [[nodiscard]] std::uint32_t infinity() const { return ((1U << exponent_bits) - 1U) << mantissa_bits; }
@@ -45,8 +47,8 @@ struct narrow_format {
   }
 };
 
-const narrow_format f16{"f16", 5, 10, dtype::f16, f16_from_f32, f32_from_f16};
-const narrow_format bf16{"bf16", 8, 7, dtype::bf16, bf16_from_f32, f32_from_bf16};
+const narrow_format f16{"f16", 5, 10, dtype::f16, f16_from_f32, f32_from_f16, f16_from_f64};
+const narrow_format bf16{"bf16", 8, 7, dtype::bf16, bf16_from_f32, f32_from_bf16, bf16_from_f64};
 
 /// Between f32 and a narrow format, by the definitions.
 class reference {
@@ -64,7 +66,21 @@ class reference {
       const std::uint32_t payload = (bits & 0x7fffffU) >> static_cast<unsigned>(23 - format_.mantissa_bits);
       return static_cast<std::uint16_t>(sign | format_.infinity() | format_.quiet() | payload);
     }
-    const double value = std::fabs(static_cast<double>(wide));
+    return static_cast<std::uint16_t>(sign | nearest(std::fabs(static_cast<double>(wide))));
+  }
+
+  [[nodiscard]] std::uint16_t narrow_f64(std::uint64_t bits) const {
+    const auto wide = std::bit_cast<double>(bits);
+    const std::uint32_t sign = std::signbit(wide) ? 0x8000U : 0U;
+    if (std::isnan(wide)) {
+      const std::uint64_t payload = (bits & 0xfffffffffffffU) >> static_cast<unsigned>(52 - format_.mantissa_bits);
+      return static_cast<std::uint16_t>(sign | format_.infinity() | format_.quiet() | payload);
+    }
+    return static_cast<std::uint16_t>(sign | nearest(std::fabs(wide)));
+  }
+
+  /// The pattern nearest to a number that is not negative.
+  [[nodiscard]] std::uint32_t nearest(double value) const {
     // The first that is not below it, and the one before.
     auto above = static_cast<std::size_t>(std::lower_bound(values_.begin(), values_.end(), value) - values_.begin());
     above = std::min(above, values_.size() - 1);
@@ -74,7 +90,7 @@ class reference {
         --above;
       }
     }
-    return static_cast<std::uint16_t>(sign | above);
+    return static_cast<std::uint32_t>(above);
   }
 
   [[nodiscard]] std::uint32_t widen(std::uint16_t bits) const {
@@ -155,6 +171,71 @@ TEST_P(float_conversion, narrowing_is_right_for_random_patterns) {
     if (is_in_range(bits)) {
       expect_narrowed(wanted, bits & (~0U << (random() % 24)));
     }
+  }
+}
+
+TEST_P(float_conversion, narrowing_f64_rounds_once) {
+  const std::uint64_t seed = testing_support::test_seed();
+  SCOPED_TRACE(concat("FSDPINIT_TEST_SEED=", seed));
+  std::mt19937_64 random(seed);
+  const reference wanted(format());
+  const auto expect_narrowed = [&](std::uint64_t bits) {
+    if (format().narrow_f64(bits) != wanted.narrow_f64(bits)) {
+      ADD_FAILURE() << std::hex << bits << " becomes " << format().narrow_f64(bits) << ", not "
+                    << wanted.narrow_f64(bits);
+    }
+  };
+  for (std::size_t i = 0; i + 1 < wanted.values().size(); ++i) {
+    // Beside a midpoint by less than f32 can tell: rounded to f32 first, it would be a tie.
+    for (const double edge : {wanted.values()[i], (wanted.values()[i] + wanted.values()[i + 1]) / 2}) {
+      const auto center = std::bit_cast<std::uint64_t>(edge);
+      for (const std::uint64_t sign : {std::uint64_t{0}, std::uint64_t{1} << 63U}) {
+        for (const std::uint64_t near : {center - 1, center, center + 1}) {
+          if (near >> 63U == 0) {
+            expect_narrowed(sign | near);
+          }
+        }
+      }
+    }
+  }
+  for (int i = 0; i < 100'000; ++i) {
+    const std::uint64_t bits = random();
+    expect_narrowed(bits);
+    expect_narrowed(bits | 0x7ff0000000000000U);  // NaN
+    expect_narrowed(bits & 0x800fffffffffffffU);  // subnormal
+    const double size = std::ldexp(wanted.values().back(), -static_cast<int>(random() % 300));
+    const double value = std::ldexp(static_cast<double>(bits >> 11U), -53) * size;  // of the format's range
+    expect_narrowed(std::bit_cast<std::uint64_t>(value) & (~std::uint64_t{0} << (random() % 50)));
+  }
+  expect_narrowed(0x7ff0000000000000U);
+  expect_narrowed(0xfff0000000000000U);
+  EXPECT_EQ(format().narrow_f64(0xfff0000000000001U), format().infinity() | format().quiet() | 0x8000U);
+}
+
+/// Finite numbers on both sides of the largest one, infinities and NaNs, in places that blocks do and do not cover.
+TEST_P(float_conversion, what_becomes_infinite_is_counted) {
+  const double first = (format().value(format().infinity() - 1) + format().value(format().infinity())) / 2;
+  const auto beyond = static_cast<float>(first);
+  const float within = std::nextafter(beyond, 0.0F);
+  const float infinity = std::numeric_limits<float>::infinity();
+  std::mt19937 random(3);
+  for (const std::size_t count : {0U, 1U, 63U, 64U, 65U, 1000U}) {
+    std::vector<float> wide(count, 1.0F);
+    std::uint64_t expected = 0;
+    for (float& value : wide) {
+      const float all[] = {1.0F, beyond, -beyond, within, -within, infinity, -infinity, std::nanf("")};
+      value = all[random() % std::size(all)];
+      expected += std::fabs(value) == beyond ? 1U : 0U;
+    }
+    std::vector<double> widest(wide.begin(), wide.end());
+    std::vector<std::byte> out(2 * count);
+    const auto bytes_of = [](const auto& values) { return std::as_bytes(std::span(values)).data(); };
+    EXPECT_EQ(convert_floats(dtype::f32, bytes_of(wide), format().type, out.data(), count), expected) << count;
+    EXPECT_EQ(convert_floats(dtype::f64, bytes_of(widest), format().type, out.data(), count), expected) << count;
+    std::vector<std::byte> in_place(bytes_of(wide), bytes_of(wide) + 4 * count);
+    EXPECT_EQ(convert_floats(dtype::f32, in_place.data(), format().type, in_place.data(), count), expected);
+    std::vector<std::byte> again(4 * count);
+    EXPECT_EQ(convert_floats(format().type, out.data(), dtype::f32, again.data(), count), 0U) << "widening";
   }
 }
 
@@ -258,6 +339,51 @@ TEST(float_conversions, between_the_narrow_formats_go_through_f32) {
   EXPECT_EQ(out, all) << "a copy, also of signalling NaNs";
 }
 
+TEST(float_conversions, of_f64_to_f32_are_the_processors) {
+  const std::uint64_t seed = testing_support::test_seed();
+  SCOPED_TRACE(concat("FSDPINIT_TEST_SEED=", seed));
+  std::mt19937_64 random(seed);
+  const auto expect_same = [](std::uint64_t bits) {
+    const auto wide = std::bit_cast<double>(bits);
+    if (std::isnan(wide)) {
+      const auto payload = static_cast<std::uint32_t>(bits >> 29U) & 0x3fffffU;
+      ASSERT_EQ(f32_from_f64(bits), static_cast<std::uint32_t>(bits >> 32U & 0x80000000U) | 0x7fc00000U | payload);
+    } else {
+      ASSERT_EQ(f32_from_f64(bits), std::bit_cast<std::uint32_t>(static_cast<float>(wide))) << std::hex << bits;
+    }
+  };
+  for (int i = 0; i < 300'000; ++i) {
+    const std::uint64_t bits = random();
+    expect_same(bits);
+    // Of the range of f32, its subnormals and what lies beyond included; many ties, by clearing what is below them.
+    const std::uint64_t exponent = 1023 - 155 + random() % 290;
+    expect_same((bits & 0x800fffffffffffffU & (~std::uint64_t{0} << (random() % 53))) | exponent << 52U);
+  }
+  std::vector<double> wide{1.0,   -0x1.ffffffp127, 0x1.fffffefffffffp127,
+                           1e300, 1e-46,           std::numeric_limits<double>::infinity()};
+  std::vector<float> out(wide.size());
+  EXPECT_EQ(convert_floats(dtype::f64, std::as_bytes(std::span(wide)).data(), dtype::f32,
+                           std::as_writable_bytes(std::span(out)).data(), wide.size()),
+            2U);
+  EXPECT_EQ(out, std::vector<float>(wide.begin(), wide.end()));
+}
+
+TEST(float_conversions, of_bf16_to_f16_count_what_becomes_infinite) {
+  std::vector<std::uint16_t> all(0x10000);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    all[i] = static_cast<std::uint16_t>(i);
+  }
+  std::vector<std::uint16_t> out(all.size());
+  const std::uint64_t counted = convert_floats(dtype::bf16, std::as_bytes(std::span(all)).data(), dtype::f16,
+                                               std::as_writable_bytes(std::span(out)).data(), all.size());
+  std::uint64_t expected = 0;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    expected += (all[i] & 0x7fffU) < 0x7f80U && (out[i] & 0x7fffU) == 0x7c00U ? 1U : 0U;
+  }
+  EXPECT_GT(expected, 0U);
+  EXPECT_EQ(counted, expected);
+}
+
 #if defined(__FLT16_MANT_DIG__)
 TEST(float_conversions, agree_with_the_compilers_f16) {
   const auto expect_same = [](std::uint32_t bits) {
@@ -283,7 +409,10 @@ TEST(float_conversions, agree_with_the_compilers_f16) {
 static_assert(f16_from_f32(0x3f800000U) == 0x3c00U && f32_from_f16(0x0001U) == 0x33800000U);
 static_assert(f16_from_f32(0x7fc00000U) == 0x7e00U && f16_from_f32(0x33000000U) == 0U);
 static_assert(bf16_from_f32(0x3f808000U) == 0x3f80U && f32_from_bf16(0x3f80U) == 0x3f800000U);
+static_assert(f32_from_f64(0x3ff0000000000000U) == 0x3f800000U && f16_from_f64(0x40effe0000000000U) == 0x7c00U);
 static_assert(is_convertible_float(dtype::bf16) && !is_convertible_float(dtype::f64));
+static_assert(is_convertible(dtype::f64, dtype::f16) && !is_convertible(dtype::f32, dtype::f64));
+static_assert(!is_convertible(dtype::f8_e4m3, dtype::f32) && !is_convertible(dtype::i32, dtype::f32));
 
 }  // namespace
 }  // namespace float_conversion_test

@@ -7,18 +7,24 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 /// \file
-/// Conversions between f32, f16 and bf16, on bit patterns: round to nearest, ties to even, as IEEE 754 says. Subnormals
-/// are exact (and rounded to exactly, in narrowing), what is too large becomes infinity, and a NaN stays a NaN: quiet,
-/// with its sign and the top bits of its payload. The same bits on every machine, in the default rounding mode; what
-/// the processor does with subnormals of f32 (flush them or not) makes no difference.
+/// Conversions between f32, f16 and bf16, and from f64 to these, on bit patterns: round to nearest, ties to even, once, as IEEE
+/// 754 says. Subnormals are exact (and rounded to exactly, in narrowing), what is too large becomes infinity, and a NaN stays a
+/// NaN: quiet, with its sign and the top bits of its payload. The same bits on every machine, in the default rounding mode; what
+/// the processor does with subnormals (flush them or not) makes no difference.
 
 namespace fsdpinit {
 
-/// Whether `convert_floats` knows the type: f32, f16, bf16.
+/// Whether `convert_floats` makes elements of the type: f32, f16, bf16.
 [[nodiscard]] constexpr bool is_convertible_float(dtype type) noexcept {
   return type == dtype::f32 || type == dtype::f16 || type == dtype::bf16;
+}
+
+/// Whether `convert_floats` makes elements of `to` out of those of `from`: f32, f16 or bf16 out of one of these or of f64.
+[[nodiscard]] constexpr bool is_convertible(dtype from, dtype to) noexcept {
+  return is_convertible_float(to) && (is_convertible_float(from) || from == dtype::f64);
 }
 
 namespace detail {
@@ -34,8 +40,9 @@ inline constexpr std::int32_t f32_infinity = 0x7f800000;
 
 /// `condition ? yes : no`, without a branch: compilers make one of `?:` where an arm computes with floating point, and
 /// then no vector code.
-[[nodiscard]] constexpr std::uint32_t chosen(bool condition, std::uint32_t yes, std::uint32_t no) noexcept {
-  const std::uint32_t mask = 0U - static_cast<std::uint32_t>(condition);
+template <class Bits>
+[[nodiscard]] constexpr Bits chosen(bool condition, Bits yes, Bits no) noexcept {
+  const Bits mask = Bits{0} - static_cast<Bits>(condition);
   return (yes & mask) | (no & ~mask);
 }
 
@@ -89,51 +96,146 @@ inline constexpr std::int32_t f32_infinity = 0x7f800000;
 
 namespace detail {
 
+/// From f64 to a format of so many bits of exponent and of mantissa. By the sum that `f16_from_f32` makes.
+template <unsigned ExponentBits, unsigned MantissaBits>
+[[nodiscard]] constexpr std::uint64_t narrow_f64(std::uint64_t bits) noexcept {
+  constexpr std::uint64_t sign = std::uint64_t{1} << 63U;
+  constexpr std::uint64_t infinity = std::uint64_t{0x7ff} << 52U;
+  constexpr std::uint64_t bias = (std::uint64_t{1} << (ExponentBits - 1U)) - 1;
+  constexpr std::uint64_t smallest_normal = (1023 + 1 - bias) << 52U;
+  constexpr std::uint64_t too_large = (1023 + 1 + bias) << 52U;  // which comes out as infinity
+  constexpr unsigned lost = 52U - MantissaBits;
+  constexpr std::uint64_t exponent_field = ((std::uint64_t{1} << ExponentBits) - 1) << MantissaBits;
+  const std::uint64_t pattern = bits & ~sign;
+  const auto magnitude = static_cast<std::int64_t>(pattern);
+  const bool is_normal = magnitude >= static_cast<std::int64_t>(smallest_normal);
+  const std::uint64_t finite = chosen(magnitude < static_cast<std::int64_t>(too_large), pattern, too_large);
+  const std::uint64_t unit = chosen(is_normal, finite & infinity, smallest_normal);
+  const std::uint64_t addend = unit + (std::uint64_t{lost} << 52U);
+  const auto sum = std::bit_cast<std::uint64_t>(std::bit_cast<double>(finite) + std::bit_cast<double>(addend));
+  const std::uint64_t rounded = (sum - addend) + ((unit - smallest_normal) >> lost);
+  const std::uint64_t payload = (std::uint64_t{1} << MantissaBits) - 1;
+  const std::uint64_t nan = exponent_field | (std::uint64_t{1} << (MantissaBits - 1U)) | ((pattern >> lost) & payload);
+  return ((bits & sign) >> (63U - ExponentBits - MantissaBits)) |
+         chosen(magnitude > static_cast<std::int64_t>(infinity), nan, rounded);
+}
+
+}  // namespace detail
+
+[[nodiscard]] constexpr std::uint32_t f32_from_f64(std::uint64_t bits) noexcept {
+  return static_cast<std::uint32_t>(detail::narrow_f64<8, 23>(bits));
+}
+[[nodiscard]] constexpr std::uint16_t f16_from_f64(std::uint64_t bits) noexcept {
+  return static_cast<std::uint16_t>(detail::narrow_f64<5, 10>(bits));
+}
+[[nodiscard]] constexpr std::uint16_t bf16_from_f64(std::uint64_t bits) noexcept {
+  return static_cast<std::uint16_t>(detail::narrow_f64<8, 7>(bits));
+}
+
+namespace detail {
+
+/// A conversion that makes nothing infinite.
+struct without_overflow {};
+
+/// A conversion in which finite numbers become infinite: those of a magnitude from `first` on. Patterns without sign.
+template <class From, class To>
+struct with_overflow {
+  std::make_signed_t<From> first;
+  std::make_signed_t<From> infinity;
+  std::make_signed_t<To> narrow_infinity;
+
+  [[nodiscard]] bool operator()(From in) const noexcept {
+    const auto size = magnitude(in);
+    return size >= first && size < infinity;
+  }
+  template <class Bits>
+  [[nodiscard]] static std::make_signed_t<Bits> magnitude(Bits bits) noexcept {
+    return static_cast<std::make_signed_t<Bits>>(bits & (static_cast<Bits>(~Bits{0}) >> 1U));
+  }
+};
+
 /// Blocks of a constant size: compilers turn the loop over one into vector code already at -O2. A block is converted
-/// into an array of its own, then written, so that source and destination may overlap as `convert_floats` says.
-template <class From, class To, class One>
-[[gnu::always_inline]] inline void convert_blocks(const std::byte* source, std::byte* destination, std::uint64_t count,
-                                                  One one) noexcept {
+/// into an array of its own, then written, so that source and destination may overlap as `convert_floats` says. What has become
+/// infinite is counted in those blocks alone that have an infinity or a NaN when they are converted.
+template <class From, class To, class One, class Overflow>
+[[gnu::always_inline]] inline std::uint64_t convert_blocks(const std::byte* source, std::byte* destination,
+                                                           std::uint64_t count, One one,
+                                                           [[maybe_unused]] Overflow overflow) noexcept {
   constexpr std::size_t block = 128 / sizeof(To);
+  constexpr bool counts = !std::is_same_v<Overflow, without_overflow>;
   std::array<To, block> out;  // NOLINT(*-member-init): written before it is read
-  const auto convert = [&](std::size_t i) {
+  const auto element = [&](std::size_t i) {
     From in;  // NOLINT(*-init-variables)
     std::memcpy(&in, source + i * sizeof in, sizeof in);
-    out[i] = one(in);
+    return in;
   };
-  for (; count >= block; count -= block) {
-    for (std::size_t i = 0; i < block; ++i) {
-      convert(i);
+  const auto convert = [&](std::size_t elements) -> std::uint64_t {
+    [[maybe_unused]] std::make_signed_t<To> most = 0;
+    for (std::size_t i = 0; i < elements; ++i) {
+      out[i] = one(element(i));
+      if constexpr (counts) {
+        const auto size = Overflow::magnitude(out[i]);
+        most = size > most ? size : most;
+      }
     }
+    std::uint64_t infinite = 0;
+    if constexpr (counts) {
+      for (std::size_t i = 0; most >= overflow.narrow_infinity && i < elements; ++i) {
+        infinite += overflow(element(i)) ? 1U : 0U;
+      }
+    }
+    return infinite;
+  };
+  std::uint64_t infinite = 0;
+  for (; count >= block; count -= block) {
+    infinite += convert(block);
     std::memcpy(destination, out.data(), sizeof out);
     source += block * sizeof(From);
     destination += sizeof out;
   }
-  for (std::size_t i = 0; i < count; ++i) {
-    convert(i);
-  }
+  infinite += convert(count);
   std::memcpy(destination, out.data(), count * sizeof(To));
+  return infinite;
 }
 
 #if defined(__x86_64__)
-template <class From, class To, class One>
-[[gnu::target("avx2")]] void convert_blocks_avx2(const std::byte* source, std::byte* destination, std::uint64_t count,
-                                                 One one) noexcept {
-  convert_blocks<From, To>(source, destination, count, one);
+template <class From, class To, class One, class Overflow>
+[[gnu::target("avx2")]] std::uint64_t convert_blocks_avx2(const std::byte* source, std::byte* destination,
+                                                          std::uint64_t count, One one, Overflow overflow) noexcept {
+  return convert_blocks<From, To>(source, destination, count, one, overflow);
 }
 #endif
 
-template <class From, class To, class One>
-void convert_each(const std::byte* source, std::byte* destination, std::uint64_t count, One one) noexcept {
+template <class From, class To, class One, class Overflow = without_overflow>
+std::uint64_t convert_each(const std::byte* source, std::byte* destination, std::uint64_t count, One one,
+                           Overflow overflow = {}) noexcept {
 #if defined(__x86_64__)
   // Programs are built for any x86-64; most processors take twice as many elements at once. The bits are the same.
   if (__builtin_cpu_supports("avx2") != 0) {
-    convert_blocks_avx2<From, To>(source, destination, count, one);
-    return;
+    return convert_blocks_avx2<From, To>(source, destination, count, one, overflow);
   }
 #endif
-  convert_blocks<From, To>(source, destination, count, one);
+  return convert_blocks<From, To>(source, destination, count, one, overflow);
 }
+
+/// Numbers of this size and beyond are rounded to infinity: half a step above the largest finite one.
+inline constexpr double f16_overflow = 65520;
+inline constexpr double bf16_overflow = 0x1.ffp127;
+inline constexpr double f32_overflow = 0x1.ffffffp127;
+
+template <class To>
+[[nodiscard]] constexpr with_overflow<std::uint64_t, To> f64_overflow(double first, std::make_signed_t<To> infinity) {
+  return {std::bit_cast<std::int64_t>(first), std::int64_t{0x7ff} << 52U, infinity};
+}
+[[nodiscard]] constexpr with_overflow<std::uint32_t, std::uint16_t> f32_overflow_of(double first,
+                                                                                    std::int16_t infinity) {
+  return {std::bit_cast<std::int32_t>(static_cast<float>(first)), f32_infinity, infinity};  // f32 holds it
+}
+inline constexpr std::int16_t f16_infinity = 0x7c00;
+inline constexpr std::int16_t bf16_infinity = 0x7f80;
+
+/// Of bf16, whose steps are wide: 65536 is the first.
+inline constexpr with_overflow<std::uint16_t, std::uint16_t> bf16_to_f16_overflow{0x4780, bf16_infinity, f16_infinity};
 
 }  // namespace detail
 
@@ -145,31 +247,58 @@ void convert_each(const std::byte* source, std::byte* destination, std::uint64_t
 /// before the destination ends. So a conversion in place reads from the same address, or, widening, from the last
 /// `count` * (source width) bytes of the destination.
 ///
-/// \pre both are convertible floats; the two ranges exist.
-inline void convert_floats(dtype from, const std::byte* source, dtype to, std::byte* destination,
-                           std::uint64_t count) noexcept {
+/// \return how many elements were finite and have become infinite; what widens makes none.
+/// \pre is_convertible(from, to), or they are equal; the two ranges exist.
+inline std::uint64_t convert_floats(dtype from, const std::byte* source, dtype to, std::byte* destination,
+                                    std::uint64_t count) noexcept {
+  using detail::convert_each, detail::f64_overflow, detail::f32_overflow_of;
   using u16 = std::uint16_t;
   using u32 = std::uint32_t;
+  using u64 = std::uint64_t;
   if (count == 0) {
-    return;
+    return 0;
   }
   if (from == to) {
     std::memmove(destination, source, count * (bits(from) / 8));
-  } else if (from == dtype::f32 && to == dtype::f16) {
-    detail::convert_each<u32, u16>(source, destination, count, [](u32 one) { return f16_from_f32(one); });
-  } else if (from == dtype::f32) {
-    detail::convert_each<u32, u16>(source, destination, count, [](u32 one) { return bf16_from_f32(one); });
-  } else if (from == dtype::f16 && to == dtype::f32) {
-    detail::convert_each<u16, u32>(source, destination, count, [](u16 one) { return f32_from_f16(one); });
-  } else if (from == dtype::f16) {
-    detail::convert_each<u16, u16>(source, destination, count,
-                                   [](u16 one) { return bf16_from_f32(f32_from_f16(one)); });
-  } else if (to == dtype::f32) {
-    detail::convert_each<u16, u32>(source, destination, count, [](u16 one) { return f32_from_bf16(one); });
-  } else {
-    detail::convert_each<u16, u16>(source, destination, count,
-                                   [](u16 one) { return f16_from_f32(f32_from_bf16(one)); });
+    return 0;
   }
+  if (from == dtype::f64 && to == dtype::f32) {
+    return convert_each<u64, u32>(
+        source, destination, count, [](u64 one) { return f32_from_f64(one); },
+        f64_overflow<u32>(detail::f32_overflow, detail::f32_infinity));
+  }
+  if (from == dtype::f64 && to == dtype::f16) {
+    return convert_each<u64, u16>(
+        source, destination, count, [](u64 one) { return f16_from_f64(one); },
+        f64_overflow<u16>(detail::f16_overflow, detail::f16_infinity));
+  }
+  if (from == dtype::f64) {
+    return convert_each<u64, u16>(
+        source, destination, count, [](u64 one) { return bf16_from_f64(one); },
+        f64_overflow<u16>(detail::bf16_overflow, detail::bf16_infinity));
+  }
+  if (from == dtype::f32 && to == dtype::f16) {
+    return convert_each<u32, u16>(
+        source, destination, count, [](u32 one) { return f16_from_f32(one); },
+        f32_overflow_of(detail::f16_overflow, detail::f16_infinity));
+  }
+  if (from == dtype::f32) {
+    return convert_each<u32, u16>(
+        source, destination, count, [](u32 one) { return bf16_from_f32(one); },
+        f32_overflow_of(detail::bf16_overflow, detail::bf16_infinity));
+  }
+  if (from == dtype::bf16 && to == dtype::f16) {
+    return convert_each<u16, u16>(
+        source, destination, count, [](u16 one) { return f16_from_f32(f32_from_bf16(one)); },
+        detail::bf16_to_f16_overflow);
+  }
+  if (from == dtype::f16 && to == dtype::f32) {
+    return convert_each<u16, u32>(source, destination, count, [](u16 one) { return f32_from_f16(one); });
+  }
+  if (from == dtype::f16) {
+    return convert_each<u16, u16>(source, destination, count, [](u16 one) { return bf16_from_f32(f32_from_f16(one)); });
+  }
+  return convert_each<u16, u32>(source, destination, count, [](u16 one) { return f32_from_bf16(one); });
 }
 
 }  // namespace fsdpinit
