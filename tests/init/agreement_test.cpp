@@ -177,6 +177,8 @@ TEST(Disagreement, AnotherOptionOnOneRankIsNamed) {
   expect_same_error(with([](options& how) { how.source_rank = 1; }), errc::disagreement, "", 2,
                     "'source_rank 1' where rank 0 has 'source_rank 0'");
   expect_same_error(with([](options& how) { how.source_rank = 2; }), errc::disagreement, "", 2, "'source_rank 2'");
+  expect_same_error(with([](options& how) { how.keep_missing_buffers = true; }), errc::disagreement, "", 2,
+                    "'keep_missing_buffers 1' where rank 0 has 'keep_missing_buffers 0'");
 }
 
 TEST(Disagreement, AnotherPolicyOrTransportOnOneRankIsNamed) {
@@ -253,14 +255,6 @@ TEST(Strict, AnUnexpectedTensorIsTheSameErrorEverywhere) {
   const outcomes errors =
       initialize_with(plain_model(), [&](std::size_t, call& mine) { mine.module = less.module(memory, false); });
   expect_same_error(errors, errc::unexpected_tensor, "b.mean", every_rank, "the module does not want it");
-}
-
-TEST(Strict, ANonPersistentBufferInTheCheckpointIsUnexpected) {
-  const reference_model other({{.fqn = "mask", .extents = {3}, .role = slot_role::non_persistent_buffer}});
-  const reference_model stored({{.fqn = "mask", .extents = {3}}});
-  const in_memory_source source = stored.source();
-  const outcomes errors = initialize_with(other, [&](std::size_t, call& mine) { mine.source = source; });
-  expect_same_error(errors, errc::unexpected_tensor, "mask", every_rank, "unexpected");
 }
 
 TEST(Strict, AnotherShapeOrDtypeIsTheSameErrorEverywhere) {

@@ -147,7 +147,7 @@ TEST(NonStrict, AMissingTensorThatCannotBeInitialisedIsAnErrorBeforeAnythingIsDr
     dynamic_module module = wanted.module(memory, false);
     wanted.load(module, memory);
     EXPECT_THROW(initialize(module, in_memory_source(), world, {.strict = false}, memory, null_observer{},
-                            no_optimizer{}, constant_values{}),
+                            no_optimizer{}, normal_values{}),
                  error);
     EXPECT_FALSE(module.get_parameter("steps").is_meta());
   });

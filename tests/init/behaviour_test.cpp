@@ -1,6 +1,10 @@
 #include "support/archetypes.hpp"
+#include "support/expect_error.hpp"
 #include "support/reference_model.hpp"
+#include "support/test_checksum.hpp"
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/init/gathered_reports.hpp>
+#include <fsdpinit/sources/cast.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <boost/hana/adapt_struct.hpp>
@@ -8,8 +12,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -363,6 +369,115 @@ TEST(Ignored, InPartOfATieIsAnError) {
     ASSERT_TRUE(each.has_value());
     EXPECT_EQ(each->code(), errc::invalid_tie);
   }
+}
+
+// -- buffers that come and go between versions of a model's code
+
+template <class Policy>
+void expect_kept(std::size_t ranks, std::size_t source_rank) {
+  const std::vector<reference_tensor> weights{{.fqn = "layers.0.w", .type = dtype::u8, .extents = {30}}};
+  std::vector<reference_tensor> all = weights;
+  all.push_back({.fqn = "steps", .type = dtype::i64, .extents = {}, .role = slot_role::persistent_buffer});
+  all.push_back({.fqn = "layers.0.mean", .type = dtype::f32, .extents = {5}, .role = slot_role::persistent_buffer});
+  const reference_model model(all);
+  const reference_model stored(weights);
+  run_ranks(ranks, [&](std::size_t rank, threads_communicator& world) {
+    SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), ", rank ", rank, " of ", ranks));
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    if (rank == source_rank) {
+      model.load(module, memory);
+    } else if (rank == 0) {  // another value: all ranks end with the source rank's
+      module.get_buffer("steps").set(std::vector<std::byte>(8, std::byte{99}));
+    }
+    const options how{.source_rank = source_rank, .keep_missing_buffers = true};
+    const rank_report report = initialize<Policy>(module, stored.source(), world, how, memory);
+    EXPECT_EQ(model.faults_of(module, memory, ranks, rank), "");
+    EXPECT_EQ(report.kept_buffers, (std::vector<std::string>{"steps", "layers.0.mean"}));
+    EXPECT_TRUE(report.missing.empty());
+  });
+}
+
+TEST(Buffers, ThatTheCheckpointLacksKeepTheSourceRanksValueWhereThatIsAskedFor) {
+  expect_kept<native_sharding<transport::scatter>>(3, 1);
+  expect_kept<native_sharding<transport::broadcast>>(3, 2);
+  expect_kept<every_rank_loads>(2, 1);
+  expect_kept<native_sharding<transport::scatter>>(1, 0);
+}
+
+TEST(Buffers, ThatTheCheckpointLacksAreErrorsWhereNothingWasAskedForOrThereIsNoValue) {
+  const reference_model model(
+      {{.fqn = "steps", .type = dtype::i64, .extents = {}, .role = slot_role::persistent_buffer}});
+  for (const bool keep : {false, true}) {
+    const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+      host_memory memory;
+      dynamic_module module = model.module(memory, false);
+      if (!keep || rank == 1) {
+        model.load(module, memory);  // of rank 1, which is not the source
+      }
+      initialize(module, in_memory_source(), world, {.keep_missing_buffers = keep}, memory);
+    });
+    expect_same_error(errors, errc::missing_tensor, "steps", keep ? 0 : every_rank,
+                      keep ? "without a value on the source rank" : "keep_missing_buffers = true");
+  }
+}
+
+TEST(Buffers, ThatTheCheckpointHasAndTheModuleComputesAreNotReadAndListed) {
+  const reference_model model(
+      {{.fqn = "w", .type = dtype::u8, .extents = {30}},
+       {.fqn = "angles", .type = dtype::f32, .extents = {3}, .role = slot_role::non_persistent_buffer}});
+  const reference_model stored({{.fqn = "w", .type = dtype::u8, .extents = {30}},
+                                {.fqn = "angles", .type = dtype::bf16, .extents = {4}}});  // of older code
+  run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, rank == 0);
+    const rank_report report = initialize(module, stored.source(), world, {}, memory);
+    EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");
+    EXPECT_EQ(report.unread_buffers, std::vector<std::string>{"angles"});
+    EXPECT_TRUE(report.unexpected.empty());
+    EXPECT_EQ(report.bytes_read, rank == 0 ? 30U : 0U);
+  });
+}
+
+// -- casts
+
+template <class Policy>
+overflow_count overflow_with(const verification verify, std::size_t ranks) {
+  // 70000 becomes infinite in F16, infinity is already; `b` is tied and stored twice.
+  const std::vector<float> a{1, 70000, -70000, std::numeric_limits<float>::infinity(), 65504, 2};
+  const std::vector<float> b{3e38F, 0, 0, 0, 0, 0, 0, -3e38F};
+  const auto source = [&] {
+    const auto tensor = [](const char* fqn, const std::vector<float>& values) {
+      return in_memory_tensor{{fqn, dtype::f32, {values.size()}}, std::as_bytes(std::span(values))};
+    };
+    return in_memory_source({tensor("a", a), tensor("b", b), tensor("c", b), tensor("unwanted", b)});
+  };
+  std::vector<rank_report> reports(ranks);
+  run_ranks(ranks, [&](std::size_t rank, threads_communicator& world) {
+    dynamic_module module;
+    module.add_parameter("a", dtype::f16, {a.size()});
+    module.add_parameter("b", dtype::f16, {b.size()});
+    module.add_parameter("c", dtype::f16, {b.size()});
+    module.tie({"b", "c"});
+    // Buckets that cut elements.
+    const options how{.bucket_bytes = 5, .strict = false, .verify = verify, .checksum = &test_checksum};
+    reports[rank] = initialize<Policy>(module, source() | cast(dtype::f16), world, how);
+    const std::vector<rank_report> gathered = gather_reports(world, reports[rank]);
+    EXPECT_EQ(overflow_of(gathered).elements, 4U);
+    EXPECT_EQ(gathered[rank].overflow.first, reports[rank].overflow.first);
+  });
+  return overflow_of(reports);
+}
+
+TEST(Cast, ToInfinityIsCountedOnceAndReported) {
+  const auto expect_counted = [](const overflow_count& counted) {
+    EXPECT_EQ(counted.elements, 4U);
+    EXPECT_EQ(counted.first, "a");
+  };
+  expect_counted(overflow_with<native_sharding<transport::scatter>>(verification::off, 3));
+  expect_counted(overflow_with<native_sharding<transport::broadcast>>(verification::transfer, 2));
+  expect_counted(overflow_with<native_sharding<transport::own_read>>(verification::reread, 3));
+  expect_counted(overflow_with<every_rank_loads>(verification::off, 2));
 }
 
 // -- optimizer

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -159,14 +160,87 @@ TEST(MissingTensor, ValuesOfNarrowTypesAreThoseOfF32Rounded) {
   }
 }
 
-TEST(MissingTensor, OtherDtypesAreErrors) {
-  for (const dtype type : {dtype::i64, dtype::boolean, dtype::f64, dtype::f8_e4m3, dtype::c64}) {
-    expect_error(errc::invalid_argument, "steps", "only F32, F16 and BF16 are", [&] {
-      const missing_tensor_info tensor{.fqn = "steps", .dtype = type, .shape = {8}};
-      std::vector<std::byte> bytes(bits(type));
-      initialise_missing(constant_values{}, tensor, partition_of(tensor, replicate{}, 1), 0, bytes);
-    });
+template <class Initialise>
+void expect_not_initialisable(const Initialise& initialise, dtype type) {
+  expect_error(errc::invalid_argument, "steps", "these initial values cannot be " + std::string(name(type)), [&] {
+    const missing_tensor_info tensor{.fqn = "steps", .dtype = type, .shape = {8}};
+    std::vector<std::byte> bytes(bits(type));
+    initialise_missing(initialise, tensor, partition_of(tensor, replicate{}, 1), 0, bytes);
+  });
+}
+
+TEST(MissingTensor, RandomValuesAreForFloatsThatRound) {
+  for (const dtype type : {dtype::i64, dtype::boolean, dtype::f8_e4m3, dtype::c64}) {
+    expect_not_initialisable(normal_values{}, type);
+    expect_not_initialisable(uniform_values{}, type);
   }
+  const std::vector<std::byte> wide = whole(normal_values{.seed = 3}, {.fqn = "w", .dtype = dtype::f64, .shape = {9}});
+  std::vector<std::byte> narrowed(36);
+  convert_floats(dtype::f64, wide.data(), dtype::f32, narrowed.data(), 9);
+  EXPECT_EQ(narrowed, whole(normal_values{.seed = 3}, {.fqn = "w", .dtype = dtype::f32, .shape = {9}}));
+}
+
+TEST(MissingTensor, AConstantIsOfEveryDtypeThatHoldsIt) {
+  const auto element = [](dtype type, double value) {
+    const std::vector<std::byte> three =
+        whole(constant_values{.value = value}, {.fqn = "w", .dtype = type, .shape = {3}});
+    const std::size_t width = three.size() / 3;
+    std::uint64_t bits = 0;
+    std::memcpy(&bits, three.data(), width);
+    for (std::size_t i = 1; i < 3; ++i) {
+      EXPECT_TRUE(std::equal(three.begin(), three.begin() + static_cast<std::ptrdiff_t>(width),
+                             three.begin() + static_cast<std::ptrdiff_t>(i * width)));
+    }
+    return bits;
+  };
+  EXPECT_EQ(element(dtype::i64, -2), 0xfffffffffffffffeU);
+  EXPECT_EQ(element(dtype::i64, -0x1p63), 0x8000000000000000U);
+  EXPECT_EQ(element(dtype::u64, 0x1p63), 0x8000000000000000U);
+  EXPECT_EQ(element(dtype::u64, 9007199254740991), 9007199254740991U);
+  EXPECT_EQ(element(dtype::i32, -1), 0xffffffffU);
+  EXPECT_EQ(element(dtype::u32, 4294967295), 0xffffffffU);
+  EXPECT_EQ(element(dtype::i16, -32768), 0x8000U);
+  EXPECT_EQ(element(dtype::u16, 65535), 0xffffU);
+  EXPECT_EQ(element(dtype::i8, 127), 0x7fU);
+  EXPECT_EQ(element(dtype::u8, 255), 0xffU);
+  EXPECT_EQ(element(dtype::boolean, 1), 1U);
+  EXPECT_EQ(element(dtype::f64, 0.1), std::bit_cast<std::uint64_t>(0.1));
+  EXPECT_EQ(element(dtype::c64, 1), 0x3f800000U) << "the imaginary part is 0";
+  EXPECT_EQ(element(dtype::f8_e4m3, 448), 0x7eU);
+  EXPECT_EQ(element(dtype::f8_e4m3, -0x1p-9), 0x81U);
+  EXPECT_EQ(element(dtype::f8_e5m2, 57344), 0x7bU);
+  EXPECT_EQ(element(dtype::f8_e5m2, 1), 0x3cU);
+  EXPECT_EQ(element(dtype::f8_e4m3fnuz, 240), 0x7fU);
+  EXPECT_EQ(element(dtype::f8_e5m2fnuz, 1), 0x40U);
+  EXPECT_EQ(element(dtype::f8_e8m0, 1), 127U);
+  EXPECT_EQ(element(dtype::f8_e8m0, 0x1p-127), 0U);
+  for (std::size_t i = 0; i < dtype_count; ++i) {
+    const auto type = static_cast<dtype>(i);
+    if (bits(type) >= 8 && type != dtype::f8_e8m0) {
+      EXPECT_EQ(element(type, 0), 0U) << name(type);
+    }
+  }
+}
+
+TEST(MissingTensor, AConstantThatADtypeDoesNotHoldIsAnError) {
+  expect_not_initialisable(constant_values{.value = 0.5}, dtype::i64);
+  expect_not_initialisable(constant_values{.value = 0x1p63}, dtype::i64);
+  expect_not_initialisable(constant_values{.value = -1}, dtype::u8);
+  expect_not_initialisable(constant_values{.value = 256}, dtype::u8);
+  expect_not_initialisable(constant_values{.value = 2}, dtype::boolean);
+  expect_not_initialisable(constant_values{.value = std::nan("")}, dtype::i32);
+  expect_not_initialisable(constant_values{.value = 0.1}, dtype::f8_e4m3);
+  expect_not_initialisable(constant_values{.value = 480}, dtype::f8_e4m3);
+  expect_not_initialisable(constant_values{}, dtype::f8_e8m0);
+  expect_not_initialisable(constant_values{}, dtype::f4);
+}
+
+TEST(MissingTensor, AGeneratorsNumberThatADtypeDoesNotHoldIsAnErrorThatNamesTheTensor) {
+  const auto half = [](const missing_tensor_info&) { return [](std::uint64_t index) { return 0.5 * double(index); }; };
+  const missing_tensor_info tensor{.fqn = "steps", .dtype = dtype::i64, .shape = {3}};
+  std::vector<std::byte> bytes(24);
+  expect_error(errc::invalid_argument, "steps", "0.500000, which I64 does not hold",
+               [&] { initialise_missing(half, tensor, partition_of(tensor, replicate{}, 1), 0, bytes); });
 }
 
 TEST(MissingTensor, WhatTheGeneratorThrowsIsThrown) {

@@ -25,7 +25,7 @@ constexpr const char* policy_names[random_case::policies] = {
 std::vector<reference_tensor> with_floats_as(dtype type, const std::vector<reference_tensor>& stored) {
   std::vector<reference_tensor> out;
   for (reference_tensor tensor : stored) {
-    if (is_convertible_float(tensor.type) && !tensor.captured()) {
+    if (is_convertible(tensor.type, type) && !tensor.captured()) {
       const std::uint64_t count = tensor.bytes.size() / (bits(tensor.type) / 8);
       std::vector<std::byte> converted(count * bits(type) / 8);
       convert_floats(tensor.type, tensor.bytes.data(), type, converted.data(), count);

@@ -56,7 +56,7 @@ reference_model widened(const std::vector<reference_tensor>& stored) {
   const reference_model narrow(stored);
   std::vector<reference_tensor> out;
   for (reference_tensor tensor : narrow.tensors()) {
-    if (is_convertible_float(tensor.type) && !tensor.captured()) {
+    if (is_convertible(tensor.type, dtype::f32) && !tensor.captured()) {
       const std::uint64_t count = tensor.bytes.size() / (bits(tensor.type) / 8);
       std::vector<std::byte> wide(count * 4);
       convert_floats(tensor.type, tensor.bytes.data(), dtype::f32, wide.data(), count);

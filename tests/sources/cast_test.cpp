@@ -4,6 +4,8 @@
 #include "support/test_seed.hpp"
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/init/read_threads.hpp>
+#include <fsdpinit/sources/adaptors.hpp>
 #include <fsdpinit/sources/cast.hpp>
 #include <fsdpinit/sources/renamed.hpp>
 #include <fsdpinit/testing/laws.hpp>
@@ -14,6 +16,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <random>
 #include <span>
 #include <string>
@@ -59,7 +62,7 @@ struct one_tensor {
   std::vector<std::byte> bytes;
 };
 
-TEST(cast, shows_tensors_of_the_three_types_with_the_one_asked_for) {
+TEST(cast, shows_floating_tensors_with_the_type_asked_for) {
   for (const dtype target : floats) {
     SCOPED_TRACE(name(target));
     in_memory_source plain = model.source();
@@ -67,7 +70,7 @@ TEST(cast, shows_tensors_of_the_three_types_with_the_one_asked_for) {
     ASSERT_EQ(source.tensors().size(), plain.tensors().size());
     for (std::size_t i = 0; i < plain.tensors().size(); ++i) {
       const tensor_descriptor& before = plain.tensors()[i];
-      const bool is_float = before.dtype == dtype::f32 || before.dtype == dtype::f16 || before.dtype == dtype::bf16;
+      const bool is_float = is_convertible(before.dtype, target);
       EXPECT_EQ(source.tensors()[i].name, before.name);
       EXPECT_EQ(source.tensors()[i].shape, before.shape);
       EXPECT_EQ(source.tensors()[i].dtype, is_float ? target : before.dtype) << before.name;
@@ -165,6 +168,57 @@ TEST(cast, any_range_is_that_of_the_whole) {
       }
     }
   }
+}
+
+TEST(cast, f64_is_rounded_once) {
+  const one_tensor tensor(dtype::f64, 100'003);
+  for (const dtype to : floats) {
+    auto source = minimal_source(tensor.source()) | cast(to);
+    EXPECT_EQ(source.stored_dtype(0), dtype::f64);
+    EXPECT_EQ(whole(source, 0), tensor.as(to));
+    std::vector<std::byte> cut(3);
+    source.read(0, 7, cut);
+    EXPECT_TRUE(std::equal(cut.begin(), cut.end(), tensor.as(to).begin() + 7));
+    EXPECT_EQ(testing::check_source(source), testing::violations{});
+  }
+}
+
+TEST(cast, what_becomes_infinite_is_counted_through_other_adaptors) {
+  const std::vector<float> values{1, 70000, -70000, std::numeric_limits<float>::infinity(), 65504, 1e10F};
+  const auto tensor = [&](const char* called) {
+    return in_memory_tensor{{called, dtype::f32, {values.size()}}, std::as_bytes(std::span(values))};
+  };
+  auto source = merged(in_memory_source({tensor("a"), tensor("plain")}) |
+                           cast(dtype::f16, [](std::string_view name) { return name == "a"; }) | renamed("a", "w"),
+                       in_memory_source({tensor("b")})) |
+                filtered([](std::string_view name) { return name != "none"; });
+  static_assert(OverflowCountingSource<decltype(source)>);
+  for (std::size_t i = 0; i < 3; ++i) {
+    static_cast<void>(whole(source, i));
+  }
+  EXPECT_EQ(source.overflows(0), 3U);
+  EXPECT_EQ(source.overflows(1), 0U);
+  EXPECT_EQ(source.overflows(2), 0U);
+}
+
+TEST(cast, an_element_that_reads_cut_is_counted_once) {
+  const std::vector<float> values{70000, 1, -70000};
+  auto source = in_memory_source({{{"w", dtype::f32, {3}}, std::as_bytes(std::span(values))}}) | cast(dtype::f16);
+  std::byte one{};
+  for (std::uint64_t offset = 0; offset < 6; ++offset) {
+    source.read(0, offset, {&one, 1});
+  }
+  EXPECT_EQ(source.overflows(0), 2U);
+}
+
+TEST(cast, threads_that_read_together_count_together) {
+  const std::vector<float> values(2'000'000, 1e6F);
+  auto source =
+      in_memory_source({{{"w", dtype::f32, {values.size()}}, std::as_bytes(std::span(values))}}) | cast(dtype::f16);
+  std::vector<std::byte> out(2 * values.size());
+  detail::read_threads threads(3);
+  threads.fill(out, [&](std::uint64_t offset, mutable_bytes piece) { source.read(0, offset, piece); });
+  EXPECT_EQ(source.overflows(0), values.size());
 }
 
 TEST(cast, the_source_is_read_in_few_pieces_and_within_the_tensor) {

@@ -52,6 +52,15 @@ concept CastingSource = StateDictSource<S> && requires(S& source, const S& const
   { source.read_stored(tensor, offset, destination) } -> std::same_as<void>;
 };
 
+/// A CastingSource that counts what its casts make infinite.
+///
+/// - `overflows(tensor)`: how many elements of the tensor were finite as stored and infinite as `read` gave them, so far; an element
+///   counts each time its first byte is read.
+template <class S>
+concept OverflowCountingSource = CastingSource<S> && requires(const S& constant, std::size_t tensor) {
+  { constant.overflows(tensor) } -> std::same_as<std::uint64_t>;
+};
+
 /// A source whose tensors are ranges of files, so that neighbours can be read at once.
 ///
 /// - `file_count()`: how many files there are; it stays the same for the life of the source.

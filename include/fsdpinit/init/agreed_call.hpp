@@ -66,7 +66,9 @@ class agreed_call {
   }
 
   /// Local; after `settle`.
-  void settle_buffers() { fsdpinit::settle_buffers(view_, contents_.tensors); }
+  [[nodiscard]] settled_buffers settle_buffers() {
+    return fsdpinit::settle_buffers(view_, contents_.tensors, options_.keep_missing_buffers);
+  }
 
   [[nodiscard]] const policy_facts& policy() const noexcept { return policy_; }
   [[nodiscard]] transport_kind transport() const noexcept { return transport_; }

@@ -37,6 +37,7 @@ template <Communicator Control>
     visit(report.bytes_read);
     visit(report.bytes_sent);
     visit(report.bytes_received);
+    visit(report.overflow.elements);
     visit(report.base_rss_bytes);
     visit(report.peak_rss_bytes);
     visit(report.seconds);
@@ -53,6 +54,7 @@ template <Communicator Control>
   agreed(control, deadline_seconds, [&] {
     all.assign(control.size(), mine);
     each_number(all[control.rank()], [&](auto& value) { out.number(std::bit_cast<std::uint64_t>(value)); });
+    out.text(mine.overflow.first);
   });
   for (std::size_t rank = 0; rank < control.size(); ++rank) {
     std::vector<std::byte> bytes;
@@ -62,6 +64,7 @@ template <Communicator Control>
     bytes = broadcast_bytes(control, std::move(bytes), rank, deadline::after(deadline_seconds));
     detail::wire_reader in(bytes);
     each_number(all[rank], [&]<class Value>(Value& value) { value = std::bit_cast<Value>(in.number()); });
+    all[rank].overflow.first = in.text();
     all[rank].rank = rank;
   }
   return all;

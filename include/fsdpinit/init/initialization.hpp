@@ -18,6 +18,7 @@
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/overflow_meter.hpp>
 #include <fsdpinit/init/payload_channel.hpp>
 #include <fsdpinit/init/pending_shards.hpp>
 #include <fsdpinit/init/policies.hpp>
@@ -96,12 +97,16 @@ class initialization {
       }
       move_payload();
       if (options_.verify == verification::reread) {
-        agreed([&] { enter("verify"); });
+        agreed([&] {
+          count_overflow();  // before they are read again
+          enter("verify");
+        });
         in_turns([&] { return own_step([&] { return rereader_->compare_some(); }); });
         rereader_->compare_with_peer(control_, options_.deadline_seconds);
       }
       agreed([&] {
         widen();
+        count_overflow();
         enter("commit");
         report_ = describe();
       });
@@ -143,7 +148,7 @@ class initialization {
 
   void compare_contents() {
     enter("preflight");
-    call_.settle_buffers();
+    buffers_ = call_.settle_buffers();
     const module_view& view = call_.view();
     items_ = match(view, call_.contents(), options_.strict ? nullptr : &unmatched_);
     if constexpr (initialises_missing) {
@@ -152,7 +157,7 @@ class initialization {
     for (const load_item& item : items_) {
       const slot_record& slot = view.first_slot(view.tensors[item.tensor]);
       if (item.missing) {
-        require_initialisable(info_of(slot));
+        require_initialisable(initialiser_, info_of(slot));
       }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
@@ -256,6 +261,7 @@ class initialization {
   void prepare_stream() {
     const bool reads_together = ConcurrentSource<opened> && call_.source() != nullptr;
     threads_.emplace(reads_together ? options_.reader_threads : 1);
+    overflow_meter_.emplace(call_.source(), items_);
     reader_.emplace(plan_, items_, captured_, call_.source(), *threads_, work_, counters_);
     progress_.emplace(watch_, rank_ == options_.source_rank, bytes_to_read(plan_, rank_),
                       options_.progress_interval_seconds);
@@ -296,6 +302,13 @@ class initialization {
         throw;
       }
     });
+  }
+
+  /// Of what was read to be placed: what it says the first time is kept.
+  void count_overflow() {
+    if (!overflow_) {
+      overflow_ = overflow_meter_->count([&](std::size_t i) { return requests_[i].fqn; });
+    }
   }
 
   void widen() {
@@ -340,6 +353,9 @@ class initialization {
             .buckets = plan_.schedule.buckets.size(),
             .missing = unmatched_.missing,
             .unexpected = unmatched_.unexpected,
+            .kept_buffers = buffers_.kept,
+            .unread_buffers = buffers_.unread,
+            .overflow = *overflow_,
             .advice = advice_on(plan_),
             .phases = clock_.phases(),
             .stages = stages_.seconds()};
@@ -362,6 +378,7 @@ class initialization {
   std::string reason_;  // of an automatic choice
   std::vector<load_item> items_;
   unmatched_names unmatched_;
+  settled_buffers buffers_;
   std::vector<const std::byte*> captured_;  // per request
   std::vector<tensor_request> requests_;
   plan plan_;
@@ -369,6 +386,8 @@ class initialization {
   std::vector<pending_shard> pending_;
   transfer_counters counters_;
   std::optional<read_threads> threads_;
+  std::optional<overflow_meter<opened>> overflow_meter_;
+  std::optional<overflow_count> overflow_;
   std::optional<tensor_reader<opened, Space>> reader_;
   std::optional<progress_meter<Watch>> progress_;
   std::optional<bucket_stream<Data, opened, Space, Watch>> stream_;

@@ -58,15 +58,15 @@ struct call_kind {
 /// The same, and before it policy, source, options and mesh.
 [[nodiscard]] inline std::string manifest_of(const module_view& view, const options& how, const call_kind& kind,
                                              std::size_t ranks) {
-  std::string out =
-      concat("policy ", kind.policy, "\ntransport ", kind.transport, "\nsource ",
-             kind.from_module ? "the module's own state" : "a state dict", "\nmissing tensors ",
-             kind.initialises_missing ? "initialised" : "left on meta", "\nranks ", ranks, "\nreplicas ", how.replicas,
-             "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ",
-             how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node", "\nchoose ",
-             how.choose ? "a function" : "by the size of chunks", "\nstrict ", how.strict ? 1 : 0, "\nrelease_source ",
-             how.release_source ? 1 : 0, "\nverify ", name(how.verify),
-             how.verify == verification::off ? "" : concat(" ", how.checksum->name), "\n");
+  std::string out = concat(
+      "policy ", kind.policy, "\ntransport ", kind.transport, "\nsource ",
+      kind.from_module ? "the module's own state" : "a state dict", "\nmissing tensors ",
+      kind.initialises_missing ? "initialised" : "left on meta", "\nranks ", ranks, "\nreplicas ", how.replicas,
+      "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ",
+      how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node", "\nchoose ",
+      how.choose ? "a function" : "by the size of chunks", "\nstrict ", how.strict ? 1 : 0, "\nkeep_missing_buffers ",
+      how.keep_missing_buffers ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\nverify ", name(how.verify),
+      how.verify == verification::off ? "" : concat(" ", how.checksum->name), "\n");
   append_manifest(out, view);
   return out;
 }

@@ -1,16 +1,14 @@
 #pragma once
 
-#include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/init/mismatches.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
 
 #include <algorithm>
 #include <cstddef>
-#include <set>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace fsdpinit {
@@ -32,49 +30,12 @@ struct unmatched_names {
 
 namespace detail {
 
-/// All that does not fit between module and source, as one error that lists it.
-class mismatch_list {
- public:
-  void add(errc code, std::string_view fqn, std::string_view text) {
-    if (count_ == 0) {
-      code_ = code;
-      subject_ = fqn;
-      first_ = text;
-    }
-    if (count_ < shown) {
-      lines_ += concat("\n  ", printable(fqn, 100), ": ", text.substr(0, text.find(';')));
-    }
-    ++count_;
-  }
-  void throw_if_any() const {
-    if (count_ == 0) {
-      return;
-    }
-    std::string text = first_;
-    if (count_ > 1) {
-      text += concat(" (", count_, " such problems)", lines_);
-      if (count_ > shown) {
-        text += concat("\n  and ", count_ - shown, " more");
-      }
-    }
-    throw error(code_, subject_, text, {.rank = every_rank});
-  }
-
- private:
-  static constexpr std::size_t shown = 20;
-  errc code_ = errc::missing_tensor;
-  std::string subject_;
-  std::string first_;
-  std::string lines_;
-  std::size_t count_ = 0;
-};
-
-/// Per tensor of the source the slot that wants it; nullptr where none does. O(1) for each that follows the one before it in the
+/// Per tensor of the source the slot of its name; nullptr where there is none. O(1) for each that follows the one before it in the
 /// order of the module or in that of names, as those of a checkpoint mostly do, else O(log n).
-[[nodiscard]] inline std::vector<const slot_record*> wanting_slots(const module_view& view,
-                                                                   std::span<const tensor_descriptor> source) {
-  std::vector<const slot_record*> wanting;
-  wanting.reserve(source.size());
+[[nodiscard]] inline std::vector<const slot_record*> slots_named(const module_view& view,
+                                                                 std::span<const tensor_descriptor> source) {
+  std::vector<const slot_record*> named;
+  named.reserve(source.size());
   std::size_t in_module = 0;  // indices behind those of the slot found last
   std::size_t in_order = 0;
   for (const tensor_descriptor& tensor : source) {
@@ -91,50 +52,70 @@ class mismatch_list {
       }
     }
     in_module = slot != nullptr ? view.index_of(*slot) + 1 : in_module;
-    wanting.push_back(slot != nullptr && slot->role != slot_role::non_persistent_buffer ? slot : nullptr);
+    named.push_back(slot);
   }
-  return wanting;
+  return named;
 }
 
 }  // namespace detail
 
-/// Buffers that nobody has declared persistent or not are what the source makes of them. Pure, and equal on every rank. O(n log n).
-inline void settle_buffers(module_view& view, std::span<const tensor_descriptor> source) {
-  const auto undeclared = [](const slot_record& slot) { return slot.role == slot_role::undeclared_buffer; };
-  if (std::none_of(view.slots.begin(), view.slots.end(), undeclared)) {
-    return;
+/// Buffers whose values are those of the source rank's module, whatever was declared; each list in the order of the module.
+struct settled_buffers {
+  std::vector<std::string> kept{};    ///< persistent, but not in the source: the module keeps its own values
+  std::vector<std::string> unread{};  ///< in the source, but not persistent: the module computes them
+};
+
+/// Settles for every buffer where its values come from. Those that nobody has declared persistent or not are what the source makes
+/// of them. With `keep_missing` persistent ones that the source does not have are as those that are not persistent: the source rank's
+/// values, on all ranks. Pure, and equal on every rank. O(n), and O(n log n) where the source has an order of its own.
+inline settled_buffers settle_buffers(module_view& view, std::span<const tensor_descriptor> source,
+                                      bool keep_missing = false) {
+  settled_buffers settled;
+  const auto is_settled = [&](const slot_record& slot) {
+    return slot.role == slot_role::parameter || (slot.role == slot_role::persistent_buffer && !keep_missing);
+  };
+  if (std::all_of(view.slots.begin(), view.slots.end(), is_settled)) {
+    return settled;
   }
-  std::set<std::string_view> stored;
-  for (const tensor_descriptor& tensor : source) {
-    stored.insert(tensor.name);
-  }
-  for (slot_record& slot : view.slots) {
-    if (undeclared(slot)) {
-      slot.role = stored.contains(slot.fqn) ? slot_role::persistent_buffer : slot_role::non_persistent_buffer;
+  std::vector<bool> stored(view.slots.size());
+  for (const slot_record* const slot : detail::slots_named(view, source)) {
+    if (slot != nullptr) {
+      stored[view.index_of(*slot)] = true;
     }
   }
+  for (slot_record& slot : view.slots) {
+    const bool is_in_source = stored[view.index_of(slot)];
+    if (slot.role == slot_role::undeclared_buffer) {
+      slot.role = is_in_source ? slot_role::persistent_buffer : slot_role::non_persistent_buffer;
+    } else if (slot.role == slot_role::non_persistent_buffer && is_in_source) {
+      settled.unread.push_back(slot.fqn);
+    } else if (slot.role == slot_role::persistent_buffer && keep_missing && !is_in_source) {
+      slot.role = slot_role::non_persistent_buffer;
+      settled.kept.push_back(slot.fqn);
+    }
+  }
+  return settled;
 }
 
 /// Finds for every stored tensor of the module its tensor in the source. A tie group may be stored under any of its
 /// names.
 ///
-/// Pure, and equal on every rank: items in source order, so that reading is sequential, then the captured buffers.
+/// Pure, and equal on every rank: items in source order, so that reading is sequential, then the captured buffers. What the source
+/// has of buffers that are not persistent is neither read nor unexpected.
 /// \pre buffers are settled.
 /// \param tolerated  If given, missing and unexpected names are no errors, and are put there.
-/// \throws error{missing_tensor, unexpected_tensor, shape_mismatch, dtype_mismatch} listing up to 20 problems and their
-/// number; its subject is the first one's FQN.
+/// \throws what `require_no_mismatch` does.
 [[nodiscard]] inline std::vector<load_item> match(const module_view& view, const state_dict_contents& contents,
                                                   unmatched_names* tolerated = nullptr) {
   const std::span<const tensor_descriptor> source = contents.tensors;
   constexpr auto none = static_cast<std::size_t>(-1);
-  const std::vector<const slot_record*> slot_of = detail::wanting_slots(view, source);
-  const std::set<std::string_view> ignored(view.ignored.begin(), view.ignored.end());
+  const std::vector<const slot_record*> slot_of = detail::slots_named(view, source);
   std::vector<std::size_t> item_of(view.tensors.size(), none);
   std::vector<load_item> items;
   items.reserve(view.tensors.size());
   for (std::size_t i = 0; i < source.size(); ++i) {
     const slot_record* const slot = slot_of[i];
-    if (slot == nullptr) {
+    if (slot == nullptr || !detail::is_stored(*slot)) {
       continue;
     }
     std::size_t& item = item_of[slot->tensor];
@@ -146,54 +127,34 @@ inline void settle_buffers(module_view& view, std::span<const tensor_descriptor>
     }
   }
 
-  detail::mismatch_list problems;
+  mismatches problems;
   for (std::size_t t = 0; t < view.tensors.size(); ++t) {
     const slot_record& slot = view.first_slot(view.tensors[t]);
-    if (slot.role == slot_role::non_persistent_buffer) {
+    if (!detail::is_stored(slot)) {
       items.push_back({.tensor = t, .captured = true});
     } else if (item_of[t] == none && tolerated != nullptr) {
       tolerated->missing.push_back(slot.fqn);
     } else if (item_of[t] == none) {
-      problems.add(errc::missing_tensor, slot.fqn,
-                   "missing: the module wants it, the checkpoint does not have it; check that this is the model's "
-                   "checkpoint, and its prefix");
-    }
-  }
-  const auto stored_as = [&](std::size_t i) {
-    const std::string& stored = contents.stored_name(i);
-    return stored == source[i].name ? std::string() : concat(" (stored as ", printable(stored), ")");
-  };
-  for (std::size_t i = 0; i < source.size(); ++i) {
-    const tensor_descriptor& tensor = source[i];
-    if (slot_of[i] != nullptr || ignored.contains(tensor.name)) {
-      continue;
-    }
-    if (tolerated != nullptr) {
-      tolerated->unexpected.push_back(tensor.name);
-    } else {
-      problems.add(errc::unexpected_tensor, tensor.name,
-                   concat("unexpected: the checkpoint has it", stored_as(i),
-                          ", the module does not want it; check that this is the model's checkpoint, and its prefix"));
+      problems.missing.push_back(t);
     }
   }
   for (std::size_t i = 0; i < source.size(); ++i) {
     const tensor_descriptor& tensor = source[i];
     const slot_record* const slot = slot_of[i];
-    if (slot == nullptr) {
+    if (slot == nullptr && detail::lies_under_any(tensor.name, view.ignored_prefixes)) {
       continue;
     }
-    if (tensor.shape != slot->shape) {
-      problems.add(errc::shape_mismatch, slot->fqn,
-                   concat("the checkpoint has shape ", to_string(tensor.shape), stored_as(i), ", the module ",
-                          to_string(slot->shape), "; check the model's configuration"));
-    } else if (tensor.dtype != slot->dtype) {
-      problems.add(errc::dtype_mismatch, slot->fqn,
-                   concat("the checkpoint has ", name(tensor.dtype), stored_as(i), ", the module ", name(slot->dtype),
-                          "; nothing is cast unasked: read the checkpoint through cast(), give the module the "
-                          "checkpoint's dtype, or convert the checkpoint"));
+    if (slot == nullptr && tolerated != nullptr) {
+      tolerated->unexpected.push_back(tensor.name);
+    } else if (slot == nullptr) {
+      problems.unexpected.push_back(i);
+    } else if (detail::is_stored(*slot) && tensor.shape != slot->shape) {
+      problems.shapes.push_back(i);
+    } else if (detail::is_stored(*slot) && tensor.dtype != slot->dtype) {
+      problems.dtypes.push_back(i);
     }
   }
-  problems.throw_if_any();
+  require_no_mismatch(view, contents, problems);
   return items;
 }
 

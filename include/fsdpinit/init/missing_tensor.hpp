@@ -6,6 +6,7 @@
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/init/counter_rng.hpp>
+#include <fsdpinit/init/element_values.hpp>
 #include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/partition.hpp>
 
@@ -15,6 +16,9 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
 #include <string_view>
 
 /// \file
@@ -31,25 +35,38 @@ struct missing_tensor_info {
 };
 
 /// Says what to put into missing tensors: `initialise(info)` returns that tensor's generator, whose call gives the
-/// element at a global, row-major index. Equal on every rank, and pure: a rank calls it for its own elements only.
+/// element at a global, row-major index, as a number that `element_of` makes one of the tensor's dtype. Equal on every rank, and
+/// pure: a rank calls it for its own elements only. It may have a member `makes(info)`: whether it can make that tensor, which is
+/// asked before anything changes; others can make all.
 template <class F>
 concept MissingInitialiser = requires(F& initialise, const missing_tensor_info& info, std::uint64_t index) {
-  { initialise(info)(index) } -> std::convertible_to<float>;
+  { initialise(info)(index) } -> std::convertible_to<double>;
 };
 
-/// The same value everywhere: 0 for biases, 1 for scales.
+/// The same value everywhere: 0 for biases and counters, 1 for scales. For every dtype that holds it, as `element_of` says.
 struct constant_values {
-  float value = 0;
+  double value = 0;
+  [[nodiscard]] constexpr bool makes(const missing_tensor_info& info) const noexcept {
+    return element_of(value, info.dtype).has_value();
+  }
   [[nodiscard]] auto operator()(const missing_tensor_info& /*info*/) const noexcept {
     return [value = value](std::uint64_t /*index*/) noexcept { return value; };
   }
 };
 
-/// Normal values; by default with the deviation that most language models are initialised with.
+/// Do random numbers make sense in it? F64 (with the digits of F32), F32, F16, BF16.
+[[nodiscard]] constexpr bool holds_random_values(dtype type) noexcept {
+  return is_convertible_float(type) || type == dtype::f64;
+}
+
+/// Normal values, for F64, F32, F16 and BF16; by default with the deviation that most language models are initialised with.
 struct normal_values {
   std::uint64_t seed = 0;
   double mean = 0;
   double deviation = 0.02;
+  [[nodiscard]] constexpr bool makes(const missing_tensor_info& info) const noexcept {
+    return holds_random_values(info.dtype);
+  }
   [[nodiscard]] auto operator()(const missing_tensor_info& info) const noexcept {
     return [random = counter_rng(seed, info.fqn), mean = mean, deviation = deviation](std::uint64_t index) noexcept {
       return random.normal(index, mean, deviation);
@@ -57,11 +74,14 @@ struct normal_values {
   }
 };
 
-/// Uniform values in [from, to).
+/// Uniform values in [from, to), for F64, F32, F16 and BF16.
 struct uniform_values {
   std::uint64_t seed = 0;
   double from = 0;
   double to = 1;
+  [[nodiscard]] constexpr bool makes(const missing_tensor_info& info) const noexcept {
+    return holds_random_values(info.dtype);
+  }
   [[nodiscard]] auto operator()(const missing_tensor_info& info) const noexcept {
     return [random = counter_rng(seed, info.fqn), from = from, to = to](std::uint64_t index) noexcept {
       return random.uniform(index, from, to);
@@ -72,52 +92,89 @@ struct uniform_values {
 /// Stands for none: missing tensors stay on meta.
 struct no_initialiser {};
 
-/// \throws error{invalid_argument} naming the tensor, for a dtype other than F32, F16, BF16.
-inline void require_initialisable(const missing_tensor_info& tensor) {
-  if (!is_convertible_float(tensor.dtype)) {
+/// \throws error{invalid_argument} naming the tensor, if the initialiser does not make it, or its dtype has less than a byte.
+template <class F>
+void require_initialisable(const F& initialise, const missing_tensor_info& tensor) {
+  bool makes = bits(tensor.dtype) >= 8;
+  if constexpr (requires {
+                  { initialise.makes(tensor) } -> std::convertible_to<bool>;
+                }) {
+    makes = makes && initialise.makes(tensor);
+  }
+  if (!makes) {
     throw error(errc::invalid_argument, tensor.fqn,
-                concat("the checkpoint does not have it, and ", name(tensor.dtype),
-                       " cannot be initialised: only F32, F16 and BF16 are; add it to the checkpoint"),
+                concat("the checkpoint does not have it, and these initial values cannot be ", name(tensor.dtype),
+                       "; initialise it with a constant that it holds (constant_values), let a buffer keep its own "
+                       "value with keep_missing_buffers, or add it to the checkpoint"),
                 {.rank = every_rank});
   }
 }
 
+namespace detail {
+
+/// \throws error{invalid_argument} naming the tensor, for a number that its dtype does not hold.
+inline void store_elements(const missing_tensor_info& tensor, std::span<const double> values, std::byte* to) {
+  if (holds_random_values(tensor.dtype)) {
+    convert_floats(dtype::f64, reinterpret_cast<const std::byte*>(values.data()), tensor.dtype, to, values.size());
+    return;
+  }
+  const std::uint64_t width = bits(tensor.dtype) / 8;
+  std::optional<std::uint64_t> element;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (i == 0 || values[i] != values[i - 1]) {
+      element = element_of(values[i], tensor.dtype);
+    }
+    if (!element) {
+      throw error(errc::invalid_argument, tensor.fqn,
+                  concat("is to be initialised with ", std::to_string(values[i]), ", which ", name(tensor.dtype),
+                         " does not hold; give it another value"));
+    }
+    for (std::uint64_t byte = 0; byte < width; ++byte) {
+      *to++ = static_cast<std::byte>(*element >> (8 * byte));
+    }
+  }
+}
+
+}  // namespace detail
+
 /// Writes the part of `rank` (its index along the mesh's shard dimension) of a tensor that is partitioned as `how`:
-/// `generate(i)`, rounded to the tensor's dtype (nearest, ties to even), for each global index i that the rank holds.
+/// `generate(i)`, as `element_of` makes it one of the tensor's dtype, for each global index i that the rank holds.
 /// `destination` is its shard in host memory, contiguous, without padding; it need not be aligned.
 ///
 /// No allocation; one call of `generate` for each element of the shard, in ascending order.
-/// \throws error{invalid_argument} naming the tensor, for a dtype other than F32, F16, BF16; what `generate` throws.
+/// \throws error{invalid_argument} naming the tensor, for a number that its dtype does not hold, or a dtype of less than a byte;
+/// what `generate` throws.
 /// \pre destination.size() == how.local_bytes(rank).
 template <class Generate>
 void fill_shard(const missing_tensor_info& tensor, const partition& how, std::size_t rank, Generate&& generate,
                 mutable_bytes destination) {
-  require_initialisable(tensor);
+  require_initialisable(generate, tensor);
   Expects(destination.size() == how.local_bytes(rank));
   const std::uint64_t width = bits(tensor.dtype) / 8;
-  for_each_run(
-      how.region(rank), 0, destination.size(), [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
-        constexpr std::size_t at_once = 64;
-        std::array<float, at_once> values;
-        std::uint64_t index = global / width;
-        std::byte* to = destination.data() + local;
-        for (std::uint64_t left = length / width; left != 0;) {
-          const std::uint64_t count = smaller(left, at_once);
-          for (std::uint64_t i = 0; i < count; ++i) {
-            values[i] = static_cast<float>(generate(index + i));
-          }
-          convert_floats(dtype::f32, reinterpret_cast<const std::byte*>(values.data()), tensor.dtype, to, count);
-          index += count;
-          to += count * width;
-          left -= count;
-        }
-      });
+  for_each_run(how.region(rank), 0, destination.size(),
+               [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
+                 constexpr std::size_t at_once = 64;
+                 std::array<double, at_once> values;
+                 std::uint64_t index = global / width;
+                 std::byte* to = destination.data() + local;
+                 for (std::uint64_t left = length / width; left != 0;) {
+                   const std::uint64_t count = smaller(left, at_once);
+                   for (std::uint64_t i = 0; i < count; ++i) {
+                     values[i] = static_cast<double>(generate(index + i));
+                   }
+                   detail::store_elements(tensor, std::span(values).first(count), to);
+                   index += count;
+                   to += count * width;
+                   left -= count;
+                 }
+               });
 }
 
 /// The same, with the generator that `initialise` returns for this tensor.
 template <MissingInitialiser F>
 void initialise_missing(F&& initialise, const missing_tensor_info& tensor, const partition& how, std::size_t rank,
                         mutable_bytes destination) {
+  require_initialisable(initialise, tensor);
   fill_shard(tensor, how, rank, initialise(tensor), destination);
 }
 

@@ -99,9 +99,10 @@ struct module_view {
   std::vector<slot_record> slots;
   std::vector<stored_tensor> tensors;
   std::vector<std::string> units;
-  std::vector<std::string> ignored{};    ///< names that are left alone, in the module's order
-  std::vector<std::size_t> by_name{};    ///< indices of slots, in the order of their names
-  std::vector<std::size_t> by_tensor{};  ///< indices of slots, tensor by tensor
+  std::vector<std::string> ignored{};           ///< names that are left alone, in the module's order
+  std::vector<std::string> ignored_prefixes{};  ///< and what they lie under, whether or not the module has such names
+  std::vector<std::size_t> by_name{};           ///< indices of slots, in the order of their names
+  std::vector<std::size_t> by_tensor{};         ///< indices of slots, tensor by tensor
 
   /// Indices of the slots of a tensor: the one that stands for it, then those that are tied to it.
   [[nodiscard]] std::span<const std::size_t> slots_of(const stored_tensor& tensor) const {
@@ -300,6 +301,7 @@ template <ShardableModule Module>
 [[nodiscard]] module_view view_of(Module& module, std::span<const std::string> unit_prefixes = {},
                                   std::span<const std::string> ignored_prefixes = {}) {
   module_view view;
+  view.ignored_prefixes.assign(ignored_prefixes.begin(), ignored_prefixes.end());
   module_traits<Module>::visit_slots(module, [&]<class Slot>(std::string_view fqn, Slot& slot) {
     static_assert(
         ParameterSlot<Slot>,

@@ -44,8 +44,11 @@ struct options {
   bool release_source = true;
   /// Missing and unexpected names are errors. Without, missing tensors stay on meta, and the report lists both.
   bool strict = true;
-  /// FQN prefixes of what is left alone: neither dropped, sharded nor moved, and not missed; their names in the checkpoint are
-  /// not unexpected.
+  /// A persistent buffer that the checkpoint does not have is not missing: the module keeps the value that it has on the source rank,
+  /// on all ranks, and the report lists it. For constants and counters that older code did not store.
+  bool keep_missing_buffers = false;
+  /// FQN prefixes of what is left alone: neither dropped, sharded nor moved, and not missed; what lies under them in the checkpoint
+  /// is not unexpected.
   std::vector<std::string> ignored_prefixes{};
   /// Are the bytes that were placed compared with those that were read? A difference is error{corrupted} on every rank. Costs two
   /// hashes of each byte (one where it is read, one where it is placed), and a second operation in flight for each bucket.

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 /// \file
@@ -41,6 +42,8 @@ struct pretrained_report {
   std::uint64_t bytes_read = 0;    ///< further stored copies of tied tensors among them
   std::uint64_t predicted_peak_bytes = 0;
   std::uint64_t accounted_peak_bytes = 0;
+  std::vector<std::string> unread_buffers{};  ///< in the checkpoint, but the module computes them
+  overflow_count overflow{};                  ///< of what this rank read
   double seconds = 0;
   std::vector<phase_seconds> phases{};
 };

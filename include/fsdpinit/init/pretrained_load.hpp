@@ -13,6 +13,7 @@
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/overflow_meter.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
@@ -128,8 +129,9 @@ class pretrained_load {
   /// Everything this rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
   void allocate() {
     enter("allocate");
-    settle_buffers(view_, contents_.tensors);
+    unread_buffers_ = settle_buffers(view_, contents_.tensors).unread;
     items_ = match(view_, contents_);
+    overflow_.emplace(source_.get(), items_);
     bool compares = false;
     total_bytes total;
     for (const load_item& item : items_) {
@@ -215,6 +217,9 @@ class pretrained_load {
             .bytes_read = bytes_read_,
             .predicted_peak_bytes = held + scratch_.size(),
             .accounted_peak_bytes = growth_.bytes(),
+            .unread_buffers = unread_buffers_,
+            .overflow =
+                overflow_->count([&](std::size_t i) { return view_.first_slot(view_.tensors[items_[i].tensor]).fqn; }),
             .phases = clock_.phases()};
   }
 
@@ -239,7 +244,9 @@ class pretrained_load {
   source_in_use<Source, Space> source_;
   module_view view_;
   state_dict_contents contents_;
+  std::vector<std::string> unread_buffers_;
   std::vector<load_item> items_;
+  std::optional<overflow_meter<typename source_in_use<Source, Space>::opened>> overflow_;
   std::vector<weight> weights_;  // in the order in which they are read
   std::vector<pending_weight> pending_;
   block<Space> scratch_;

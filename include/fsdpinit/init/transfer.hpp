@@ -49,12 +49,13 @@ template <MemorySpace Space>
 template <class Space>
 using staging_space = decltype(staging_for(std::declval<const Space&>()));
 
-/// Where a non-persistent buffer's values are, on the rank that gives them to all. \throws error{missing_tensor} without any.
+/// Where the values of a buffer are that is not read, on the rank that gives them to all. \throws error{missing_tensor} without any.
 [[nodiscard]] inline const std::byte* captured_values(const slot_record& slot) {
   const std::byte* const values = slot.handle.data();
   if (values == nullptr && byte_size(slot.fqn, slot.dtype, slot.shape) != 0) {
     throw error(errc::missing_tensor, slot.fqn,
-                "a non-persistent buffer without a value on the source rank; compute it there before initialising");
+                "a buffer that is not in the checkpoint, without a value on the source rank; compute it there before "
+                "initialising");
   }
   return values;
 }

@@ -2,10 +2,13 @@
 
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/plan/verification.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -27,6 +30,12 @@ struct stage_seconds {
   double wait = 0;  ///< in operations of the communicator and in agreements: for other ranks, and for payload to move
 };
 
+/// What casts have made infinite on one rank, as it read them: elements that were finite as they are stored.
+struct overflow_count {
+  std::uint64_t elements = 0;
+  std::string first{};  ///< the FQN of the first tensor of the plan that has such an element; empty where none has
+};
+
 /// What an initialisation did on one rank. Bytes are payload, and equal the plan's prediction.
 struct rank_report {
   std::size_t rank = 0;
@@ -46,10 +55,13 @@ struct rank_report {
   std::size_t tensors = 0;  ///< stored once; tied names count as one
   std::size_t units = 0;
   std::size_t buckets = 0;
-  std::vector<std::string> missing{};     ///< names that stay on meta, where that was allowed
-  std::vector<std::string> unexpected{};  ///< names of the checkpoint that nobody wanted, where that was allowed
-  std::vector<std::string> advice{};      ///< settings that make this slow, and what to set instead (`advice_on`)
-  double seconds = 0;                     ///< from the call to the commit
+  std::vector<std::string> missing{};         ///< names that stay on meta, where that was allowed
+  std::vector<std::string> unexpected{};      ///< names of the checkpoint that nobody wanted, where that was allowed
+  std::vector<std::string> kept_buffers{};    ///< not in the checkpoint, with the source rank's values on all ranks
+  std::vector<std::string> unread_buffers{};  ///< in the checkpoint, but the module computes them
+  overflow_count overflow{};          ///< of what this rank read; ranks that read the same elements each count them
+  std::vector<std::string> advice{};  ///< settings that make this slow, and what to set instead (`advice_on`)
+  double seconds = 0;                 ///< from the call to the commit
   std::vector<phase_seconds> phases{};
   stage_seconds stages{};
   std::size_t slowest_rank = 0;  ///< the one that took longest from the call to the end of its stream
@@ -59,6 +71,21 @@ struct rank_report {
   std::uint64_t base_rss_bytes = 0;
   std::uint64_t peak_rss_bytes = 0;
 };
+
+/// What casts have made infinite in one initialisation, all ranks together. Where every rank has read the whole checkpoint each has
+/// counted the same. \pre the reports are those of its ranks.
+[[nodiscard]] inline overflow_count overflow_of(std::span<const rank_report> reports) {
+  overflow_count all;
+  for (const rank_report& report : reports) {
+    if (all.first.empty()) {
+      all.first = report.overflow.first;
+    }
+    const bool reads_all = report.transport == name(transport_kind::none);
+    all.elements =
+        reads_all ? std::max(all.elements, report.overflow.elements) : all.elements + report.overflow.elements;
+  }
+  return all;
+}
 
 /// Seconds per phase, one after the other.
 class phase_clock {

@@ -63,6 +63,7 @@ template <class Value>
 [[nodiscard]] inline nlohmann::ordered_json report_json(std::span<const rank_report> reports,
                                                         const report_context& context) {
   const rank_report& first = reports.front();
+  const overflow_count overflow = overflow_of(reports);
   nlohmann::ordered_json ranks = nlohmann::ordered_json::array();
   for (const rank_report& report : reports) {
     ranks.push_back(detail::rank_json(report));
@@ -80,6 +81,9 @@ template <class Value>
           {"tensors", first.tensors},
           {"missing", first.missing},
           {"unexpected", first.unexpected},
+          {"kept_buffers", first.kept_buffers},
+          {"unread_buffers", first.unread_buffers},
+          {"overflow", {{"elements", overflow.elements}, {"first", detail::or_null(overflow.first)}}},
           {"advice", first.advice},
           {"units", first.units},
           {"buckets", first.buckets},

@@ -66,6 +66,14 @@ template <class Value>
   return line + (names.size() > shown ? ", ...\n" : "\n");
 }
 
+/// A line for what casts have made infinite.
+[[nodiscard]] inline std::string overflow_line(const overflow_count& overflow) {
+  return overflow.elements == 0
+             ? std::string()
+             : fmt::format("cast to infinity, {} finite element{}, the first in {}: take a wider dtype for it\n",
+                           overflow.elements, overflow.elements == 1 ? "" : "s", printable(overflow.first));
+}
+
 template <class Value>
 [[nodiscard]] std::string slowest_over(std::span<const rank_report> reports, Value&& value) {
   double most = 0;
@@ -154,16 +162,20 @@ template <class Value>
   }
   const bool has_transport = first.transport != name(transport_kind::none);
   return fmt::format(
-      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}{}\n{}{}{}{}\n{}\n{}\n{}\nslowest: rank {}, {:.3f} s "
-      "to "
+      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}{}\n{}{}{}{}{}{}{}\n{}\n{}\n{}\nslowest: rank {}, "
+      "{:.3f} "
+      "s to "
       "the "
       "end "
       "of its stream\n",
       first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", ranks, ranks == 1 ? "" : "s",
       replicas, first.tensors, first.units, first.units == 1 ? "" : "s", first.buckets, first.buckets == 1 ? "" : "s",
       verified, reason, detail::names_line("missing, left on meta", first.missing),
-      detail::names_line("unexpected, left in the checkpoint", first.unexpected), advice, bytes.text(), seconds.text(),
-      shares.text(), first.slowest_rank, first.slowest_seconds);
+      detail::names_line("unexpected, left in the checkpoint", first.unexpected),
+      detail::names_line("not in the checkpoint, the module's own values kept", first.kept_buffers),
+      detail::names_line("in the checkpoint, but computed by the module", first.unread_buffers),
+      detail::overflow_line(overflow_of(reports)), advice, bytes.text(), seconds.text(), shares.text(),
+      first.slowest_rank, first.slowest_seconds);
 }
 
 }  // namespace fsdpinit

@@ -84,4 +84,14 @@ void read_stored(S& source, std::size_t tensor, std::uint64_t offset, mutable_by
   }
 }
 
+/// How many elements of the tensor casts have made infinite so far, where the source counts them.
+template <StateDictSource S>
+[[nodiscard]] std::uint64_t overflows([[maybe_unused]] const S& source, [[maybe_unused]] std::size_t tensor) {
+  if constexpr (OverflowCountingSource<S>) {
+    return source.overflows(tensor);
+  } else {
+    return 0;
+  }
+}
+
 }  // namespace fsdpinit::detail

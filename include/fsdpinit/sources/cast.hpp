@@ -13,6 +13,7 @@
 #include <gsl/assert>
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -30,7 +31,8 @@ namespace fsdpinit {
 /// source is read in pieces of up to 256 KiB. Narrowing, the last few KiB of a destination are read in pieces that
 /// halve, since the source needs twice the room. Elements that a range cuts through are read whole, aside.
 ///
-/// Names are forwarded, and the positions in files of what is not cast.
+/// Names are forwarded, and the positions in files of what is not cast. What the cast makes infinite is counted, by tensor: an
+/// OverflowCountingSource.
 ///
 /// \tparam S the source: owned, or with `S&` referred to.
 template <class S>
@@ -46,10 +48,11 @@ class cast_source {
     const std::span<const tensor_descriptor> theirs = std::as_const(source_.get()).tensors();
     descriptors_.assign(theirs.begin(), theirs.end());
     casts_.resize(theirs.size());
+    overflows_.resize(theirs.size());
     for (std::size_t i = 0; i < theirs.size(); ++i) {
       tensor_descriptor& tensor = descriptors_[i];
       const dtype from = tensor.dtype;
-      if (from != target && is_convertible_float(from) && chosen(std::string_view(tensor.name))) {
+      if (from != target && is_convertible(from, target) && chosen(std::string_view(tensor.name))) {
         tensor.dtype = target;
         casts_[i] = {.from = from, .is_cast = true, .bytes = byte_size(tensor)};
       }
@@ -92,6 +95,11 @@ class cast_source {
     } else {
       detail::read_stored(source_.get(), tensor, offset, destination);
     }
+  }
+
+  [[nodiscard]] std::uint64_t overflows(std::size_t tensor) const {
+    Expects(tensor < casts_.size());
+    return overflows_[tensor].count.load(std::memory_order_relaxed) + detail::overflows<inner>(source_.get(), tensor);
   }
 
   [[nodiscard]] std::size_t file_count() const
@@ -139,6 +147,16 @@ class cast_source {
     bool is_cast = false;
     std::uint64_t bytes = 0;  ///< of the tensor as it is seen
   };
+  /// Of one tensor, by all threads that read it. Copied with the source, as numbers are.
+  struct counter {
+    std::atomic<std::uint64_t> count = 0;
+    counter() = default;
+    counter(const counter& other) noexcept : count(other.count.load(std::memory_order_relaxed)) {}
+    counter& operator=(const counter& other) noexcept {
+      count.store(other.count.load(std::memory_order_relaxed), std::memory_order_relaxed);
+      return *this;
+    }
+  };
 
   static constexpr std::uint64_t piece_bytes = 256 * kib;
   static constexpr std::uint64_t aside_bytes = 4 * kib;
@@ -150,10 +168,11 @@ class cast_source {
     }
     const dtype from = casts_[tensor].from;
     const std::uint64_t from_width = bits(from) / 8;
-    std::array<std::byte, 4> stored{};
+    std::array<std::byte, 8> stored{};
     std::array<std::byte, 4> seen{};
     source_.get().read(tensor, element * from_width, mutable_bytes(stored).first(from_width));
-    convert_floats(from, stored.data(), descriptors_[tensor].dtype, seen.data(), 1);
+    const std::uint64_t infinite = convert_floats(from, stored.data(), descriptors_[tensor].dtype, seen.data(), 1);
+    add_overflows(tensor, skipped == 0 ? infinite : 0);
     for (std::size_t i = 0; i < destination.size(); ++i) {
       destination[i] = seen[skipped + i];
     }
@@ -171,27 +190,35 @@ class cast_source {
         std::array<std::byte, aside_bytes> aside;  // NOLINT(*-member-init): read into before it is looked at
         count = smaller(destination.size() / to_width, aside_bytes / from_width);
         source_.get().read(tensor, element * from_width, mutable_bytes(aside).first(count * from_width));
-        convert_floats(from, aside.data(), to, destination.data(), count);
+        add_overflows(tensor, convert_floats(from, aside.data(), to, destination.data(), count));
       } else {
         count = room / (from_width > to_width ? from_width : to_width);
         // At the end of the piece where it grows; see convert_floats.
         const std::uint64_t begin = from_width < to_width ? count * (to_width - from_width) : 0;
         const mutable_bytes stored = destination.subspan(begin, count * from_width);
         source_.get().read(tensor, element * from_width, stored);
-        convert_floats(from, stored.data(), to, destination.data(), count);
+        add_overflows(tensor, convert_floats(from, stored.data(), to, destination.data(), count));
       }
       element += count;
       destination = destination.subspan(count * to_width);
     }
   }
 
+  void add_overflows(std::size_t tensor, std::uint64_t infinite) noexcept {
+    if (infinite != 0) {
+      overflows_[tensor].count.fetch_add(infinite, std::memory_order_relaxed);
+    }
+  }
+
   detail::held_source<S> source_;
   std::vector<tensor_descriptor> descriptors_;
   std::vector<conversion> casts_;
+  std::vector<counter> overflows_;
 };
 
-/// `source | cast(dtype::bf16, predicate)`: tensors of f32, f16 and bf16 whose name satisfies the predicate are seen
-/// with dtype `target`, converted as `convert_floats` does; all others as they are.
+/// `source | cast(dtype::bf16, predicate)`: tensors of f64, f32, f16 and bf16 whose name satisfies the predicate are seen
+/// with dtype `target`, converted as `convert_floats` does; all others as they are. What was finite and becomes infinite is counted
+/// (`rank_report::overflow`).
 ///
 /// \throws error{invalid_argument} for a target other than f32, f16 and bf16.
 template <class Predicate>
@@ -208,7 +235,7 @@ template <class Predicate>
   }};
 }
 
-/// `source | cast(dtype::bf16)`: every tensor of f32, f16 and bf16. \throws as the other does.
+/// `source | cast(dtype::bf16)`: every tensor of f64, f32, f16 and bf16. \throws as the other does.
 [[nodiscard]] inline auto cast(dtype target) {
   return cast(target, [](std::string_view) { return true; });
 }

@@ -90,6 +90,13 @@ class merged_source {
     with_source(*this, at.source, [&](auto& source) { detail::read_stored(source, at.tensor, offset, destination); });
   }
 
+  [[nodiscard]] std::uint64_t overflows(std::size_t tensor) const
+    requires(OverflowCountingSource<std::remove_reference_t<S>> || ...)
+  {
+    const place at = place_of(tensor);
+    return with_source(*this, at.source, [&](const auto& source) { return detail::overflows(source, at.tensor); });
+  }
+
   [[nodiscard]] std::size_t file_count() const
     requires(PositionedSource<std::remove_reference_t<S>> && ...)
   {

@@ -48,6 +48,12 @@ class remote_source {
     return contents_.stored_name(tensor);
   }
 
+  [[nodiscard]] std::uint64_t overflows(std::size_t tensor) const
+    requires OverflowCountingSource<S>
+  {
+    return local_ ? local_->overflows(tensor) : 0;
+  }
+
   [[nodiscard]] std::size_t file_count() const
     requires PositionedSource<S>
   {

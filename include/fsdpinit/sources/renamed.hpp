@@ -5,6 +5,7 @@
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/sources/as_stored.hpp>
+#include <fsdpinit/sources/name_rules.hpp>
 #include <fsdpinit/sources/pipe.hpp>
 #include <fsdpinit/sources/source_view.hpp>
 
@@ -24,16 +25,6 @@ namespace fsdpinit {
 template <class R>
 concept RenameRule = requires(const R& rule, std::string_view name) {
   { std::string(rule(name)) } -> std::same_as<std::string>;
-};
-
-/// Names that begin with `from` begin with `to` instead; others stay.
-struct replaced_prefix {
-  std::string from;
-  std::string to;
-
-  [[nodiscard]] std::string operator()(std::string_view name) const {
-    return name.starts_with(from) ? concat(to, name.substr(from.size())) : std::string(name);
-  }
 };
 
 /// The names in the list, each by its own new one; others stay. A name in the list that no tensor has changes nothing.
@@ -86,7 +77,7 @@ template <class S, class Rule>
 }  // namespace detail
 
 /// `source | renamed(rule)`: every tensor under the name that `rule` makes of its own, a callable
-/// `std::string(std::string_view)`. Errors about a tensor give both names.
+/// `std::string(std::string_view)`, `removed_component{"_orig_mod"}` for instance. Errors about a tensor give both names.
 ///
 /// Cost n log n in the number of tensors, when the source is adapted; nothing per read. Adapting \throws
 /// error{invalid_argument} where two tensors get one name, naming all three.

@@ -65,6 +65,12 @@ class source_view {
     naming_both(tensor, [&](std::size_t index) { source_.get().read_stored(index, offset, destination); });
   }
 
+  [[nodiscard]] std::uint64_t overflows(std::size_t tensor) const
+    requires OverflowCountingSource<inner>
+  {
+    return source_.get().overflows(index_of(tensor));
+  }
+
   [[nodiscard]] std::size_t file_count() const
     requires PositionedSource<inner>
   {

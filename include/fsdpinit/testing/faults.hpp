@@ -61,6 +61,11 @@ class faulty_source {
     check("read_stored", tensors()[tensor].name);
     inner_.read_stored(tensor, offset, destination);
   }
+  [[nodiscard]] std::uint64_t overflows(std::size_t tensor) const
+    requires OverflowCountingSource<S>
+  {
+    return inner_.overflows(tensor);
+  }
   [[nodiscard]] std::size_t file_count() const
     requires PositionedSource<S>
   {

@@ -60,7 +60,7 @@ void check_cast(law_list& laws, S& source, std::size_t index, const std::vector<
   const std::string called = printable(tensor.name);
   const dtype stored_as = std::as_const(source).stored_dtype(index);
   const bool is_cast = stored_as != tensor.dtype;
-  if (is_cast && !(is_convertible_float(stored_as) && is_convertible_float(tensor.dtype))) {
+  if (is_cast && !is_convertible(stored_as, tensor.dtype)) {
     laws.expect(false, concat(called, ": a cast is one that convert_floats makes, not from ", name(stored_as), " to ",
                               name(tensor.dtype)));
     return;
