@@ -1,6 +1,7 @@
 #include "arguments.hpp"
 #include "byte_size.hpp"
 #include "commands.hpp"
+#include "name_patterns.hpp"
 #include "published_models.hpp"
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/init/options.hpp>
@@ -127,23 +128,32 @@ void add_adaptors(CLI::App& command, sharding_request& how) {
           "--rename",
           [&how](const std::vector<std::string>& rules) {
             for (const std::string& rule : rules) {
-              const std::size_t equals = rule.find('=');
-              how.renames.emplace_back(rule.substr(0, equals), rule.substr(equals + 1));
+              how.renames.push_back(parse_rename(rule).call);
             }
           },
-          "names that begin with FROM begin with TO instead; may be given several times")
-      ->check([](const std::string& text) {
-        const std::size_t equals = text.find('=');
-        return equals != std::string::npos && text.find('=', equals + 1) == std::string::npos
-                   ? std::string()
-                   : fmt::format("\"{}\" is not FROM=TO", text);
-      })
+          "FROM=TO: names that begin with FROM begin with TO instead; s/REGEX/REPLACEMENT/: as sed, with\n"
+          "a g behind it for all that matches; may be given several times")
+      ->check([](const std::string& text) { return parse_rename(text).fault; })
       ->allow_extra_args(false)
-      ->type_name("FROM=TO");
+      ->type_name("RULE");
   add_choice<std::optional<dtype>, dtype>(command, "--dtype", how.type,
                                           {{"bf16", dtype::bf16}, {"f16", dtype::f16}, {"f32", dtype::f32}},
-                                          "cast floating tensors: bf16, f16 or f32; default: as stored")
+                                          "cast floating tensors (F64, F32, F16, BF16): bf16, f16 or f32; default: as "
+                                          "stored")
       ->type_name("TYPE");
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--keep-dtype",
+          [&how](const std::vector<std::string>& patterns) {
+            for (const std::string& pattern : patterns) {
+              how.kept_dtypes.push_back(parse_pattern(pattern).call);
+            }
+          },
+          "but not tensors in whose names (after --rename) this is found; may be given several times")
+      ->check([](const std::string& text) { return parse_pattern(text).fault; })
+      ->allow_extra_args(false)
+      ->needs("--dtype")
+      ->type_name("REGEX");
 }
 
 choices<std::string> model_names() {

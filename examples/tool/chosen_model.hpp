@@ -2,6 +2,7 @@
 
 #include "checkpoint_module.hpp"
 #include "commands.hpp"
+#include "opener.hpp"
 #include "published_models.hpp"
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
@@ -10,9 +11,13 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <map>
 #include <optional>
+#include <set>
 #include <span>
+#include <string>
 #include <string_view>
+#include <utility>
 
 namespace fsdpinit::tool {
 
@@ -27,15 +32,34 @@ namespace fsdpinit::tool {
   return *model;
 }
 
-/// The published model that was named, tied as it is; else the checkpoint's own list of tensors.
+/// The published model that was named, tied as it is, with those of its optional buffers that are stored, of the dtype that they
+/// are stored with; else the checkpoint's own list of tensors. What --keep-dtype exempts has the dtype that it is stored with.
 [[nodiscard]] inline dynamic_module module_of(const sharding_request& how, std::span<const tensor_descriptor> stored) {
   if (how.model.empty()) {
     return module_of(stored);
   }
   dynamic_module module;
   const published_model& model = chosen_model(how.model, how.layers);
-  for (const synthetic_tensor& tensor :
-       tensors_of(model, how.layers.value_or(model.layers), how.type.value_or(model.type), true)) {
+  const std::size_t layers = how.layers.value_or(model.layers);
+  std::map<std::string_view, dtype> stored_as;
+  for (const tensor_descriptor& tensor : stored) {
+    stored_as.emplace(tensor.name, tensor.dtype);
+  }
+  std::set<std::string> buffers;
+  for (tensor_descriptor& optional : optional_buffers_of(model, layers)) {
+    if (const auto at = stored_as.find(optional.name); at != stored_as.end()) {
+      module.add_buffer(optional.name, at->second, optional.shape);
+    }
+    buffers.insert(std::move(optional.name));
+  }
+  for (synthetic_tensor& tensor : tensors_of(model, layers, how.type.value_or(model.type), true)) {
+    if (buffers.contains(tensor.descriptor.name)) {
+      continue;
+    }
+    if (how.type && !is_cast(how, tensor.descriptor.name)) {
+      const auto at = stored_as.find(tensor.descriptor.name);
+      tensor.descriptor.dtype = at != stored_as.end() ? at->second : model.type;
+    }
     add_parameter(module, tensor.descriptor);
     if (tensor.content_name != tensor.descriptor.name) {
       module.tie({tensor.content_name, tensor.descriptor.name});

@@ -9,10 +9,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <utility>
+#include <string_view>
 #include <vector>
 
 /// \file
@@ -41,8 +42,9 @@ struct sharding_request {
   transport_kind transport = transport_kind::scatter;
   std::uint64_t bucket_bytes = 4 * mib;
   verification verify = verification::off;
-  std::vector<std::pair<std::string, std::string>> renames;  ///< prefixes, one after the other
-  std::optional<dtype> type;                                 ///< that floating tensors are cast to
+  std::vector<std::function<std::string(std::string_view)>> renames;  ///< one after the other
+  std::optional<dtype> type;                                          ///< that floating tensors are cast to
+  std::vector<std::function<bool(std::string_view)>> kept_dtypes;     ///< but not those whose name satisfies one
   std::string model;                  ///< published name of the module; empty: the checkpoint's own list of tensors
   std::optional<std::size_t> layers;  ///< of that model
   bool strict = true;

@@ -72,8 +72,8 @@ void run_load(const load_request& how, unfinished& outputs) {
     dump(how, results, *folder);
   }
   files.commit();
-  fmt::print("{}{:.3f} s in all; the process had {} resident at most\n", report_text(reports), seconds,
-             bytes_text(peak_rss));
+  fmt::print("{}{}{:.3f} s in all; the process had {} resident at most\n", report_text(reports),
+             results.front().left_alone, seconds, bytes_text(peak_rss));
 }
 
 }  // namespace fsdpinit::tool

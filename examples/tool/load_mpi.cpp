@@ -94,7 +94,7 @@ class mpi_loader {
         files->write_timeline(text_of(samples));
         files->write_report(reports, 0, seconds);
         files->commit();
-        fmt::print("{}{:.3f} s in all\n", report_text(reports), seconds);
+        fmt::print("{}{}{:.3f} s in all\n", report_text(reports), result.left_alone, seconds);
       }
     });
   }

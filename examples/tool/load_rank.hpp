@@ -24,6 +24,8 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
+#include <utility>
 
 /// \file
 /// One rank's part of `load`, whatever ranks are.
@@ -34,6 +36,7 @@ namespace fsdpinit::tool {
 struct rank_result {
   dynamic_module module;
   rank_report report;
+  std::string left_alone{};          ///< a line for what --dtype has not cast
   double ready_at = 0;               ///< on the monotonic clock: the end of the load
   std::uint64_t peak_rss_bytes = 0;  ///< of the process, up to then
   block<host_memory> optimizer{host_memory(), 0};
@@ -72,10 +75,16 @@ template <class Transport, class Source, class Comm>
 [[nodiscard]] rank_result load_and_prepare(const load_request& how, std::span<const tensor_descriptor> tensors,
                                            Source&& source, Comm& comm, const host_memory& memory, rank_watch& watch) {
   rank_result result;
-  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(how, tensors); });
-  load_pretrained(result.module, source, comm, {.active = true, .source_rank = how.source_rank},
-                  {.deadline_seconds = how.deadline_seconds}, memory, watch);
+  agreed(comm, how.deadline_seconds, [&] {
+    result.module = module_of(how, tensors);
+    result.left_alone = left_alone(how, tensors);
+  });
+  pretrained_report loaded =
+      load_pretrained(result.module, source, comm, {.active = true, .source_rank = how.source_rank},
+                      {.deadline_seconds = how.deadline_seconds}, memory, watch);
   result.report = prepare<Transport>(result.module, comm, options_of(how), memory, watch);
+  result.report.unread_buffers = std::move(loaded.unread_buffers);
+  result.report.overflow = std::move(loaded.overflow);
   return result;
 }
 
@@ -83,7 +92,10 @@ template <class Policy, class Source, class Comm>
 [[nodiscard]] rank_result initialize_from(const load_request& how, std::span<const tensor_descriptor> tensors,
                                           Source&& source, Comm& comm, const host_memory& memory, rank_watch& watch) {
   rank_result result;
-  agreed(comm, how.deadline_seconds, [&] { result.module = module_of(how, tensors); });
+  agreed(comm, how.deadline_seconds, [&] {
+    result.module = module_of(how, tensors);
+    result.left_alone = left_alone(how, tensors);
+  });
   result.report = initialize<Policy>(result.module, source, comm, options_of(how), memory, watch);
   return result;
 }

@@ -1,6 +1,7 @@
 #include "arguments.hpp"
 #include "commands.hpp"
 #include "launcher.hpp"
+#include "option_advice.hpp"
 #include "unfinished.hpp"
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -80,7 +81,9 @@ int run(int count, const char* const* arguments) {
   } catch (...) {
     const error failure = current_error();
     // Every message begins with what it is about; where nothing better is known, that is what was to be done.
-    return fail(failure.subject().empty() ? fmt::format("{}: {}", command, failure.what()) : failure.what(), 1);
+    const std::string what =
+        failure.subject().empty() ? fmt::format("{}: {}", command, failure.what()) : std::string(failure.what());
+    return fail(what + option_advice(failure.text()), 1);
   }
 }
 

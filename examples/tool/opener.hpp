@@ -1,24 +1,58 @@
 #pragma once
 
 #include "commands.hpp"
+#include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/float_conversion.hpp>
+#include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/sources/adaptors.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
+#include <algorithm>
+#include <cstddef>
+#include <span>
 #include <string>
 #include <string_view>
 
 namespace fsdpinit::tool {
 
+/// Is the tensor of that name, as it is after renaming, one that --dtype is about?
+[[nodiscard]] inline bool is_cast(const sharding_request& how, std::string_view name) {
+  return how.type.has_value() &&
+         std::none_of(how.kept_dtypes.begin(), how.kept_dtypes.end(), [&](const auto& keeps) { return keeps(name); });
+}
+
 /// The checkpoint with the names and dtypes that were asked for; opened where it is read.
 [[nodiscard]] inline auto opener_of(const sharding_request& how) {
   return checkpoint{how.checkpoint, how.pages} | renamed([renames = how.renames](std::string_view name) {
            std::string out(name);
-           for (const auto& [from, to] : renames) {
-             out = replaced_prefix{from, to}(out);
+           for (const auto& rename : renames) {
+             out = rename(out);
            }
            return out;
          }) |
-         cast(how.type.value_or(dtype::f32), [casts = how.type.has_value()](std::string_view) { return casts; });
+         cast(how.type.value_or(dtype::f32), [how](std::string_view name) { return is_cast(how, name); });
+}
+
+/// A line for the floating tensors that --dtype has left as they are stored; empty where there is none. `tensors` are as they are
+/// seen after the cast.
+[[nodiscard]] inline std::string left_alone(const sharding_request& how, std::span<const tensor_descriptor> tensors) {
+  constexpr std::size_t shown = 5;
+  std::size_t count = 0;
+  std::string names;
+  for (const tensor_descriptor& tensor : tensors) {
+    const bool is_float = name(tensor.dtype).starts_with('F') || tensor.dtype == dtype::bf16;
+    if (!how.type || !is_float || tensor.dtype == *how.type) {
+      continue;
+    }
+    if (count++ < shown) {
+      append_to(names, count == 1 ? "" : ", ", printable(tensor.name), " (", name(tensor.dtype),
+                is_cast(how, tensor.name) ? "" : ", kept", ")");
+    }
+  }
+  return count == 0 ? std::string()
+                    : concat("not cast to ", name(*how.type), ", ", count, " floating tensor", count == 1 ? "" : "s",
+                             ": ", names, count > shown ? ", ...\n" : "\n");
 }
 
 }  // namespace fsdpinit::tool

@@ -55,6 +55,9 @@ state_dict_contents published_contents(const plan_request& how) {
   state_dict_contents contents;
   for (synthetic_tensor& tensor :
        tensors_of(model, how.layers.value_or(model.layers), how.type.value_or(model.type), true)) {
+    if (how.type && !is_cast(how, tensor.descriptor.name)) {
+      tensor.descriptor.dtype = model.type;
+    }
     contents.stored.push_back({.dtype = model.type});
     contents.tensors.push_back(std::move(tensor.descriptor));
   }

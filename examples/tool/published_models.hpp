@@ -126,6 +126,29 @@ inline void add_decoder(tensor_list& list, const published_model& model, std::si
   }
 }
 
+/// What the published code computes and does not store, but files of older versions hold: buffers of the module where the checkpoint
+/// has them. The causal mask and the number that masked scores became (GPT-2's attention), and the frequencies of rotary embeddings,
+/// which each layer's attention had before the model had them. (transformers, `modeling_gpt2.py` and `modeling_llama.py`:
+/// `register_buffer(..., persistent=False)`.)
+[[nodiscard]] inline std::vector<tensor_descriptor> optional_buffers_of(const published_model& model,
+                                                                        std::size_t layers) {
+  constexpr std::uint64_t positions = 1024;
+  std::vector<tensor_descriptor> buffers;
+  const shape frequencies{model.head_size / 2};
+  for (std::size_t i = 0; i < layers; ++i) {
+    if (model.family == model_family::gpt2) {
+      buffers.push_back({.name = concat("h.", i, ".attn.bias"), .shape = {1, 1, positions, positions}});
+      buffers.push_back({.name = concat("h.", i, ".attn.masked_bias"), .shape = {}});
+    } else {
+      buffers.push_back({.name = concat("model.layers.", i, ".self_attn.rotary_emb.inv_freq"), .shape = frequencies});
+    }
+  }
+  if (model.family == model_family::decoder) {
+    buffers.push_back({.name = "model.rotary_emb.inv_freq", .shape = frequencies});
+  }
+  return buffers;
+}
+
 /// Its projections are Conv1D layers, whose weights are [in, out]. `attn.bias` is the causal mask, which is in the
 /// file.
 inline void add_gpt2(tensor_list& list, const published_model& model, std::size_t layers) {

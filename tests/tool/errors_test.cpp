@@ -70,8 +70,16 @@ TEST_F(tool_errors, usage) {
                "--transport", "own-read is not for cpu-ram-efficient-loading");
   expect_usage({"load", model, "--shards", "2", "--page-cache", "drop"}, "--page-cache", "keep, drop-behind");
   expect_usage({"load", model, "--shards", "2", "--reader-threads", "0"}, "--reader-threads", "from 1 to 256");
-  expect_usage({"load", model, "--shards", "2", "--rename", "a"}, "--rename", "\"a\" is not FROM=TO");
-  expect_usage({"plan", model, "--shards", "2", "--rename", "a=b=c"}, "--rename", "\"a=b=c\" is not FROM=TO");
+  expect_usage({"load", model, "--shards", "2", "--rename", "a"}, "--rename",
+               "\"a\" is neither FROM=TO nor s/REGEX/REPLACEMENT/");
+  expect_usage({"plan", model, "--shards", "2", "--rename", "a=b=c"}, "--rename", "\"a=b=c\" is neither FROM=TO nor");
+  expect_usage({"load", model, "--shards", "2", "--rename", "s/a/b"}, "--rename", "is not s/REGEX/REPLACEMENT/");
+  expect_usage({"load", model, "--shards", "2", "--rename", "s/a/b/x"}, "--rename", "is not s/REGEX/REPLACEMENT/");
+  expect_usage({"load", model, "--shards", "2", "--rename", "s/(a/b/"}, "--rename", "\"(a\" is no regular expression");
+  expect_usage({"load", model, "--shards", "2", "--rename", "s//b/"}, "--rename", "has 1 to 1000 characters, not 0");
+  expect_usage({"load", model, "--shards", "2", "--keep-dtype", "norm"}, "--keep-dtype", "requires --dtype");
+  expect_usage({"load", model, "--shards", "2", "--dtype", "f32", "--keep-dtype", "[a"}, "--keep-dtype",
+               "\"[a\" is no regular expression");
   expect_usage({"load", model, "--shards", "2", "--dtype", "f64"}, "--dtype", "bf16, f16, f32");
   expect_usage({"load", model, "--shards", "2", "--non-strict"}, "--non-strict", "only with --model");
   expect_usage({"plan", model, "--shards", "2", "--layers", "2"}, "--layers", "only with --model");

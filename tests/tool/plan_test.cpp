@@ -166,13 +166,13 @@ TEST(plan_cluster, recommends_the_fastest_and_says_what_the_nearly_as_fast_save)
       recommended("1e9"),
       "recommended: scatter, a source per node, the fastest at 0.548 s, bound by storage, one node; broadcast takes "
       "0.552 s and needs less: the checkpoint on one node only, storage 522.70 MiB in place of 2.04 GiB; own-read "
-      "takes 0.564 s and needs less: storage 522.70 MiB in place of 2.04 GiB");
+      "takes 0.560 s and needs less: storage 522.70 MiB in place of 2.04 GiB");
   EXPECT_EQ(
       recommended("1.05e9"),
-      "recommended: own-read, the fastest at 0.538 s, bound by NIC, out; broadcast takes 0.552 s and needs less: the "
+      "recommended: own-read, the fastest at 0.536 s, bound by NIC, out; broadcast takes 0.552 s and needs less: the "
       "checkpoint on one node only, host memory 293.35 MiB in place of 293.60 MiB; scatter, a source per node takes "
       "0.548 s and needs less: NIC 0 B in place of 1.53 GiB, host memory 293.35 MiB in place of 293.60 MiB");
-  EXPECT_EQ(recommended("1e10"), "recommended: own-read, the fastest at 0.289 s, bound by storage, one node")
+  EXPECT_EQ(recommended("1e10"), "recommended: own-read, the fastest at 0.312 s, bound by storage, one node")
       << "nothing else is near";
 }
 
