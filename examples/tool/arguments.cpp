@@ -25,7 +25,7 @@ namespace {
 
 constexpr const char* about =
     "Brings a fully sharded model up from a safetensors checkpoint at the memory cost of its shards.\n"
-    "CHECKPOINT is a .safetensors file, an index (*.index.json), or a folder that holds one of them.";
+    "CHECKPOINT is a .safetensors file, an index (*.safetensors.index.json), or the folder of one checkpoint.";
 
 template <class Value>
 using choices = std::vector<std::pair<std::string_view, Value>>;

@@ -4,6 +4,7 @@
 #include <fsdpinit/modules/parameter.hpp>
 #include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/sources/output_file.hpp>
+#include <fsdpinit/sources/safetensors_table.hpp>
 #include <fsdpinit/sources/safetensors_writer.hpp>
 
 #include <fmt/format.h>
@@ -73,12 +74,10 @@ void dump_shards(dynamic_module& module, dump_rank which, const std::filesystem:
   for (const named_slot& slot : slots) {
     tensors.push_back({.name = std::string(slot.fqn), .dtype = slot.type, .shape = slot.part->shape});
   }
-  const std::map<std::string, std::string> metadata{{"format", "fsdpinit.shards"},
-                                                    {"format_version", "1"},
-                                                    {"rank", fmt::format("{}", which.rank)},
-                                                    {"shards", fmt::format("{}", which.shards)},
-                                                    {"replicas", fmt::format("{}", which.replicas)},
-                                                    {"tensors", places_of(slots)}};
+  const std::map<std::string, std::string> metadata{
+      {"format", std::string(shards_format)},          {"format_version", "1"},
+      {"rank", fmt::format("{}", which.rank)},         {"shards", fmt::format("{}", which.shards)},
+      {"replicas", fmt::format("{}", which.replicas)}, {"tensors", places_of(slots)}};
   const safetensors_layout layout = lay_out_safetensors(tensors, metadata);
   output_file file(
       (folder / fmt::format("rank-{:05}-of-{:05}.safetensors", which.rank, which.shards * which.replicas)).string());

@@ -10,10 +10,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -118,6 +120,13 @@ void print_text(const std::string& given, const safetensors_source& source) {
                bytes_text(byte_size(*family.first))});
   }
   fmt::print("{}\n{}\n{}", files.text(), dtypes.text(), names.text());
+  if (!source.unlisted().empty()) {
+    text_table left_out({"left out by the index", "in"});
+    for (const unlisted_tensor& each : source.unlisted()) {
+      left_out.add({each.name.empty() ? "(not looked into)" : printable(each.name), printable(each.file)});
+    }
+    fmt::print("\n{}", left_out.text());
+  }
 }
 
 void print_json(const std::string& given, const safetensors_source& source) {
@@ -145,19 +154,28 @@ void print_json(const std::string& given, const safetensors_source& source) {
                        {"file", place.file},
                        {"offset", place.begin}});
   }
+  ordered_json unlisted = ordered_json::array();
+  for (const unlisted_tensor& each : source.unlisted()) {
+    unlisted.push_back({{"name", each.name.empty() ? ordered_json() : ordered_json(each.name)}, {"file", each.file}});
+  }
   fmt::print("{}", json_text({{"format", "fsdpinit.inspect"},
                               {"format_version", 1},
                               {"checkpoint", given},
                               {"bytes", bytes_of(source.tensors())},
                               {"dtypes", std::move(dtypes)},
                               {"files", std::move(files)},
-                              {"tensors", std::move(tensors)}}));
+                              {"tensors", std::move(tensors)},
+                              {"unlisted", std::move(unlisted)}}));
 }
 
 }  // namespace
 
 void run_inspect(const inspect_request& how) {
-  const safetensors_source source = open_safetensors(how.checkpoint);
+  // Here a file may be a part: it is only looked at.
+  std::error_code unreadable;  // opening it says why
+  const bool is_file =
+      std::filesystem::is_regular_file(how.checkpoint, unreadable) && !how.checkpoint.ends_with(".json");
+  const safetensors_source source = is_file ? safetensors_file{how.checkpoint}() : open_safetensors(how.checkpoint);
   how.json ? print_json(how.checkpoint, source) : print_text(how.checkpoint, source);
 }
 

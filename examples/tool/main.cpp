@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -19,6 +20,7 @@
 #include <variant>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 namespace fsdpinit::tool {
@@ -39,6 +41,17 @@ void open_standard_streams() {
   } while (number >= 0 && number <= STDERR_FILENO);
   if (number >= 0) {
     ::close(number);
+  }
+}
+
+/// Ranks that are threads share the descriptors of this process, and the usual soft limit of 1024 is for programs that call select().
+/// No more than is needed: there are libraries that close every number up to the limit.
+void raise_descriptor_limit() {
+  constexpr ::rlim_t wanted = 65536;
+  ::rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted && limit.rlim_cur < limit.rlim_max) {
+    limit.rlim_cur = std::min(wanted, limit.rlim_max);
+    ::setrlimit(RLIMIT_NOFILE, &limit);  // where that is refused, opening says so
   }
 }
 
@@ -95,6 +108,7 @@ int main(int count, char** arguments) {
   // other.
   std::signal(SIGPIPE, SIG_IGN);
   fsdpinit::tool::open_standard_streams();
+  fsdpinit::tool::raise_descriptor_limit();
   try {
     return fsdpinit::tool::run(count, arguments);
   } catch (...) {

@@ -66,7 +66,7 @@ rank_file open_rank(const std::string& path) {
     const auto entry = metadata.find(key);
     return entry != metadata.end() && entry->second == value;
   };
-  if (!says("format", "fsdpinit.shards") || !says("format_version", "1")) {
+  if (!says("format", shards_format) || !says("format_version", "1")) {
     throw error(errc::invalid_file, path, "holds no shards of one rank; give a folder that load --dump has written");
   }
   file.rank = number_of(path, metadata, "rank");

@@ -432,6 +432,16 @@ struct stored_name_is_a_number : in_memory_source {
 };
 static_assert(!RenamingSource<stored_name_is_a_number>);
 
+static_assert(IndexedSource<minimal_indexed_source<in_memory_source>> && !IndexedSource<in_memory_source>);
+struct unlisted_not_const : in_memory_source {
+  std::span<const unlisted_tensor> unlisted();
+};
+static_assert(!IndexedSource<unlisted_not_const>);
+struct unlisted_is_a_number : in_memory_source {
+  [[nodiscard]] std::size_t unlisted() const;
+};
+static_assert(!IndexedSource<unlisted_is_a_number>);
+
 // -- MemorySpace
 
 static_assert(MemorySpace<minimal_memory> && MemorySpace<host_memory> && MemorySpace<fake_device_memory>);
@@ -670,13 +680,14 @@ constexpr bool is_transparent_source = [] {
   using F = faulty_source<S>;
   return StateDictSource<F> && CastingSource<F> == CastingSource<S> && PositionedSource<F> == PositionedSource<S> &&
          VectoredSource<F> == VectoredSource<S> && RenamingSource<F> == RenamingSource<S> &&
-         ConcurrentSource<F> == ConcurrentSource<S>;
+         IndexedSource<F> == IndexedSource<S> && ConcurrentSource<F> == ConcurrentSource<S>;
 }();
 static_assert(is_transparent_source<in_memory_source>);
 static_assert(is_transparent_source<minimal_casting_source<in_memory_source>>);
 static_assert(is_transparent_source<minimal_positioned_source<in_memory_source>>);
 static_assert(is_transparent_source<minimal_vectored_source<in_memory_source>>);
 static_assert(is_transparent_source<minimal_renaming_source<in_memory_source>>);
+static_assert(is_transparent_source<minimal_indexed_source<in_memory_source>>);
 static_assert(MemorySpace<faulty_memory<host_memory>> && faulty_memory<host_memory>::host_accessible);
 static_assert(!LocallyCopyingMemory<faulty_memory<host_memory>> &&
               LocallyCopyingMemory<faulty_memory<fake_device_memory>>);

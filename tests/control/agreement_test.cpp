@@ -233,10 +233,12 @@ TEST(Wire, ContentsArriveAsTheyWere) {
       .tensors = {{.name = "", .dtype = dtype::u64, .shape = {}},
                   {.name = "a", .dtype = dtype::f4, .shape = {0, 7}},
                   {.name = std::string(5000, 'n'), .dtype = dtype::bf16, .shape = {1, 2, 3}}},
-      .stored = {{.dtype = dtype::u64}, {.dtype = dtype::f4, .name = "stored.a"}, {.dtype = dtype::f16}}};
+      .stored = {{.dtype = dtype::u64}, {.dtype = dtype::f4, .name = "stored.a"}, {.dtype = dtype::f16}},
+      .unlisted = {{.name = "b", .file = "f"}, {.name = {}, .file = "g"}}};
   const state_dict_contents got = detail::decode_contents(detail::encode(sent));
   EXPECT_EQ(got.tensors, sent.tensors);
   EXPECT_EQ(got.stored, sent.stored);
+  EXPECT_EQ(got.unlisted, sent.unlisted);
   EXPECT_TRUE(detail::decode_contents(detail::encode(state_dict_contents{})).tensors.empty());
 }
 

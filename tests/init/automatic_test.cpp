@@ -146,10 +146,24 @@ TEST(NonStrict, AMissingTensorThatCannotBeInitialisedIsAnErrorBeforeAnythingIsDr
     host_memory memory;
     dynamic_module module = wanted.module(memory, false);
     wanted.load(module, memory);
-    EXPECT_THROW(initialize(module, in_memory_source(), world, {.strict = false}, memory, null_observer{},
-                            no_optimizer{}, normal_values{}),
-                 error);
+    expect_error(errc::invalid_argument, "steps", "I64 cannot be initialised", [&] {
+      initialize(module, in_memory_source(), world, {.strict = false}, memory, null_observer{}, no_optimizer{},
+                 normal_values{});
+    });
     EXPECT_FALSE(module.get_parameter("steps").is_meta());
+  });
+}
+
+TEST(NonStrict, NothingInCommonIsTheSameErrorEverywhere) {
+  const reference_model wanted({{.fqn = "w", .type = dtype::u8, .extents = {40}}});
+  const reference_model stored({{.fqn = "model.w", .type = dtype::u8, .extents = {40}}});
+  run_ranks(3, [&](std::size_t, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = wanted.module(memory, false);
+    wanted.load(module, memory);
+    expect_error(errc::missing_tensor, "w", "the checkpoint has 1 other, model.w; check",
+                 [&] { initialize(module, stored.source(), world, {.strict = false}, memory); });
+    EXPECT_FALSE(module.get_parameter("w").is_meta());
   });
 }
 

@@ -277,5 +277,91 @@ TEST(Match, FindsEachSlotInAnyOrderOfTheSource) {
   }
 }
 
+module_view view_of_two(dynamic_module& module) {
+  module.add_parameter("a", dtype::u8, {1});
+  module.add_parameter("b", dtype::u8, {1});
+  return view_of(module);
+}
+
+state_dict_contents contents_of(const names& stored) {
+  state_dict_contents contents;
+  for (const std::string& name : stored) {
+    contents.tensors.push_back({.name = name, .dtype = dtype::u8, .shape = {1}});
+  }
+  return contents;
+}
+
+TEST(Match, NothingInCommonIsAnErrorAlsoWhereNamesMayDiffer) {
+  dynamic_module module;
+  const module_view view = view_of_two(module);
+  for (const bool initialises : {false, true}) {
+    unmatched_names rest;
+    expect_error(errc::missing_tensor, "a",
+                 "missing, as are all 2 tensors that the module wants: the checkpoint has 3 others, such as model.a; "
+                 "check that this is the model's checkpoint, and its prefix",
+                 [&] {
+                   static_cast<void>(match(view, contents_of({"model.a", "model.b", "c"}), &rest, initialises));
+                 });
+  }
+  unmatched_names rest;
+  EXPECT_EQ(match(view, contents_of({"b", "c"}), &rest).size(), 1U);  // one is enough
+  EXPECT_EQ(rest.missing, names{"a"});
+}
+
+TEST(Match, AnEmptySourceIsAnErrorUnlessEverythingIsInitialised) {
+  dynamic_module module;
+  const module_view view = view_of_two(module);
+  unmatched_names rest;
+  expect_error(errc::missing_tensor, "a", "the checkpoint holds nothing",
+               [&] { static_cast<void>(match(view, contents_of({}), &rest)); });
+  unmatched_names made;
+  EXPECT_TRUE(match(view, contents_of({}), &made, true).empty());
+  EXPECT_EQ(made.missing, (names{"a", "b"}));
+}
+
+TEST(Match, AModuleThatWantsNothingMatchesAnything) {
+  dynamic_module nothing;
+  const module_view view = view_of(nothing);
+  unmatched_names rest;
+  EXPECT_TRUE(match(view, contents_of({"a"}), &rest).empty());
+  EXPECT_EQ(rest.unexpected, names{"a"});
+  EXPECT_TRUE(match(view, contents_of({})).empty());
+}
+
+TEST(Match, WhatTheIndexLeavesOutIsMissingAndItsFileIsNamed) {
+  dynamic_module module;
+  const module_view view = view_of_two(module);
+  state_dict_contents contents = contents_of({"a"});
+  contents.unlisted = {{.name = {}, .file = "other"}, {.name = "b", .file = "model-3-of-3.safetensors"}};
+  expect_error(
+      errc::missing_tensor, "b",
+      "missing: stored in model-3-of-3.safetensors, but the index does not list it; download or save the index "
+      "again",
+      [&] { static_cast<void>(match(view, contents)); });
+}
+
+TEST(Match, WhatTheIndexLeavesOutIsNotMadeUpUnlessItIsFilteredOut) {
+  dynamic_module module;
+  module_view view = view_of_two(module);
+  state_dict_contents contents = contents_of({"a"});
+  contents.unlisted = {{.name = "b", .file = "model-3-of-3.safetensors"}};
+  unmatched_names rest;
+  expect_error(errc::missing_tensor, "b", "or leave the tensor out with filtered() to have it initialised",
+               [&] { static_cast<void>(match(view, contents, &rest, true)); });
+  EXPECT_EQ(match(view, contents, &rest).size(), 1U);  // it stays on meta
+  EXPECT_EQ(rest.missing, names{"b"});
+  contents.unlisted.clear();  // as filtered() does
+  EXPECT_EQ(match(view, contents, &rest, true).size(), 1U);
+
+  dynamic_module tied;
+  tied.add_parameter("a", dtype::u8, {1});
+  tied.add_parameter("other_name", dtype::u8, {1});
+  tied.add_parameter("b", dtype::u8, {1});
+  tied.tie({"other_name", "b"});
+  contents.unlisted = {{.name = "b", .file = "f"}};
+  expect_error(errc::missing_tensor, "other_name", "stored in f",
+               [&] { static_cast<void>(match(view_of(tied), contents, &rest, true)); });
+}
+
 }  // namespace
 }  // namespace module_view_test

@@ -29,8 +29,6 @@ TEST(hf_index, groups_the_tensors_by_file_in_order_of_name) {
             (files{{"m-1", {"b", "c"}}, {"m-2", {"a", "z"}}}));
 }
 
-TEST(hf_index, may_map_nothing) { EXPECT_TRUE(parse(map("")).empty()); }
-
 TEST(hf_index, looks_at_nothing_but_the_weight_map) {
   const files expected{{"f", {"a"}}};
   EXPECT_EQ(parse(R"({"metadata":{"total_size":4},"weight_map":{"a":"f"}})"), expected);
@@ -71,6 +69,7 @@ INSTANTIATE_TEST_SUITE_P(
         {"trailing_characters", R"({"weight_map":{}}x)", "not valid JSON"},
         {"nesting_of_128", R"({"x":)" + std::string(127, '[') + std::string(127, ']') + "}", "nests 128 levels"},
         {"no_map", R"({"metadata":{"weight_map":{}}})", "the index has no weight_map"},
+        {"map_is_empty", map(""), "weight_map maps no tensor; download or save the index again"},
         {"map_twice", R"({"weight_map":{},"weight_map":{}})", "weight_map twice"},
         {"map_twice_under_an_escape", R"({"weight_map":{},"weight\u005fmap":{}})", "weight_map twice"},
         {"map_is_null", R"({"weight_map":null})", "weight_map is null"},

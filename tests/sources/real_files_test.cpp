@@ -108,7 +108,8 @@ TEST_F(real_files, fastsafetensors_samples_are_read) {
 }
 
 TEST_F(real_files, their_folder_holds_several_checkpoints) {
-  testing_support::expect_error(errc::invalid_file, folder(), "give the one to load: fastsafetensors_a.safetensors, ",
+  testing_support::expect_error(errc::invalid_file, folder(),
+                                "give the path of the one to load: fastsafetensors_a.safetensors, ",
                                 [&] { static_cast<void>(open_safetensors(folder())); });
 }
 

@@ -5,6 +5,7 @@
 #include <support/expect_error.hpp>
 #include <support/safetensors_bytes.hpp>
 #include <support/temp_dir.hpp>
+#include <support/u8_checkpoint.hpp>
 
 #include <gtest/gtest.h>
 
@@ -27,54 +28,33 @@
 namespace fsdpinit::safetensors_source_test {
 namespace {
 
+using testing_support::all_of;
 using testing_support::expect_error;
+using testing_support::index_json;
+using testing_support::read_text;
 using testing_support::safetensors_bytes;
 using testing_support::safetensors_entry_json;
 using testing_support::temp_dir;
+using testing_support::u8_file;
+using contents = testing_support::u8_tensors;
 namespace fs = std::filesystem;
 
 static_assert(StateDictSource<safetensors_source>);
-static_assert(SourceOpener<checkpoint>);
+static_assert(IndexedSource<safetensors_source>);
+static_assert(SourceOpener<checkpoint> && SourceOpener<safetensors_file>);
 static_assert(std::is_nothrow_move_constructible_v<safetensors_source>);
 
 const auto e = safetensors_entry_json;
 
-/// A file of U8 tensors, `{name, content}` each.
-std::string u8_file(const std::vector<std::pair<std::string, std::string>>& tensors) {
-  std::string json;
-  std::string data;
-  for (const auto& [name, content] : tensors) {
-    json += (json.empty() ? "{" : ",") + e(name, "U8", concat("[", content.size(), "]"),
-                                           concat("[", data.size(), ",", data.size() + content.size(), "]"));
-    data += content;
-  }
-  return safetensors_bytes(json + "}", data);
-}
-
-std::string index_json(const std::vector<std::pair<std::string, std::string>>& map) {
-  std::string json;
-  for (const auto& [tensor, file] : map) {
-    json += concat(json.empty() ? "" : ",", "\"", tensor, "\":\"", file, "\"");
-  }
-  return R"({"metadata":{"total_size":1},"weight_map":{)" + json + "}}";
-}
-
-std::string read(const safetensors_source& source, std::size_t tensor, std::uint64_t offset, std::size_t count) {
-  std::string out(count, '?');
-  source.read(tensor, offset, std::as_writable_bytes(std::span(out)));
-  return out;
-}
-
-/// Every tensor, whole: `{name, content}` in the source's order.
-std::vector<std::pair<std::string, std::string>> all_of(const safetensors_source& source) {
-  std::vector<std::pair<std::string, std::string>> out;
-  for (std::size_t i = 0; i < source.tensors().size(); ++i) {
-    out.emplace_back(source.tensors()[i].name, read(source, i, 0, source.place_of(i).bytes));
+/// What its index leaves out: `{tensor, file}` each.
+template <IndexedSource S>
+contents unlisted_in(const S& source) {
+  contents out;
+  for (const unlisted_tensor& each : source.unlisted()) {
+    out.emplace_back(each.name, each.file);
   }
   return out;
 }
-
-using contents = std::vector<std::pair<std::string, std::string>>;
 
 void expect_rejected(const std::string& opened, errc code, const std::string& subject, std::string_view piece) {
   expect_error(code, subject, piece, [&] { static_cast<void>(open_safetensors(opened)); });
@@ -90,9 +70,9 @@ TEST(safetensors_source, reads_any_range_of_any_tensor) {
   ASSERT_EQ(source.tensors().size(), 3U);
   EXPECT_EQ(source.tensors()[0], (tensor_descriptor{"a", dtype::i16, {1}}));
   EXPECT_EQ(all_of(source), (contents{{"a", "ab"}, {"b", "cdef"}, {"none", ""}}));
-  EXPECT_EQ(read(source, 1, 1, 2), "de");
-  EXPECT_EQ(read(source, 1, 4, 0), "");
-  EXPECT_EQ(read(source, 0, 1, 1), "b");
+  EXPECT_EQ(read_text(source, 1, 1, 2), "de");
+  EXPECT_EQ(read_text(source, 1, 4, 0), "");
+  EXPECT_EQ(read_text(source, 0, 1, 1), "b");
 }
 
 TEST(safetensors_source, of_no_tensors) {
@@ -261,7 +241,7 @@ struct open_file {
   safetensors_source source{path};
 
   void expect_read_to_fail(std::string_view piece) const {
-    expect_error(errc::invalid_file, path, piece, [this] { static_cast<void>(read(source, 0, 0, 3)); });
+    expect_error(errc::invalid_file, path, piece, [this] { static_cast<void>(read_text(source, 0, 0, 3)); });
     expect_error(errc::invalid_file, path, piece, [this] {
       std::array<std::byte, 3> first{};
       source.read_file(0, source.position_of(0).offset, first);
@@ -313,8 +293,8 @@ TEST(safetensors_source, of_several_files_only_reads_from_the_changed_one_fail) 
   static_cast<void>(dir.write("2", u8_file({{"b", "y"}})));
   const safetensors_source source = open_safetensors(dir.write("m.index.json", index_json({{"a", "1"}, {"b", "2"}})));
   fs::resize_file(dir / "2", fs::file_size(dir / "2") + 1);
-  EXPECT_EQ(read(source, 0, 0, 1), "x");
-  expect_error(errc::invalid_file, dir / "2", "grew", [&] { static_cast<void>(read(source, 1, 0, 1)); });
+  EXPECT_EQ(read_text(source, 0, 0, 1), "x");
+  expect_error(errc::invalid_file, dir / "2", "grew", [&] { static_cast<void>(read_text(source, 1, 0, 1)); });
 }
 
 // -- an index
@@ -332,27 +312,65 @@ TEST(safetensors_index, gives_the_tensors_of_its_files_in_order_of_file_and_offs
   EXPECT_EQ(source.place_of(1).file, 1U);
 }
 
-TEST(safetensors_index, ignores_tensors_that_it_does_not_map) {
+TEST(safetensors_index, tensors_that_it_does_not_map_are_no_part_of_it_and_listed) {
   const temp_dir dir;
   static_cast<void>(dir.write("1", u8_file({{"a", "a1"}, {"b", "b1"}, {"c", "c1"}})));
   static_cast<void>(dir.write("2", u8_file({{"a", "a2"}, {"b", "b2"}})));
   const safetensors_source source = open_safetensors(dir.write("m.index.json", index_json({{"a", "2"}, {"b", "1"}})));
   EXPECT_EQ(all_of(source), (contents{{"b", "b1"}, {"a", "a2"}}));
   EXPECT_EQ(source.files()[0].tensors, 3U);
+  EXPECT_EQ(unlisted_in(source), (contents{{"a", "1"}, {"c", "1"}, {"b", "2"}}));
 }
 
-TEST(safetensors_index, of_no_tensors) {
+TEST(safetensors_index, a_part_that_it_does_not_name_is_looked_into_other_files_are_listed) {
   const temp_dir dir;
-  EXPECT_TRUE(open_safetensors(dir.write("m.index.json", index_json({}))).tensors().empty());
+  static_cast<void>(dir.write("m-1-of-3.safetensors", u8_file({{"a", "a"}})));
+  static_cast<void>(dir.write("m-2-of-3.safetensors", u8_file({{"b", "b"}, {"c", "c"}})));
+  static_cast<void>(dir.write("m-3-of-3.safetensors", "damaged"));
+  static_cast<void>(dir.write("m-1-of-2.safetensors", "another set's"));
+  static_cast<void>(dir.write("consolidated.safetensors", "not looked into"));
+  static_cast<void>(dir.write("m.safetensors.index.json", index_json({{"a", "m-1-of-3.safetensors"}})));
+  const contents expected{{"", "consolidated.safetensors"},
+                          {"", "m-1-of-2.safetensors"},
+                          {"b", "m-2-of-3.safetensors"},
+                          {"c", "m-2-of-3.safetensors"},
+                          {"", "m-3-of-3.safetensors"}};
+  for (const std::string& path : {dir.path(), dir / "m.safetensors.index.json"}) {
+    const safetensors_source source = open_safetensors(path);
+    EXPECT_EQ(all_of(source), (contents{{"a", "a"}}));
+    EXPECT_EQ(source.files().size(), 1U);
+    EXPECT_EQ(unlisted_in(source), expected);
+  }
+}
+
+TEST(safetensors_index, that_maps_all_leaves_nothing_out) {
+  const temp_dir dir;
+  static_cast<void>(dir.write("1.safetensors", u8_file({{"a", "x"}})));
+  static_cast<void>(dir.write("m.safetensors.index.json", index_json({{"a", "1.safetensors"}})));
+  EXPECT_TRUE(open_safetensors(dir.path()).unlisted().empty());
+  EXPECT_TRUE(open_safetensors(dir / "1.safetensors").unlisted().empty());
+}
+
+TEST(safetensors_index, what_it_leaves_out_goes_through_adaptors) {
+  const temp_dir dir;
+  static_cast<void>(dir.write("1", u8_file({{"model.a", "x"}, {"model.b", "x"}, {"model.c", "x"}})));
+  const checkpoint all{dir.write("m.index.json", index_json({{"model.a", "1"}}))};
+  auto source =
+      (all | renamed("model.", "") | filtered([](std::string_view name) { return name != "c"; }) | cast(dtype::f32))();
+  static_assert(IndexedSource<decltype(source)>);
+  EXPECT_EQ(unlisted_in(source), (contents{{"b", "1"}}));
+  const auto both = merged(source, safetensors_source(dir.write("2", u8_file({{"z", "z"}}))), all());
+  EXPECT_EQ(unlisted_in(both), (contents{{"b", "1"}, {"model.b", "1"}, {"model.c", "1"}}));
+  EXPECT_EQ(detail::contents_of(both).unlisted.size(), 3U);
 }
 
 TEST(safetensors_index, in_the_working_folder_needs_no_folder_in_its_path) {
   const temp_dir dir;
   static_cast<void>(dir.write("1", u8_file({{"a", "x"}})));
-  static_cast<void>(dir.write("m.index.json", index_json({{"a", "1"}})));
+  static_cast<void>(dir.write("m.safetensors.index.json", index_json({{"a", "1"}})));
   const fs::path before = fs::current_path();
   fs::current_path(dir.path());
-  const safetensors_source source = open_safetensors("m.index.json");
+  const safetensors_source source = open_safetensors("m.safetensors.index.json");
   const safetensors_source of_folder = open_safetensors(".");
   fs::current_path(before);
   EXPECT_EQ(all_of(source), (contents{{"a", "x"}}));
@@ -367,11 +385,19 @@ TEST(safetensors_index, a_mapped_tensor_that_its_file_lacks_is_an_error) {
   expect_rejected(index, errc::invalid_file, index, R"(tensor "b" is mapped to "1", which does not hold it)");
 }
 
-TEST(safetensors_index, a_missing_file_is_an_error) {
+TEST(safetensors_index, of_files_that_are_absent_names_them_and_what_else_is_there) {
   const temp_dir dir;
-  static_cast<void>(dir.write("1", u8_file({{"a", "x"}})));
-  const std::string index = dir.write("m.index.json", index_json({{"a", "1"}, {"b", "2"}}));
-  expect_rejected(index, errc::io, dir / "2", "no such file");
+  static_cast<void>(dir.write("1.safetensors", u8_file({{"a", "x"}})));
+  static_cast<void>(dir.write("3.safetensors", u8_file({{"c", "x"}})));
+  fs::create_symlink("nowhere", dir / "4.safetensors");
+  const std::string index = dir.write(
+      "m.safetensors.index.json",
+      index_json({{"a", "1.safetensors"}, {"b", "2.safetensors"}, {"c", "3.safetensors"}, {"d", "4.safetensors"}}));
+  expect_rejected(index, errc::io, index,
+                  "2 of 4 files absent: 2.safetensors, 4.safetensors (a dangling link); download them");
+  static_cast<void>(dir.write("e.safetensors", ""));
+  static_cast<void>(dir.write("f.safetensors", ""));
+  expect_rejected(dir.path(), errc::io, index, "the folder also holds e.safetensors, f.safetensors");
 }
 
 TEST(safetensors_index, a_file_that_is_no_regular_one_is_an_error) {
@@ -379,15 +405,12 @@ TEST(safetensors_index, a_file_that_is_no_regular_one_is_an_error) {
   ASSERT_EQ(::mkfifo((dir / "fifo").c_str(), 0600), 0);
   fs::create_directory(dir / "folder");
   fs::create_symlink("/dev/zero", dir / "device");
-  fs::create_symlink("nowhere", dir / "dangling");
-  const std::vector<std::pair<std::string, std::string>> rows{{"fifo", "is a FIFO"},
-                                                              {"folder", "is a folder"},
-                                                              {"device", "is a character device"},
-                                                              {"dangling", "is a dangling link"}};
+  const std::vector<std::pair<std::string, std::string>> rows{
+      {"fifo", "is a FIFO"}, {"folder", "is a folder"}, {"device", "is a character device"}};
   for (const auto& [name, piece] : rows) {
     SCOPED_TRACE(name);
     const std::string index = dir.write("m.index.json", index_json({{"a", name}}));
-    expect_rejected(index, name == "dangling" ? errc::io : errc::invalid_file, dir / name, piece);
+    expect_rejected(index, errc::invalid_file, dir / name, piece);
   }
 }
 
@@ -437,73 +460,8 @@ TEST(safetensors_index, hugging_face_cache_of_links_is_read) {
   EXPECT_EQ(all_of(open_safetensors(dir / "blobs/0a")), (contents{{"a", "x"}}));
 
   fs::remove(dir / "blobs/0b");
-  expect_rejected(dir / "snapshots/main", errc::io, dir / "snapshots/main/2.safetensors", "is a dangling link");
-}
-
-// -- a folder
-
-TEST(safetensors_folder, resolves_to_its_only_safetensors_file) {
-  const temp_dir dir;
-  static_cast<void>(dir.write("model.safetensors", u8_file({{"a", "x"}})));
-  static_cast<void>(dir.write("config.json", "{}"));
-  static_cast<void>(dir.write("pytorch_model.bin", ""));
-  EXPECT_EQ(all_of(open_safetensors(dir.path())), (contents{{"a", "x"}}));
-  EXPECT_EQ(open_safetensors(dir.path() + "/").files()[0].path, dir / "model.safetensors");
-}
-
-TEST(safetensors_folder, resolves_to_its_index_before_any_file) {
-  const temp_dir dir;
-  static_cast<void>(dir.write("consolidated.safetensors", u8_file({{"a", "no"}})));
-  static_cast<void>(dir.write("m-1.safetensors", u8_file({{"a", "x"}})));
-  static_cast<void>(dir.write("m.safetensors.index.json", index_json({{"a", "m-1.safetensors"}})));
-  EXPECT_EQ(all_of(open_safetensors(dir.path())), (contents{{"a", "x"}}));
-}
-
-TEST(safetensors_folder, does_not_take_the_index_of_pickled_files) {
-  const temp_dir dir;
-  static_cast<void>(dir.write("model.safetensors", u8_file({{"a", "x"}})));
-  static_cast<void>(dir.write("pytorch_model.bin.index.json", index_json({{"a", "pytorch_model.bin"}})));
-  EXPECT_EQ(all_of(open_safetensors(dir.path())), (contents{{"a", "x"}}));
-}
-
-TEST(safetensors_folder, does_not_see_hidden_files) {
-  const temp_dir dir;
-  static_cast<void>(dir.write("model.safetensors", u8_file({{"a", "x"}})));
-  static_cast<void>(dir.write("._model.safetensors", "junk"));
-  EXPECT_EQ(all_of(open_safetensors(dir.path())), (contents{{"a", "x"}}));
-}
-
-TEST(safetensors_folder, with_several_files_and_no_index_is_an_error_that_lists_them) {
-  const temp_dir dir;
-  static_cast<void>(dir.write("b.safetensors", u8_file({{"a", "x"}})));
-  static_cast<void>(dir.write("a.safetensors", u8_file({{"a", "x"}})));
-  static_cast<void>(dir.write("config.json", "{}"));
-  expect_rejected(dir.path(), errc::invalid_file, dir.path(),
-                  "holds 2 .safetensors files and no index, give the one to load: a.safetensors, b.safetensors");
-}
-
-TEST(safetensors_folder, with_several_indexes_is_an_error_that_lists_them) {
-  const temp_dir dir;
-  static_cast<void>(dir.write("b.index.json", index_json({})));
-  static_cast<void>(dir.write("a.index.json", index_json({})));
-  expect_rejected(dir.path(), errc::invalid_file, dir.path(),
-                  "holds 2 indexes, give the one to load: a.index.json, b.index.json");
-}
-
-TEST(safetensors_folder, without_a_checkpoint_is_an_error_that_lists_what_it_holds) {
-  const temp_dir dir;
-  expect_rejected(dir.path(), errc::invalid_file, dir.path(), "it holds nothing");
-  static_cast<void>(dir.write("pytorch_model.bin", ""));
-  static_cast<void>(dir.write("config\n.json", ""));
-  expect_rejected(dir.path(), errc::invalid_file, dir.path(), R"(it holds config\n.json, pytorch_model.bin)");
-}
-
-TEST(safetensors_folder, the_list_in_an_error_is_short) {
-  const temp_dir dir;
-  for (int i = 100; i < 150; ++i) {
-    static_cast<void>(dir.write(concat(i, ".safetensors"), ""));
-  }
-  expect_rejected(dir.path(), errc::invalid_file, dir.path(), "118.safetensors, 119.safetensors and 30 more");
+  expect_rejected(dir / "snapshots/main", errc::io, dir / "snapshots/main/model.safetensors.index.json",
+                  "1 of 2 files absent: 2.safetensors (a dangling link)");
 }
 
 // -- any path

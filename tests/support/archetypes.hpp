@@ -216,6 +216,12 @@ struct minimal_renaming_source : minimal_source<Inner> {
   }
 };
 
+template <class Inner>
+struct minimal_indexed_source : minimal_source<Inner> {
+  using minimal_source<Inner>::minimal_source;
+  [[nodiscard]] std::span<const unlisted_tensor> unlisted() const { return {}; }
+};
+
 /// Opens, and is nothing else.
 template <class Inner>
 struct minimal_opener {

@@ -106,6 +106,16 @@ concept RenamingSource = StateDictSource<S> && requires(const S& constant, std::
   { constant.stored_name(tensor) } -> std::convertible_to<std::string_view>;
 };
 
+/// A source that knows what lies beside its tensors and is no part of it, because an index leaves it out, for reports and for errors
+/// about what is missing.
+///
+/// - `unlisted()`: those tensors, under the names by which the source would show them, and files. The list stays the same for the
+///   life of the source.
+template <class S>
+concept IndexedSource = StateDictSource<S> && requires(const S& constant) {
+  { constant.unlisted() } -> std::convertible_to<std::span<const unlisted_tensor>>;
+};
+
 /// A source whose `read`, `read_stored`, `read_file` and `read_file_into` several threads may call at the same time, and which says so:
 /// `static constexpr bool reads_concurrently = true`.
 template <class S>

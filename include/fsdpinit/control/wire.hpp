@@ -111,6 +111,11 @@ inline void encode(wire_writer& out, const state_dict_contents& contents) {
       out.number(dim);
     }
   }
+  out.number(contents.unlisted.size());
+  for (const unlisted_tensor& each : contents.unlisted) {
+    out.text(each.name);
+    out.text(each.file);
+  }
 }
 [[nodiscard]] inline std::vector<std::byte> encode(const state_dict_contents& contents) {
   wire_writer out;
@@ -136,6 +141,11 @@ inline void encode(wire_writer& out, const state_dict_contents& contents) {
       dim = in.number();
     }
     tensor.shape = shape(dims);
+  }
+  contents.unlisted.resize(in.number());
+  for (unlisted_tensor& each : contents.unlisted) {
+    each.name = in.text();
+    each.file = in.text();
   }
   return contents;
 }

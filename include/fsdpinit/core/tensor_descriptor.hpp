@@ -26,10 +26,18 @@ struct stored_form {
   friend bool operator==(const stored_form&, const stored_form&) = default;
 };
 
+/// What lies beside a checkpoint's tensors without being part of it, because its index leaves it out.
+struct unlisted_tensor {
+  std::string name{};  ///< empty: the whole file, which was not looked into
+  std::string file{};  ///< its plain name
+  friend bool operator==(const unlisted_tensor&, const unlisted_tensor&) = default;
+};
+
 /// What a state dict holds: `stored[i]` is what `tensors[i]` is in the checkpoint. Without any `stored` all are shown as they are.
 struct state_dict_contents {
   std::vector<tensor_descriptor> tensors{};
   std::vector<stored_form> stored{};
+  std::vector<unlisted_tensor> unlisted{};
 
   [[nodiscard]] fsdpinit::dtype stored_dtype(std::size_t tensor) const {
     return stored.empty() ? tensors[tensor].dtype : stored[tensor].dtype;

@@ -33,6 +33,7 @@
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/sources/as_stored.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -150,7 +151,7 @@ class initialization {
     enter("preflight");
     buffers_ = call_.settle_buffers();
     const module_view& view = call_.view();
-    items_ = match(view, call_.contents(), options_.strict ? nullptr : &unmatched_);
+    items_ = match(view, call_.contents(), options_.strict ? nullptr : &unmatched_, initialises_missing);
     if constexpr (initialises_missing) {
       add_missing(view, items_);
     }
@@ -353,6 +354,7 @@ class initialization {
             .buckets = plan_.schedule.buckets.size(),
             .missing = unmatched_.missing,
             .unexpected = unmatched_.unexpected,
+            .unlisted = unlisted_names(call_.contents().unlisted),
             .kept_buffers = buffers_.kept,
             .unread_buffers = buffers_.unread,
             .overflow = *overflow_,

@@ -57,6 +57,27 @@ namespace detail {
   return named;
 }
 
+/// \throws error{missing_tensor} where the source has nothing at all of what the module wants, `wanted` tensors: that is another
+/// model's checkpoint, or a prefix is missing, and no reason to leave everything as it is.
+inline void require_some_match(std::span<const std::string> missing, std::size_t wanted,
+                               const state_dict_contents& contents) {
+  if (wanted == 0 || missing.size() != wanted) {
+    return;
+  }
+  if (contents.tensors.empty()) {
+    throw error(errc::missing_tensor, missing.front(),
+                concat("missing, as are all ", wanted,
+                       " tensors that the module wants: the checkpoint holds nothing; check its path"),
+                {.rank = every_rank});
+  }
+  throw error(errc::missing_tensor, missing.front(),
+              concat("missing, as are all ", wanted, " tensors that the module wants: the checkpoint has ",
+                     contents.tensors.size(), contents.tensors.size() == 1 ? " other, " : " others, such as ",
+                     printable(contents.tensors.front().name, 100),
+                     "; check that this is the model's checkpoint, and its prefix: renamed() changes names"),
+              {.rank = every_rank});
+}
+
 }  // namespace detail
 
 /// Buffers whose values are those of the source rank's module, whatever was declared; each list in the order of the module.
@@ -103,10 +124,13 @@ inline settled_buffers settle_buffers(module_view& view, std::span<const tensor_
 /// Pure, and equal on every rank: items in source order, so that reading is sequential, then the captured buffers. What the source
 /// has of buffers that are not persistent is neither read nor unexpected.
 /// \pre buffers are settled.
-/// \param tolerated  If given, missing and unexpected names are no errors, and are put there.
-/// \throws what `require_no_mismatch` does.
+/// \param tolerated  If given, missing and unexpected names are no errors, and are put there: unless the module wants tensors and
+/// none of them is in the source.
+/// \param initialises  What is missing will be made up. Then a source without any tensor is fine, and a tensor is an error that files
+/// of the checkpoint hold but its index leaves out: nobody has asked to make that one up.
+/// \throws what `require_no_mismatch` does; error{missing_tensor} where nothing matches.
 [[nodiscard]] inline std::vector<load_item> match(const module_view& view, const state_dict_contents& contents,
-                                                  unmatched_names* tolerated = nullptr) {
+                                                  unmatched_names* tolerated = nullptr, bool initialises = false) {
   const std::span<const tensor_descriptor> source = contents.tensors;
   constexpr auto none = static_cast<std::size_t>(-1);
   const std::vector<const slot_record*> slot_of = detail::slots_named(view, source);
@@ -127,16 +151,27 @@ inline settled_buffers settle_buffers(module_view& view, std::span<const tensor_
     }
   }
 
-  mismatches problems;
+  mismatches problems{.initialises = initialises};
+  const detail::unlisted_files unlisted(contents.unlisted);
+  std::size_t wanted = 0;
   for (std::size_t t = 0; t < view.tensors.size(); ++t) {
     const slot_record& slot = view.first_slot(view.tensors[t]);
     if (!detail::is_stored(slot)) {
       items.push_back({.tensor = t, .captured = true});
-    } else if (item_of[t] == none && tolerated != nullptr) {
-      tolerated->missing.push_back(slot.fqn);
-    } else if (item_of[t] == none) {
-      problems.missing.push_back(t);
+      continue;
     }
+    ++wanted;
+    if (item_of[t] != none) {
+      continue;
+    }
+    if (tolerated == nullptr || (initialises && !unlisted.of(view, view.tensors[t]).empty())) {
+      problems.missing.push_back(t);
+    } else {
+      tolerated->missing.push_back(slot.fqn);
+    }
+  }
+  if (tolerated != nullptr && !(initialises && source.empty())) {
+    detail::require_some_match(tolerated->missing, wanted, contents);
   }
   for (std::size_t i = 0; i < source.size(); ++i) {
     const tensor_descriptor& tensor = source[i];

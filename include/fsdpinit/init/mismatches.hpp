@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -29,6 +30,7 @@ struct mismatches {
   std::vector<std::size_t> unexpected{};  ///< these three: into state_dict_contents::tensors, in order
   std::vector<std::size_t> shapes{};      ///< of tensors that have another shape
   std::vector<std::size_t> dtypes{};      ///< of tensors that have the shape, but another dtype
+  bool initialises = false;               ///< what else is missing is made up
 
   [[nodiscard]] std::size_t size() const noexcept {
     return missing.size() + unexpected.size() + shapes.size() + dtypes.size();
@@ -47,6 +49,32 @@ namespace detail {
 [[nodiscard]] inline bool is_stored(const slot_record& slot) noexcept {
   return slot.role != slot_role::non_persistent_buffer;
 }
+
+/// For each name that the index of the checkpoint leaves out, the file that holds it.
+class unlisted_files {
+ public:
+  explicit unlisted_files(std::span<const unlisted_tensor> unlisted) {
+    for (const unlisted_tensor& each : unlisted) {
+      if (!each.name.empty()) {
+        files_.emplace(each.name, each.file);
+      }
+    }
+  }
+  /// The file that holds the tensor under one of its names; empty where none does.
+  [[nodiscard]] std::string_view of(const module_view& view, const stored_tensor& tensor) const {
+    if (!files_.empty()) {
+      for (const std::size_t slot : view.slots_of(tensor)) {
+        if (const auto at = files_.find(view.slots[slot].fqn); at != files_.end()) {
+          return at->second;
+        }
+      }
+    }
+    return {};
+  }
+
+ private:
+  std::map<std::string_view, std::string_view> files_;
+};
 
 /// How many bytes of whole components two names have in common at their ends.
 [[nodiscard]] inline std::size_t common_components(std::string_view a, std::string_view b) noexcept {
@@ -206,7 +234,11 @@ class name_explainer {
 class mismatch_text {
  public:
   mismatch_text(const module_view& view, const state_dict_contents& contents, const mismatches& found)
-      : view_(view), contents_(contents), found_(found), advice_(name_explainer(view, contents, found).explain()) {}
+      : view_(view),
+        contents_(contents),
+        found_(found),
+        unlisted_(contents.unlisted),
+        advice_(name_explainer(view, contents, found).explain()) {}
 
   struct problem {
     errc code;
@@ -217,6 +249,14 @@ class mismatch_text {
 
   [[nodiscard]] problem missing(std::size_t tensor) const {
     const slot_record& slot = view_.first_slot(view_.tensors[tensor]);
+    if (const std::string_view holder = unlisted_.of(view_, view_.tensors[tensor]); !holder.empty()) {
+      return {.code = errc::missing_tensor,
+              .subject = slot.fqn,
+              .what = concat("missing: stored in ", printable(holder), ", but the index does not list it"),
+              .remedy =
+                  concat("download or save the index again",
+                         found_.initialises ? ", or leave the tensor out with filtered() to have it initialised" : "")};
+    }
     const std::string* const meant = advice_ ? nullptr : meant_by(slot);
     return {
         .code = errc::missing_tensor,
@@ -332,6 +372,7 @@ class mismatch_text {
   const module_view& view_;
   const state_dict_contents& contents_;
   const mismatches& found_;
+  unlisted_files unlisted_;
   std::optional<name_advice> advice_;
 };
 

@@ -57,6 +57,7 @@ struct rank_report {
   std::size_t buckets = 0;
   std::vector<std::string> missing{};         ///< names that stay on meta, where that was allowed
   std::vector<std::string> unexpected{};      ///< names of the checkpoint that nobody wanted, where that was allowed
+  std::vector<std::string> unlisted{};        ///< what the checkpoint's index leaves out: `tensor in file`, or a file
   std::vector<std::string> kept_buffers{};    ///< not in the checkpoint, with the source rank's values on all ranks
   std::vector<std::string> unread_buffers{};  ///< in the checkpoint, but the module computes them
   overflow_count overflow{};          ///< of what this rank read; ranks that read the same elements each count them

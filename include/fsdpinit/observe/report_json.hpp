@@ -81,6 +81,7 @@ template <class Value>
           {"tensors", first.tensors},
           {"missing", first.missing},
           {"unexpected", first.unexpected},
+          {"unlisted", first.unlisted},
           {"kept_buffers", first.kept_buffers},
           {"unread_buffers", first.unread_buffers},
           {"overflow", {{"elements", overflow.elements}, {"first", detail::or_null(overflow.first)}}},

@@ -54,12 +54,13 @@ template <class Value>
 }
 
 /// A line for names of one kind: how many, and the first few.
-[[nodiscard]] inline std::string names_line(std::string_view what, std::span<const std::string> names) {
+[[nodiscard]] inline std::string names_line(std::string_view what, std::span<const std::string> names,
+                                            std::string_view noun = "tensor") {
   constexpr std::size_t shown = 5;
   if (names.empty()) {
     return {};
   }
-  std::string line = fmt::format("{}, {} tensor{}: ", what, names.size(), names.size() == 1 ? "" : "s");
+  std::string line = fmt::format("{}, {} {}{}: ", what, names.size(), noun, names.size() == 1 ? "" : "s");
   for (std::size_t i = 0; i < names.size() && i < shown; ++i) {
     line += concat(i == 0 ? "" : ", ", printable(names[i]));
   }
@@ -162,7 +163,7 @@ template <class Value>
   }
   const bool has_transport = first.transport != name(transport_kind::none);
   return fmt::format(
-      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}{}\n{}{}{}{}{}{}{}\n{}\n{}\n{}\nslowest: rank {}, "
+      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}{}\n{}{}{}{}{}{}{}{}\n{}\n{}\n{}\nslowest: rank {}, "
       "{:.3f} "
       "s to "
       "the "
@@ -172,6 +173,7 @@ template <class Value>
       replicas, first.tensors, first.units, first.units == 1 ? "" : "s", first.buckets, first.buckets == 1 ? "" : "s",
       verified, reason, detail::names_line("missing, left on meta", first.missing),
       detail::names_line("unexpected, left in the checkpoint", first.unexpected),
+      detail::names_line("left out by the checkpoint's index", first.unlisted, "item"),
       detail::names_line("not in the checkpoint, the module's own values kept", first.kept_buffers),
       detail::names_line("in the checkpoint, but computed by the module", first.unread_buffers),
       detail::overflow_line(overflow_of(reports)), advice, bytes.text(), seconds.text(), shares.text(),

@@ -4,6 +4,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/core/text.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -38,11 +39,32 @@ template <StateDictSource S>
   }
 }
 
+/// What its index leaves out; nothing for one that has no index.
+template <StateDictSource S>
+[[nodiscard]] std::span<const unlisted_tensor> unlisted(const S& source) {
+  if constexpr (IndexedSource<S>) {
+    return source.unlisted();
+  } else {
+    return {};
+  }
+}
+
+/// For lists: `tensor in file`, or the file. In their order.
+[[nodiscard]] inline std::vector<std::string> unlisted_names(std::span<const unlisted_tensor> unlisted) {
+  std::vector<std::string> names;
+  names.reserve(unlisted.size());
+  for (const unlisted_tensor& each : unlisted) {
+    names.push_back(each.name.empty() ? each.file : concat(each.name, " in ", each.file));
+  }
+  return names;
+}
+
 /// All of that, of every tensor. O(tensors).
 template <StateDictSource S>
 [[nodiscard]] state_dict_contents contents_of(const S& source) {
   const std::span<const tensor_descriptor> tensors = source.tensors();
-  state_dict_contents out{.tensors = {tensors.begin(), tensors.end()}};
+  const std::span<const unlisted_tensor> beside = unlisted(source);
+  state_dict_contents out{.tensors = {tensors.begin(), tensors.end()}, .unlisted = {beside.begin(), beside.end()}};
   if constexpr (RenamingSource<S> || CastingSource<S>) {
     out.stored.reserve(tensors.size());
     for (std::size_t i = 0; i < tensors.size(); ++i) {

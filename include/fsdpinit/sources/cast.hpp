@@ -140,6 +140,7 @@ class cast_source {
   {
     return source_.get().stored_name(tensor);
   }
+  [[nodiscard]] std::span<const unlisted_tensor> unlisted() const { return detail::unlisted<inner>(source_.get()); }
 
  private:
   struct conversion {

@@ -113,22 +113,13 @@ class input_file {
   /// \throws error{io} with errno where the path leads nowhere or may not be read; error{invalid_file} where it leads
   /// to something that is no regular file.
   explicit input_file(std::string path, page_cache pages = page_cache::keep) : path_(std::move(path)) {
-    detail::expect_regular(path_, detail::status_of(path_));
-    // The path may lead elsewhere by now: O_NONBLOCK keeps a FIFO from blocking, and fstat asks again.
-    do {
-      descriptor_ = detail::file_descriptor(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-    } while (!descriptor_ && errno == EINTR);
-    if (!descriptor_) {
-      const int code = errno;
-      throw detail::io_error(path_, code == EMFILE ? "cannot be opened, raise `ulimit -n`" : "cannot be opened", code);
-    }
-    const detail::file_status status = own_status();
-    detail::expect_regular(path_, status);
+    descriptor_ = opened(path_);
+    const detail::file_status status = status_of(descriptor_);
+    device_ = status.st_dev;
+    inode_ = status.st_ino;
     size_ = static_cast<std::uint64_t>(status.st_size);
     modified_ = status.st_mtim;
     linked_ = status.st_nlink > 0;
-    // Advice: a kernel that does not take it reads all the same.
-    static_cast<void>(::posix_fadvise(descriptor_.number(), 0, 0, POSIX_FADV_SEQUENTIAL));
     if (pages == page_cache::drop_behind) {
       behind_ = std::make_unique<detail::dropping_behind>(descriptor_.number());
     }
@@ -136,6 +127,36 @@ class input_file {
   input_file(input_file&&) noexcept = default;
   input_file& operator=(input_file&&) noexcept = default;
   ~input_file() { behind_.reset(); }
+
+  /// Closes the file until `open_again`; nothing is read meanwhile.
+  void let_go() noexcept {
+    if (behind_ != nullptr) {
+      behind_->leave();
+    }
+    descriptor_.close();
+  }
+  /// Opens it again, by its path or by another that leads to it.
+  /// \throws as the constructor does; error{invalid_file} where another file is there by now, or it has changed. Then it stays closed.
+  void open_again(const std::string& path) {
+    detail::file_descriptor descriptor;
+    try {
+      descriptor = opened(path);
+    } catch (const error& failure) {
+      if (failure.native_code() == ENOENT) {
+        fail_replaced();
+      }
+      throw;
+    }
+    const detail::file_status now = status_of(descriptor);
+    if (now.st_dev != device_ || now.st_ino != inode_) {
+      fail_replaced();
+    }
+    require_unchanged(now);
+    descriptor_ = std::move(descriptor);
+    if (behind_ != nullptr) {
+      behind_->go_on(descriptor_.number());
+    }
+  }
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   /// Bytes, when it was opened.
@@ -174,8 +195,41 @@ class input_file {
 
   /// Holds what was read against what was opened: one fstat, well under a microsecond on a local disk.
   /// \throws error{invalid_file} if size or modification time differ, or if the file was deleted or replaced.
-  void check_unchanged() const {
-    const detail::file_status now = own_status();
+  void check_unchanged() const { require_unchanged(status_of(descriptor_)); }
+
+ private:
+  void passed(std::uint64_t offset, std::uint64_t bytes) const {
+    if (behind_ != nullptr) {
+      behind_->passed(offset, offset + bytes);
+    }
+  }
+
+  [[nodiscard]] detail::file_descriptor opened(const std::string& path) const {
+    detail::expect_regular(path_, detail::status_of(path));
+    // The path may lead elsewhere by now: O_NONBLOCK keeps a FIFO from blocking, and fstat asks again.
+    detail::file_descriptor descriptor;
+    do {
+      descriptor = detail::file_descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+    } while (!descriptor && errno == EINTR);
+    if (!descriptor) {
+      const int code = errno;
+      throw detail::io_error(path_, code == EMFILE ? "cannot be opened, raise `ulimit -n`" : "cannot be opened", code);
+    }
+    detail::expect_regular(path_, status_of(descriptor));
+    // Advice: a kernel that does not take it reads all the same.
+    static_cast<void>(::posix_fadvise(descriptor.number(), 0, 0, POSIX_FADV_SEQUENTIAL));
+    return descriptor;
+  }
+
+  [[nodiscard]] detail::file_status status_of(const detail::file_descriptor& descriptor) const {
+    detail::file_status status{};
+    if (::fstat(descriptor.number(), &status) != 0) {
+      throw detail::io_error(path_, "fstat failed", errno);
+    }
+    return status;
+  }
+
+  void require_unchanged(const detail::file_status& now) const {
     const auto size = static_cast<std::uint64_t>(now.st_size);
     if (size != size_) {
       fail_changed(concat("the file ", size < size_ ? "shrank" : "grew", " from ", size_, " to ", size, " bytes"));
@@ -185,25 +239,11 @@ class input_file {
     }
     // The descriptor still reads the old bytes, but a rank that opens the path by now reads others.
     if (linked_ && now.st_nlink == 0) {
-      fail_changed("the file was deleted or replaced");
+      fail_replaced();
     }
   }
 
- private:
-  void passed(std::uint64_t offset, std::uint64_t bytes) const {
-    if (behind_ != nullptr) {
-      behind_->passed(offset, offset + bytes);
-    }
-  }
-
-  [[nodiscard]] detail::file_status own_status() const {
-    detail::file_status status{};
-    if (::fstat(descriptor_.number(), &status) != 0) {
-      throw detail::io_error(path_, "fstat failed", errno);
-    }
-    return status;
-  }
-
+  [[noreturn]] void fail_replaced() const { fail_changed("the file was deleted or replaced"); }
   [[noreturn]] void fail_changed(std::string_view what) const {
     throw error(errc::invalid_file, path_, concat(what, " while it was read; load again once nothing writes to it"));
   }
@@ -211,6 +251,8 @@ class input_file {
   std::string path_;
   std::unique_ptr<detail::dropping_behind> behind_;  // where pages are dropped; gone before the descriptor is
   detail::file_descriptor descriptor_;
+  ::dev_t device_ = 0;
+  ::ino_t inode_ = 0;
   std::uint64_t size_ = 0;
   std::timespec modified_{};
   bool linked_ = true;

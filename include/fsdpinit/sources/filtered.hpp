@@ -2,6 +2,7 @@
 
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/sources/as_stored.hpp>
 #include <fsdpinit/sources/pipe.hpp>
 #include <fsdpinit/sources/source_view.hpp>
 
@@ -33,7 +34,13 @@ template <class S, class Predicate>
       indices.push_back(i);
     }
   }
-  return {std::forward<S>(source), std::move(descriptors), std::move(indices)};
+  std::vector<unlisted_tensor> beside;
+  for (const unlisted_tensor& each : unlisted(std::as_const(source))) {
+    if (each.name.empty() || keep(std::string_view(each.name))) {
+      beside.push_back(each);
+    }
+  }
+  return {std::forward<S>(source), std::move(descriptors), std::move(indices), std::move(beside)};
 }
 
 }  // namespace detail

@@ -15,7 +15,7 @@
 
 /// \file
 /// Hugging Face's index of a checkpoint in several files: `{"weight_map": {"<tensor>": "<file>", ...}, ...}`, in a file
-/// `*.index.json` beside them. Everything but `weight_map` is advisory and not looked at, `metadata.total_size`
+/// `*.safetensors.index.json` beside them. Everything but `weight_map` is advisory and not looked at, `metadata.total_size`
 /// included.
 
 namespace fsdpinit {
@@ -135,11 +135,14 @@ class hf_index_handler {
 ///
 /// Cost: linear in the text, plus n log n for n tensors.
 /// \throws error{invalid_file} naming `file`: no JSON (as for a safetensors header), no `weight_map` or two, one that
-/// does not map strings to plain file names, a tensor mapped twice.
+/// is empty or does not map strings to plain file names, a tensor mapped twice.
 [[nodiscard]] inline std::vector<hf_index_file> parse_hf_index(std::string_view file, std::string_view text) {
   detail::hf_index_handler handler(file);
   detail::scan_json(file, "the index", text, handler);
   std::vector<detail::mapped_tensor> mapped = handler.take();
+  if (mapped.empty()) {
+    throw error(errc::invalid_file, file, "weight_map maps no tensor; download or save the index again");
+  }
   if (const std::string* twice = detail::repeated_name(mapped, &detail::mapped_tensor::name); twice != nullptr) {
     throw error(errc::invalid_file, file,
                 concat("weight_map: tensor \"", printable(*twice), "\" is mapped twice; once is expected"));

@@ -60,9 +60,15 @@ class merged_source {
     for (std::size_t i = 0; i + 1 < sizeof...(S); ++i) {
       fingerprints_before_[i + 1] = fingerprints_before_[i] + fingerprints_of(i).size();
     }
+    const auto add_unlisted = [&](std::span<const unlisted_tensor> beside) {
+      unlisted_.insert(unlisted_.end(), beside.begin(), beside.end());
+    };
+    std::apply([&](const auto&... held) { (add_unlisted(detail::unlisted(std::as_const(held.get()))), ...); },
+               sources_);
   }
 
   [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept { return descriptors_; }
+  [[nodiscard]] std::span<const unlisted_tensor> unlisted() const noexcept { return unlisted_; }
 
   /// As StateDictSource says. \pre `tensor` is an index into `tensors()`, and what its source expects.
   void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
@@ -198,6 +204,7 @@ class merged_source {
   std::vector<tensor_descriptor> descriptors_;
   std::vector<place> places_;
   std::array<std::size_t, sizeof...(S)> fingerprints_before_{};  // per source: of the sources before it
+  std::vector<unlisted_tensor> unlisted_;
 };
 
 namespace detail {

@@ -124,15 +124,23 @@ class pages_behind {
   std::uint64_t furthest_ = 0;  // end of the last byte that was read
 };
 
-/// The same for an open file, which outlives it.
+/// The same for a file that may be closed and opened again meanwhile. Whoever closes it calls `leave` before.
 class dropping_behind {
  public:
   explicit dropping_behind(int descriptor) noexcept : descriptor_(descriptor) {}
   dropping_behind(const dropping_behind&) = delete;
   dropping_behind& operator=(const dropping_behind&) = delete;
-  ~dropping_behind() { behind_.finish(advice{descriptor_}); }
+  ~dropping_behind() { leave(); }
 
   void passed(std::uint64_t begin, std::uint64_t end) { behind_.passed(begin, end, advice{descriptor_}); }
+
+  /// Gives up all that was read; nothing more is until `go_on`. \pre no other thread is in here.
+  void leave() noexcept {
+    if (descriptor_ >= 0) {
+      behind_.finish(advice{std::exchange(descriptor_, -1)});
+    }
+  }
+  void go_on(int descriptor) noexcept { descriptor_ = descriptor; }
 
  private:
   struct advice {

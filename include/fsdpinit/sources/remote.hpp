@@ -34,6 +34,7 @@ class remote_source {
       : local_(std::move(local)), contents_(std::move(contents)) {}
 
   [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept { return contents_.tensors; }
+  [[nodiscard]] std::span<const unlisted_tensor> unlisted() const noexcept { return contents_.unlisted; }
   void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
     require_readable(tensor);
     local_->read(tensor, offset, destination);

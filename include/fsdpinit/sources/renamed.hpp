@@ -71,7 +71,12 @@ template <class S, class Rule>
     }
     indices.push_back(i);
   }
-  return {std::forward<S>(source), std::move(descriptors), std::move(indices)};
+  const std::span<const unlisted_tensor> below = unlisted(std::as_const(source));
+  std::vector<unlisted_tensor> beside(below.begin(), below.end());
+  for (unlisted_tensor& each : beside) {
+    each.name = each.name.empty() ? std::string() : std::string(rule(std::string_view(each.name)));
+  }
+  return {std::forward<S>(source), std::move(descriptors), std::move(indices), std::move(beside)};
 }
 
 }  // namespace detail

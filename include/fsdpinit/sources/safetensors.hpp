@@ -4,21 +4,17 @@
 #include <fsdpinit/sources/file.hpp>
 #include <fsdpinit/sources/hf_index.hpp>
 #include <fsdpinit/sources/page_cache.hpp>
+#include <fsdpinit/sources/safetensors_folder.hpp>
 #include <fsdpinit/sources/safetensors_header.hpp>
 #include <fsdpinit/sources/safetensors_source.hpp>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstddef>
-#include <cstdint>
-#include <memory>
-#include <span>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include <dirent.h>
 #include <sys/stat.h>
 
 /// \file
@@ -28,96 +24,94 @@ namespace fsdpinit {
 
 namespace detail {
 
-/// The names in a folder, sorted, without hidden ones (`._model.safetensors` is no checkpoint).
-[[nodiscard]] inline std::vector<std::string> names_in(const std::string& folder) {
-  struct closer {
-    void operator()(DIR* stream) const noexcept { ::closedir(stream); }
-  };
-  const std::unique_ptr<DIR, closer> stream(::opendir(folder.c_str()));
-  if (stream == nullptr) {
-    throw io_error(folder, "the folder cannot be opened", errno);
-  }
-  const auto next = [&]() -> const ::dirent* {
-    errno = 0;                       // whatever has set it since, only readdir's own is about the folder
-    return ::readdir(stream.get());  // NOLINT(concurrency-mt-unsafe): this stream is our own
-  };
-  std::vector<std::string> names;
-  while (const ::dirent* const entry = next()) {
-    if (entry->d_name[0] != '.') {
-      names.emplace_back(entry->d_name);
-    }
-  }
-  if (errno != 0) {
-    throw io_error(folder, "the folder cannot be read", errno);
-  }
-  std::sort(names.begin(), names.end());
-  return names;
+/// `index` is a path, and what is in it.
+[[nodiscard]] inline safetensors_source open_index(const std::string& index, const std::vector<hf_index_file>& files,
+                                                   folder_contents beside, page_cache pages) {
+  std::erase_if(beside.files, [&](const std::string& name) {
+    return std::any_of(files.begin(), files.end(), [&](const hf_index_file& each) { return each.name == name; });
+  });
+  return {index, files, pages, beside.files};
 }
 
-/// `a, b and 7 more`, at most 20 of them.
-[[nodiscard]] inline std::string listing(std::span<const std::string> names) {
-  constexpr std::size_t limit = 20;
-  std::string out;
-  for (std::size_t i = 0; i < std::min(names.size(), limit); ++i) {
-    out += concat(i == 0 ? "" : ", ", printable(names[i]));
+[[nodiscard]] inline safetensors_source open_folder(const std::string& folder, page_cache pages) {
+  const std::string prefix = folder.ends_with('/') ? folder : concat(folder, "/");
+  folder_contents contents = folder_contents::of(prefix);
+  const checkpoint_files found = folder_candidates(prefix, contents).take();
+  if (!found.index.empty()) {
+    return open_index(concat(prefix, found.index), found.indexed, std::move(contents), pages);
   }
-  return names.size() > limit ? concat(out, " and ", names.size() - limit, " more") : out;
+  std::vector<std::string> paths;
+  for (const std::string& file : found.files) {
+    paths.push_back(concat(prefix, file));
+  }
+  return safetensors_source(paths, pages);
 }
 
-/// The checkpoint in a folder: its index, else its only .safetensors file. An index of pickled files
-/// (`*.bin.index.json`) is none.
-[[nodiscard]] inline std::string checkpoint_in(const std::string& folder) {
-  const std::vector<std::string> names = names_in(folder);
-  std::vector<std::string> indexes;
-  std::vector<std::string> files;
-  for (const std::string& name : names) {
-    if (name.ends_with(".index.json") && !name.ends_with(".bin.index.json")) {
-      indexes.push_back(name);
-    } else if (name.ends_with(".safetensors")) {
-      files.push_back(name);
-    }
+/// What lies beside an index; nothing where its folder may be passed through but not listed.
+[[nodiscard]] inline folder_contents beside_index(const std::string& index) {
+  try {
+    return folder_contents::of(folder_prefix(index));
+  } catch (const error&) {
+    return {};
   }
-  const auto& candidates = indexes.empty() ? files : indexes;
-  if (candidates.size() == 1) {
-    return concat(folder, folder.ends_with('/') ? "" : "/", candidates.front());
-  }
-  if (candidates.size() > 1) {
-    throw error(errc::invalid_file, folder,
-                concat("the folder holds ", candidates.size(),
-                       indexes.empty() ? " .safetensors files and no index" : " indexes",
-                       ", give the one to load: ", listing(candidates)));
-  }
-  throw error(errc::invalid_file, folder,
-              concat("the folder holds no *.index.json and no *.safetensors file; it holds ",
-                     names.empty() ? "nothing" : listing(names)));
 }
 
-/// The text of an index. No published one comes near the limit, which is that of a safetensors header.
-[[nodiscard]] inline std::string index_text(const std::string& path) {
-  const input_file file(path);
-  if (file.size() > max_safetensors_header_bytes) {
+/// A part is not the whole.
+inline void require_whole(const std::string& path) {
+  const std::string prefix = folder_prefix(path);
+  if (const std::optional<part_name> part = part_name_of(std::string_view(path).substr(prefix.size()))) {
     throw error(errc::invalid_file, path,
-                concat("has ", file.size(), " bytes, an index may have ", max_safetensors_header_bytes,
-                       "; give the index of a checkpoint"));
+                concat("is part ", part->number, " of ", part->count, " of a checkpoint; give their folder, ",
+                       folder_text(prefix), ", or safetensors_file{path} for this part alone"));
   }
-  std::string text(file.size(), '\0');
-  file.read_exact_at(0, std::as_writable_bytes(std::span(text)));
-  file.check_unchanged();
-  return text;
+}
+
+/// Files that say of themselves that they hold the shards of one rank.
+inline void require_no_dump(const safetensors_source& source) {
+  for (const safetensors_file_info& file : source.files()) {
+    const auto format = file.metadata.find("format");
+    if (format != file.metadata.end() && format->second == shards_format) {
+      throw error(
+          errc::invalid_file, file.path,
+          concat(
+              "holds the shards of one rank, as its metadata say, and is no checkpoint; give the checkpoint that was "
+              "loaded, or safetensors_file{path} for these shards alone"));
+    }
+  }
 }
 
 }  // namespace detail
 
-/// Opens a checkpoint: a folder (its `*.index.json`, else its only `*.safetensors` file), an index (`*.index.json`; the
-/// files it names lie beside the path that was given, also where that is a link), or a safetensors file under any name.
+/// Opens one safetensors file under any name, whatever it is a part of: a SourceOpener. \see safetensors_source
+struct safetensors_file {
+  std::string path;
+  fsdpinit::page_cache page_cache = fsdpinit::page_cache::keep;
+
+  [[nodiscard]] safetensors_source operator()() const { return safetensors_source(path, page_cache); }
+};
+
+/// Opens a checkpoint:
+/// - a folder: its index, `*.safetensors.index.json` or `*.safetensors.index.VARIANT.json`; without one, its only `*.safetensors`
+///   file, or all its numbered parts, `NAME-00001-of-00003.safetensors`. A second checkpoint is an error that lists both; beside an
+///   index, these are `model.safetensors` and a full set of `model-*-of-N.safetensors` that it does not name. Hidden files do not
+///   count, nor does anything that is no regular file, links followed;
+/// - an index, `*.json`; the files it names lie beside the path that was given, also where that is a link;
+/// - a safetensors file under any name, unless that says that it is one part of several.
 ///
+/// A file of shards (`shards_format`) is no checkpoint.
 /// \throws error{io} or error{invalid_file} naming the file or folder and what to do, as the parts of this header do.
 [[nodiscard]] inline safetensors_source open_safetensors(const std::string& path, page_cache pages = page_cache::keep) {
-  const std::string file = S_ISDIR(detail::status_of(path).st_mode) ? detail::checkpoint_in(path) : path;
-  if (file.ends_with(".index.json")) {
-    return {file, parse_hf_index(file, detail::index_text(file)), pages};
+  const bool is_folder = S_ISDIR(detail::status_of(path).st_mode);
+  const bool is_index = !is_folder && path.ends_with(".json");
+  safetensors_source source =
+      is_folder  ? detail::open_folder(path, pages)
+      : is_index ? detail::open_index(path, detail::read_index(path), detail::beside_index(path), pages)
+                 : safetensors_source(path, pages);
+  detail::require_no_dump(source);
+  if (!is_folder && !is_index) {
+    detail::require_whole(path);
   }
-  return safetensors_source(file, pages);
+  return source;
 }
 
 /// A checkpoint that is opened where it is read, and only there: a SourceOpener. \see open_safetensors

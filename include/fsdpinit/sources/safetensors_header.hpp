@@ -42,18 +42,13 @@ inline constexpr std::uint64_t safetensors_prefix_bytes = 8;
   }
   Expects(first_bytes.size() >= safetensors_prefix_bytes);
   std::uint64_t length = 0;
-  std::string prefix;
   for (std::size_t i = 0; i < safetensors_prefix_bytes; ++i) {
     length |= std::to_integer<std::uint64_t>(first_bytes[i]) << (8 * i);
-    prefix += static_cast<char>(first_bytes[i]);
   }
   if (length > max_safetensors_header_bytes) {
     throw error(errc::invalid_file, file,
-                prefix == "version " ? "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
-                : prefix.starts_with("PK\3\4")
-                    ? "is a zip archive, as torch.save writes them; convert it to safetensors first"
-                    : concat("its first 8 bytes announce a header of ", length, " bytes, more than the ",
-                             max_safetensors_header_bytes, " allowed; it is damaged, or no safetensors file"));
+                concat("its first 8 bytes announce a header of ", length, " bytes, more than the ",
+                       max_safetensors_header_bytes, " allowed; it is damaged, or no safetensors file"));
   }
   if (const std::uint64_t rest = file_bytes - safetensors_prefix_bytes; length > rest) {
     throw error(errc::invalid_file, file,

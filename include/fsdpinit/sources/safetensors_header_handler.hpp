@@ -49,6 +49,9 @@ class safetensors_header_handler {
         fail(concat("the header is ", value.shown(), ", not a JSON object"));
       case place::top:
         if (key_ == metadata_key) {
+          if (value.other == "null") {  // as if there were none
+            return;
+          }
           fail_metadata(value.shown());
         }
         fail_tensor(

@@ -6,20 +6,28 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/sources/file.hpp>
+#include <fsdpinit/sources/file_content.hpp>
 #include <fsdpinit/sources/hf_index.hpp>
+#include <fsdpinit/sources/input_files.hpp>
 #include <fsdpinit/sources/page_cache.hpp>
+#include <fsdpinit/sources/repeated_name.hpp>
+#include <fsdpinit/sources/safetensors_folder.hpp>
 #include <fsdpinit/sources/safetensors_header.hpp>
 
 #include <gsl/assert>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -42,10 +50,10 @@ struct safetensors_place {
   std::uint64_t bytes = 0;
 };
 
-/// The tensors of one safetensors file, or of the files that a Hugging Face index names: a StateDictSource, in the
-/// order (file name, offset).
+/// The tensors of one safetensors file, of several, or of the files that a Hugging Face index names: a StateDictSource, in
+/// the order (file name, offset).
 ///
-/// Every file is opened, and its header checked, by the constructor, and stays open: one descriptor per file, no memory
+/// Every file is opened, and its header checked, by the constructor; a few stay open (\see input_files), no memory is held
 /// beyond the tables. Bytes come by pread into the caller's memory, never through a mapping. A file that is cut short,
 /// modified or replaced while the source lives is an error of the read that meets it.
 ///
@@ -55,44 +63,68 @@ class safetensors_source {
   static constexpr bool reads_concurrently = true;
 
   /// All tensors of one file. Cost: one read of the header, linear in it.
-  /// \throws error{io} or error{invalid_file} naming the file, as `input_file` and `parse_safetensors_header` do.
-  explicit safetensors_source(std::string path, page_cache pages = page_cache::keep) {
-    std::vector<safetensors_entry> entries = add_file(std::move(path), pages);
-    tensors_.reserve(entries.size());
-    places_.reserve(entries.size());
-    for (safetensors_entry& entry : entries) {
-      add_tensor(std::move(entry));
+  /// \throws error{io} or error{invalid_file} naming the file, as `input_file` and `parse_safetensors_header` do, and saying what
+  /// the file is where it is something else.
+  explicit safetensors_source(const std::string& path, page_cache pages = page_cache::keep)
+      : safetensors_source(std::span(&path, 1), pages) {}
+
+  /// All tensors of several files, in the order of the files.
+  /// \throws as the other constructor does; error{invalid_file} for a name that two of them have.
+  explicit safetensors_source(std::span<const std::string> paths, page_cache pages = page_cache::keep)
+      : open_(std::make_unique<input_files>(pages)) {
+    for (const std::string& path : paths) {
+      std::vector<safetensors_entry> entries = add_file(path);
+      tensors_.reserve(tensors_.size() + entries.size());
+      places_.reserve(places_.size() + entries.size());
+      for (safetensors_entry& entry : entries) {
+        add_tensor(std::move(entry));
+      }
+    }
+    if (paths.size() > 1) {
+      require_distinct_names();
     }
   }
 
-  /// The tensors that an index maps, from the files beside it; other tensors of these files are not part of it.
-  /// \throws as the other constructor does, naming the file; error{invalid_file} naming the index for a tensor that is
-  /// not in the file it is mapped to.
+  /// The tensors that an index maps, from the files beside it. Other tensors of these files are not part of it, nor are the files
+  /// `others`, plain names of what else lies there; `unlisted()` tells of both.
+  /// \throws as the other constructors do, naming the file; error{invalid_file} naming the index for a tensor that is
+  /// not in the file it is mapped to, error{io} naming the index for files that are not there.
   safetensors_source(const std::string& index_path, const std::vector<hf_index_file>& index,
-                     page_cache pages = page_cache::keep) {
-    const std::string folder = index_path.substr(0, index_path.rfind('/') + 1);
+                     page_cache pages = page_cache::keep, const std::vector<std::string>& others = {})
+      : open_(std::make_unique<input_files>(pages)) {
+    const std::string folder = detail::folder_prefix(index_path);
     for (const hf_index_file& file : index) {
-      std::vector<bool> found(file.tensors.size());
-      for (safetensors_entry& entry : add_file(folder + file.name, pages)) {
-        const auto mapped = std::lower_bound(file.tensors.begin(), file.tensors.end(), entry.descriptor.name);
-        if (mapped != file.tensors.end() && *mapped == entry.descriptor.name) {
-          found[static_cast<std::size_t>(mapped - file.tensors.begin())] = true;
-          add_tensor(std::move(entry));
+      try {
+        add_indexed(index_path, folder, file);
+      } catch (const error& failure) {
+        if (failure.native_code() == ENOENT) {
+          fail_absent(index_path, folder, index, others);
         }
+        throw;
       }
-      const auto missing = std::find(found.begin(), found.end(), false);
-      if (missing != found.end()) {
-        const auto at = static_cast<std::size_t>(missing - found.begin());
-        throw error(errc::invalid_file, index_path,
-                    concat(detail::tensor_text(file.tensors[at]), " is mapped to \"", printable(file.name),
-                           "\", which does not hold it; download or save the checkpoint again"));
+    }
+    std::set<std::string> sets;
+    for (const hf_index_file& file : index) {
+      if (const auto part = detail::part_name_of(file.name)) {
+        sets.insert(part->set);
+      }
+    }
+    for (const std::string& other : others) {
+      const auto part = detail::part_name_of(other);
+      if (!part || !sets.contains(part->set) || !add_unlisted_part(folder, other)) {
+        unlisted_.push_back({.name = {}, .file = other});
       }
     }
   }
 
   [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept { return tensors_; }
 
-  /// As StateDictSource says. One pread (more where the system cuts it short) and one fstat; nothing for no bytes.
+  /// What the index leaves out: tensors of the files that it names, and of other parts of the same numbered set; and other safetensors
+  /// files beside it, which are not looked into. Nothing without an index.
+  [[nodiscard]] std::span<const unlisted_tensor> unlisted() const noexcept { return unlisted_; }
+
+  /// As StateDictSource says. One pread (more where the system cuts it short) and one fstat, and what opening costs where the
+  /// file was closed to make room; nothing for no bytes.
   /// \throws error{invalid_file} where the file changed since it was opened, error{io} where it cannot be read.
   /// \pre `tensor` is an index into `tensors()` and the range lies inside it.
   void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) const {
@@ -122,8 +154,9 @@ class safetensors_source {
       bytes += each.size();
     }
     require_data(file, offset, bytes);
-    open_[file].read_exact_into(offset, destinations);
-    open_[file].check_unchanged();
+    const input_files::in_use opened = open_->use(file);
+    opened->read_exact_into(offset, destinations);
+    opened->check_unchanged();
   }
 
   [[nodiscard]] std::span<const safetensors_file_info> files() const noexcept { return files_; }
@@ -158,12 +191,18 @@ class safetensors_source {
     if (destination.empty()) {
       return;
     }
-    open_[file].read_exact_at(offset, destination);
-    open_[file].check_unchanged();
+    const input_files::in_use opened = open_->use(file);
+    opened->read_exact_at(offset, destination);
+    opened->check_unchanged();
   }
 
-  std::vector<safetensors_entry> add_file(std::string path, page_cache pages) {
-    input_file file(std::move(path), pages);
+  struct checked_header {
+    std::uint64_t json_bytes = 0;
+    std::uint64_t json_hash = 0;
+    safetensors_header table;
+  };
+
+  [[nodiscard]] static checked_header header_of(const input_file& file) {
     std::array<std::byte, safetensors_prefix_bytes> prefix{};
     if (file.size() >= prefix.size()) {
       file.read_exact_at(0, prefix);
@@ -171,26 +210,120 @@ class safetensors_source {
     std::string json(safetensors_header_length(file.path(), prefix, file.size()), '\0');
     file.read_exact_at(prefix.size(), std::as_writable_bytes(std::span(json)));
     file.check_unchanged();
-    safetensors_header header = parse_safetensors_header(file.path(), json, file.size());
-    files_.push_back({.path = file.path(),
-                      .bytes = file.size(),
-                      .header_bytes = json.size(),
-                      .header_hash = hash_of(std::as_bytes(std::span(json))),
-                      .tensors = header.tensors.size(),
-                      .metadata = std::move(header.metadata)});
-    open_.push_back(std::move(file));
-    return std::move(header.tensors);
+    return {.json_bytes = json.size(),
+            .json_hash = hash_of(std::as_bytes(std::span(json))),
+            .table = parse_safetensors_header(file.path(), json, file.size())};
+  }
+
+  /// The same, and where it fails, what the file is instead.
+  [[nodiscard]] static checked_header checked_header_of(const input_file& file) {
+    try {
+      return header_of(file);
+    } catch (const error& failure) {
+      if (failure.code() == errc::invalid_file) {
+        std::array<std::byte, detail::telling_bytes> first{};
+        const mutable_bytes there = mutable_bytes(first).first(smaller(file.size(), first.size()));
+        file.read_exact_at(0, there);
+        if (const std::string what = detail::what_else_it_is(there); !what.empty()) {
+          throw error(errc::invalid_file, file.path(), what);
+        }
+      }
+      throw;
+    }
+  }
+
+  std::vector<safetensors_entry> add_file(const std::string& path) {
+    const std::size_t number = open_->size();
+    open_->add(path);
+    const input_files::in_use file = open_->use(number);
+    checked_header header = checked_header_of(*file);
+    files_.push_back({.path = path,
+                      .bytes = file->size(),
+                      .header_bytes = header.json_bytes,
+                      .header_hash = header.json_hash,
+                      .tensors = header.table.tensors.size(),
+                      .metadata = std::move(header.table.metadata)});
+    return std::move(header.table.tensors);
   }
 
   void add_tensor(safetensors_entry&& entry) {
     tensors_.push_back(std::move(entry.descriptor));
-    places_.push_back({.file = open_.size() - 1, .begin = entry.begin, .bytes = entry.end - entry.begin});
+    places_.push_back({.file = files_.size() - 1, .begin = entry.begin, .bytes = entry.end - entry.begin});
   }
 
-  std::vector<input_file> open_;
+  void add_indexed(const std::string& index_path, const std::string& folder, const hf_index_file& file) {
+    std::vector<bool> found(file.tensors.size());
+    for (safetensors_entry& entry : add_file(folder + file.name)) {
+      const auto mapped = std::lower_bound(file.tensors.begin(), file.tensors.end(), entry.descriptor.name);
+      if (mapped != file.tensors.end() && *mapped == entry.descriptor.name) {
+        found[static_cast<std::size_t>(mapped - file.tensors.begin())] = true;
+        add_tensor(std::move(entry));
+      } else {
+        unlisted_.push_back({.name = std::move(entry.descriptor.name), .file = file.name});
+      }
+    }
+    const auto missing = std::find(found.begin(), found.end(), false);
+    if (missing != found.end()) {
+      const auto at = static_cast<std::size_t>(missing - found.begin());
+      throw error(errc::invalid_file, index_path,
+                  concat(detail::tensor_text(file.tensors[at]), " is mapped to \"", printable(file.name),
+                         "\", which does not hold it; download or save the checkpoint again"));
+    }
+  }
+
+  /// The tensors of a part that the index does not name. \return false where it cannot be read; nobody needs it to be.
+  [[nodiscard]] bool add_unlisted_part(const std::string& folder, const std::string& name) {
+    try {
+      for (safetensors_entry& entry : header_of(input_file(folder + name)).table.tensors) {
+        unlisted_.push_back({.name = std::move(entry.descriptor.name), .file = name});
+      }
+      return true;
+    } catch (const error&) {
+      return false;
+    }
+  }
+
+  [[noreturn]] static void fail_absent(const std::string& index_path, const std::string& folder,
+                                       const std::vector<hf_index_file>& index,
+                                       const std::vector<std::string>& others) {
+    std::vector<std::string> absent;
+    for (const hf_index_file& file : index) {
+      const std::string_view why = detail::why_no_regular_file(folder + file.name);
+      if (why == detail::no_such_name) {
+        absent.push_back(file.name);
+      } else if (why == detail::dangling_link) {
+        absent.push_back(concat(file.name, " (", why, ")"));
+      }
+    }
+    throw error(
+        errc::io, index_path,
+        concat(absent.size(), " of ", index.size(), " files absent: ", detail::listing(absent), "; download them",
+               others.empty() ? "" : concat("; the folder also holds ", detail::listing(others))),
+        {.native_code = ENOENT});
+  }
+
+  void require_distinct_names() const {
+    const auto name_of = [](const tensor_descriptor& tensor) -> const std::string& { return tensor.name; };
+    const std::string* const twice = detail::repeated_name(tensors_, name_of);
+    if (twice == nullptr) {
+      return;
+    }
+    std::vector<std::string> holders;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      if (tensors_[i].name == *twice) {
+        holders.push_back(files_[places_[i].file].path);
+      }
+    }
+    throw error(errc::invalid_file, holders.front(),
+                concat(detail::tensor_text(*twice), " is in this file and in ", printable(holders[1]),
+                       ", and no index says which counts; download or save the checkpoint again"));
+  }
+
+  std::unique_ptr<input_files> open_;
   std::vector<safetensors_file_info> files_;
   std::vector<tensor_descriptor> tensors_;
   std::vector<safetensors_place> places_;
+  std::vector<unlisted_tensor> unlisted_;
 };
 
 }  // namespace fsdpinit

@@ -24,6 +24,9 @@ struct safetensors_header {
   std::map<std::string, std::string> metadata;  ///< `__metadata__`; empty where the file has none
 };
 
+/// What the metadata of a file call `format` where it holds the shards of one rank: `fsdpinit load --dump` writes such files.
+inline constexpr std::string_view shards_format = "fsdpinit.shards";
+
 namespace detail {
 
 [[nodiscard]] inline std::string tensor_text(std::string_view name) {

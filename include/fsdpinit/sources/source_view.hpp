@@ -37,9 +37,14 @@ class source_view {
  public:
   static constexpr bool reads_concurrently = ConcurrentSource<inner>;
 
-  /// Shows the tensors `indices[i]` of `source`, as `descriptors[i]`, of which dtype and shape are the source's.
-  source_view(S&& source, std::vector<tensor_descriptor> descriptors, std::vector<std::size_t> indices)
-      : source_(std::forward<S>(source)), descriptors_(std::move(descriptors)), indices_(std::move(indices)) {
+  /// Shows the tensors `indices[i]` of `source`, as `descriptors[i]`, of which dtype and shape are the source's; `unlisted` are to
+  /// the source's as these are to its tensors.
+  source_view(S&& source, std::vector<tensor_descriptor> descriptors, std::vector<std::size_t> indices,
+              std::vector<unlisted_tensor> unlisted)
+      : source_(std::forward<S>(source)),
+        descriptors_(std::move(descriptors)),
+        indices_(std::move(indices)),
+        unlisted_(std::move(unlisted)) {
     Expects(descriptors_.size() == indices_.size());
   }
 
@@ -53,6 +58,7 @@ class source_view {
   [[nodiscard]] std::string_view stored_name(std::size_t tensor) const {
     return detail::stored_name<inner>(source_.get(), index_of(tensor));
   }
+  [[nodiscard]] std::span<const unlisted_tensor> unlisted() const noexcept { return unlisted_; }
 
   [[nodiscard]] fsdpinit::dtype stored_dtype(std::size_t tensor) const
     requires CastingSource<inner>
@@ -152,6 +158,7 @@ class source_view {
   detail::held_source<S> source_;
   std::vector<tensor_descriptor> descriptors_;
   std::vector<std::size_t> indices_;
+  std::vector<unlisted_tensor> unlisted_;
 };
 
 }  // namespace fsdpinit

@@ -50,6 +50,11 @@ class faulty_source {
   {
     return inner_.stored_name(tensor);
   }
+  [[nodiscard]] std::span<const unlisted_tensor> unlisted() const
+    requires IndexedSource<S>
+  {
+    return inner_.unlisted();
+  }
   [[nodiscard]] fsdpinit::dtype stored_dtype(std::size_t tensor) const
     requires CastingSource<S>
   {
