@@ -146,7 +146,7 @@ TEST(NonStrict, AMissingTensorThatCannotBeInitialisedIsAnErrorBeforeAnythingIsDr
     host_memory memory;
     dynamic_module module = wanted.module(memory, false);
     wanted.load(module, memory);
-    expect_error(errc::invalid_argument, "steps", "I64 cannot be initialised", [&] {
+    expect_error(errc::invalid_argument, "steps", "these initial values cannot be I64", [&] {
       initialize(module, in_memory_source(), world, {.strict = false}, memory, null_observer{}, no_optimizer{},
                  normal_values{});
     });

@@ -57,13 +57,10 @@ namespace detail {
   return named;
 }
 
-/// \throws error{missing_tensor} where the source has nothing at all of what the module wants, `wanted` tensors: that is another
-/// model's checkpoint, or a prefix is missing, and no reason to leave everything as it is.
-inline void require_some_match(std::span<const std::string> missing, std::size_t wanted,
-                               const state_dict_contents& contents) {
-  if (wanted == 0 || missing.size() != wanted) {
-    return;
-  }
+/// The source has nothing at all of what the module wants, `missing`: that is another model's checkpoint, or a prefix is missing, and
+/// no reason to leave everything as it is. \throws error{missing_tensor}
+[[noreturn]] inline void fail_without_match(std::span<const std::string> missing, const state_dict_contents& contents) {
+  const std::size_t wanted = missing.size();
   if (contents.tensors.empty()) {
     throw error(errc::missing_tensor, missing.front(),
                 concat("missing, as are all ", wanted,
@@ -151,6 +148,7 @@ inline settled_buffers settle_buffers(module_view& view, std::span<const tensor_
     }
   }
 
+  const std::size_t matched = items.size();
   mismatches problems{.initialises = initialises};
   const detail::unlisted_files unlisted(contents.unlisted);
   std::size_t wanted = 0;
@@ -170,8 +168,9 @@ inline settled_buffers settle_buffers(module_view& view, std::span<const tensor_
       tolerated->missing.push_back(slot.fqn);
     }
   }
-  if (tolerated != nullptr && !(initialises && source.empty())) {
-    detail::require_some_match(tolerated->missing, wanted, contents);
+  const bool nothing_is_fine = tolerated == nullptr || (initialises && source.empty());
+  if (wanted != 0 && matched == 0 && problems.missing.empty() && !nothing_is_fine) {
+    detail::fail_without_match(std::span(tolerated->missing).last(wanted), contents);
   }
   for (std::size_t i = 0; i < source.size(); ++i) {
     const tensor_descriptor& tensor = source[i];
