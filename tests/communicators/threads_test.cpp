@@ -1,10 +1,12 @@
 #include "support/expect_error.hpp"
+#include "support/heap_faults.hpp"
 #include <fsdpinit/communicators/threads.hpp>
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -50,6 +52,32 @@ TEST(Interruption, ReachesARankThatWaitsAlready) {
     ASSERT_TRUE(errors[waiting].has_value());
     EXPECT_EQ(errors[waiting]->code(), errc::interrupted);
   }
+}
+
+TEST(Threads, OperationsOfAWorldNeedNoHeap) {
+  run_ranks(3, [](std::size_t rank, threads_communicator& world) {
+    std::array<std::byte, 4> own{};
+    std::array<std::byte, 12> all{};
+    std::array<float, 3> contribution{1, 2, 3};
+    std::array<float, 1> sum{};
+    std::array<threads_communicator::token, 6> tokens{};
+    const std::array<bytes_view, 3> windows{own, own, own};
+    const testing_support::failing_heap exhausted(rank == 1 ? 0 : 1U << 20U, testing_support::heap_fault::exhausted);
+    static_cast<void>(world.all_reduce_max(rank));
+    world.broadcast(own, 1);
+    for (auto& token : tokens) {
+      token = world.start_broadcast(own, 1);
+    }
+    for (auto& token : tokens) {
+      world.wait(token, deadline::after(30));
+    }
+    tokens[0] = world.start_scatter(windows, rank == 1 ? mutable_bytes() : mutable_bytes(own), 1);
+    world.wait(tokens[0], deadline::after(30));
+    world.all_gather(own, all, deadline::after(30));
+    world.reduce_scatter(contribution, sum, deadline::after(30));
+    EXPECT_EQ(sum[0], 3.0F * static_cast<float>(rank + 1));
+    EXPECT_FALSE(exhausted.has_failed());
+  });
 }
 
 TEST(Interruption, OfAnEarlierAttemptDoesNotReachTheNextOne) {

@@ -1,5 +1,6 @@
 #include "support/archetypes.hpp"
 #include "support/expect_error.hpp"
+#include "support/heap_faults.hpp"
 #include <fsdpinit/communicators/self.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/control/attempt.hpp>
@@ -28,11 +29,21 @@ using namespace fsdpinit::testing_support;
 using fsdpinit::testing::errors_of_ranks;
 using fsdpinit::testing::run_ranks;
 
-/// Agrees on four ranks, each having failed with `failure(rank)`, over a control channel of type `Control`.
+/// Agrees on four ranks, each having failed with `failure(rank)`, over a control channel of type `Control`; those for which
+/// `exhausted(rank)` is true have no heap meanwhile.
 template <class Control>
-std::vector<std::optional<error>> agreement(const std::function<std::optional<error>(std::size_t)>& failure) {
+std::vector<std::optional<error>> agreement(
+    const std::function<std::optional<error>(std::size_t)>& failure,
+    const std::function<bool(std::size_t)>& exhausted = [](std::size_t) { return false; }) {
   return errors_of_ranks(4, [&](std::size_t rank, threads_communicator& world) {
-    const auto agree_over = [&](auto& control) { agree(control, failure(rank), deadline::after(30)); };
+    const auto agree_over = [&](auto& control) {
+      const std::optional<error> mine = failure(rank);
+      std::optional<failing_heap> failing;
+      if (exhausted(rank)) {
+        failing.emplace(0, heap_fault::exhausted);
+      }
+      agree(control, mine, deadline::after(30));
+    };
     if constexpr (std::is_same_v<Control, threads_communicator>) {
       agree_over(world);
     } else {
@@ -89,6 +100,22 @@ TYPED_TEST(AgreementOver, AnErrorIsWorseThanAPeerThatWasWaitedForInVain) {
                       return rank == 1 ? error(errc::peer_lost, "", "waited") : error(errc::interrupted, "", "");
                     }),
                     "waited (rank 1)");
+}
+
+TYPED_TEST(AgreementOver, ARankWithoutMemoryGetsThroughItAndKnowsTheCode) {
+  const std::optional<error> failure = io_error("broke");
+  for (const std::size_t failing : {0U, 2U}) {
+    const std::vector<std::optional<error>> errors =
+        agreement<TypeParam>([&](std::size_t rank) { return rank == failing ? failure : std::nullopt; },
+                             [](std::size_t rank) { return rank != 1; });
+    for (std::size_t rank = 0; rank < errors.size(); ++rank) {
+      ASSERT_TRUE(errors[rank].has_value()) << "rank " << rank;
+      EXPECT_EQ(errors[rank]->code(), errc::io);
+      EXPECT_EQ(errors[rank]->rank(), static_cast<std::int32_t>(failing));
+      EXPECT_EQ(errors[rank]->native_code(), 5);
+      EXPECT_EQ(errors[rank]->text() == "broke", rank == 1 || !heap_is_a_seam) << errors[rank]->text();
+    }
+  }
 }
 
 TEST(Agreement, ARankThatAnErrorNamesIsKept) {
@@ -214,6 +241,22 @@ TEST(Attempt, KeepsErrorsAndTranslatesTheRest) {
   EXPECT_EQ(attempt([] { throw std::logic_error("c"); })->code(), errc::user_exception);
   EXPECT_EQ(attempt([] { throw std::logic_error("c"); })->text(), "c");
   EXPECT_EQ(attempt([] { throw 7; })->code(), errc::user_exception);
+}
+
+TEST(Attempt, NeedsNoMemoryForWhatWasThrown) {
+  const error known(errc::io, "a", "b");
+  const std::logic_error of_user("c");
+  const auto without_memory = [](auto&& act) {
+    const failing_heap exhausted(0, heap_fault::exhausted);
+    return attempt(act);
+  };
+  EXPECT_STREQ(without_memory([&] { throw error(known); })->what(), "a: b");
+  EXPECT_EQ(without_memory([] { throw std::bad_alloc(); })->code(), errc::out_of_memory);
+  if (heap_is_a_seam) {
+    EXPECT_EQ(without_memory([&] { throw std::logic_error(of_user); })->code(), errc::out_of_memory);
+    EXPECT_EQ(without_memory([] { throw 7; })->code(), errc::out_of_memory);
+    EXPECT_EQ(without_memory([] { throw error(errc::io, "a", "b"); })->code(), errc::out_of_memory);
+  }
 }
 
 // -- wire

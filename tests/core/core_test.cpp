@@ -1,4 +1,5 @@
 #include "support/expect_error.hpp"
+#include "support/heap_faults.hpp"
 #include "support/test_seed.hpp"
 #include <fsdpinit/core.hpp>
 #include <fsdpinit/core/name_order.hpp>
@@ -10,7 +11,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -209,6 +212,43 @@ TEST(Error, IsReportedByTheFirstRankThatClaimsIt) {
   EXPECT_EQ(reported.native_code(), 5);
   EXPECT_EQ(reported.reported_by(1).rank(), 2);
   EXPECT_EQ(error(errc::io, "", "", {.rank = every_rank}).reported_by(1).rank(), every_rank);
+}
+
+TEST(Error, CopiesShareTheTextsAndNeedNoMemory) {
+  std::optional<error> original(std::in_place, errc::io, std::string(100, 's'), std::string(300, 't'),
+                                error_facts{.rank = 3, .native_code = 5});
+  const std::string what = original->what();
+  const testing_support::failing_heap exhausted(0, testing_support::heap_fault::exhausted);
+  const error copy = *original;  // NOLINT(performance-unnecessary-copy-initialization)
+  std::optional<error> assigned = error::without_text(errc::device);
+  assigned = copy;
+  original.reset();
+  EXPECT_EQ(copy.what(), what);
+  EXPECT_EQ(assigned->subject(), std::string_view(what).substr(0, 100));
+  EXPECT_EQ(assigned->text().size(), 300U);
+  EXPECT_EQ(assigned->rank(), 3);
+  EXPECT_EQ(assigned->native_code(), 5);
+  EXPECT_FALSE(exhausted.has_failed());
+}
+
+TEST(Error, OfAnExhaustedHeapNeedsNoMemory) {
+  const error made(errc::io, "file", "broke", {.native_code = 5});
+  const testing_support::failing_heap exhausted(0, testing_support::heap_fault::exhausted);
+  const error lost = error::without_text(errc::out_of_memory, {.rank = 2});
+  EXPECT_EQ(std::string_view(lost.what()),
+            "out of memory; use more ranks, smaller buckets, or a machine with more memory");
+  EXPECT_EQ(lost.text(), lost.what());
+  EXPECT_EQ(lost.subject(), "");
+  EXPECT_EQ(lost.rank(), 2);
+  EXPECT_EQ(error::without_text(errc::out_of_memory).reported_by(1).rank(), 1);
+  if (testing_support::heap_is_a_seam) {
+    EXPECT_THROW(error(errc::io, "file", "broke"), std::bad_alloc);
+    const error reported = made.reported_by(1);
+    EXPECT_EQ(reported.code(), errc::io);
+    EXPECT_EQ(reported.rank(), 1);
+    EXPECT_EQ(reported.native_code(), 5);
+    EXPECT_NE(reported.text().find("no memory left for the text"), std::string_view::npos);
+  }
 }
 
 TEST(Error, CodesHaveDistinctNames) {

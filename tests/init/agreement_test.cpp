@@ -279,7 +279,7 @@ TEST(Strict, AllProblemsAreListedUpTo20AndThenCounted) {
       }
     });
     expect_same_error(errors, errc::missing_tensor, "extra.0", every_rank, concat("(", missing, " such problems)"));
-    const std::string text = errors[0]->text();
+    const std::string text(errors[0]->text());
     EXPECT_EQ(text.find("\n  and 5 more") != std::string::npos, missing == 25) << text;
     for (int i = 0; i < missing; ++i) {
       EXPECT_EQ(text.find(concat("\n  extra.", i, ": missing")) != std::string::npos, i < 20) << text;

@@ -1,5 +1,8 @@
 #include "support/adamw.hpp"
 #include "support/fault_sweep.hpp"
+#include "support/heap_faults.hpp"
+#include "support/heap_sweep.hpp"
+#include "support/instantiations.hpp"
 #include "support/reference_model.hpp"
 #include "support/test_checksum.hpp"
 #include <fsdpinit/fsdpinit.hpp>
@@ -139,6 +142,13 @@ class sweep {
     });
   }
 
+  /// The same of allocations, one in `each`.
+  std::uint64_t exhaust_heaps(std::uint64_t each) {
+    return for_each_allocation(ranks_, each, [&](std::size_t rank, std::uint64_t call, heap_fault how) {
+      return exhaust_heap(rank, call, how);
+    });
+  }
+
  private:
   /// What was on a device has been given back, and nothing done wrong on it.
   void drop_objects() {
@@ -181,16 +191,18 @@ class sweep {
                         .checksum = &test_checksum,
                         .deadline_seconds = 10,
                         .progress_interval_seconds = 0};
-      const rank_report report = initialize<Policy>(module, mine.source, channels{faulty_data, faulty_control}, how,
-                                                    faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
-                                                    faulty_observer(mine.counters[observer_seam]),
-                                                    faulty_optimizer(mine.optimizer, mine.counters[optimizer_seam]));
+      const rank_report report = heaps_.on(rank, [&] {
+        return initialize<Policy>(module, mine.source, channels{faulty_data, faulty_control}, how,
+                                  faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
+                                  faulty_observer(mine.counters[observer_seam]),
+                                  faulty_optimizer(mine.optimizer, mine.counters[optimizer_seam]));
+      });
       EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
     });
   }
 
-  void expect_success(std::string_view what) {
-    const auto errors = attempt_all();
+  void expect_success(std::string_view what) { expect_success(attempt_all(), what); }
+  void expect_success(const std::vector<std::optional<error>>& errors, std::string_view what) {
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       rank_objects<Space>& mine = *objects_[rank];
       ASSERT_FALSE(errors[rank].has_value()) << what << ", rank " << rank << ": " << errors[rank]->what();
@@ -201,17 +213,17 @@ class sweep {
     }
   }
 
+  [[nodiscard]] std::string setting() const {
+    return concat(Policy::name, " ", name(Policy::transport), Space::host_accessible ? ", host" : ", device", ", ",
+                  ranks_, " ranks, ", grid_.replicas, " replicas", one_world_ ? ", on one world" : "", ", verify ",
+                  name(verify_));
+  }
+
   void inject(std::size_t failing, seam at, std::uint64_t call) {
-    SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), Space::host_accessible ? ", host" : ", device",
-                        ", call ", call, " of the ", seam_names[at], " fails on rank ", failing, " of ", ranks_, ", ",
-                        grid_.replicas, " replicas", one_world_ ? ", on one world" : "", ", verify ", name(verify_)));
+    SCOPED_TRACE(concat(setting(), ": call ", call, " of the ", seam_names[at], " fails on rank ", failing));
     make_objects();
     objects_[failing]->counters[at].fail_at(call);
-    std::vector<std::uint64_t> accounted;
-    for (const auto& rank : objects_) {
-      accounted.push_back(rank->memory.accounted());
-    }
-
+    const std::vector<std::uint64_t> accounted = accounted_by_rank();
     if (keeps_from_reading_alone(failing, at, call)) {
       expect_success("the source rank reads for all");
       ASSERT_TRUE(objects_[failing]->counters[at].has_failed());
@@ -220,10 +232,44 @@ class sweep {
     }
     const auto errors = attempt_all();
     ASSERT_TRUE(objects_[failing]->counters[at].has_failed());
-    const slots_state state = state_of(*objects_[0]);
-    EXPECT_NE(state, slots_state::mixed);
     expect_injected_error(errors, failing);
     EXPECT_EQ(errors[failing]->native_code(), at == source_seam ? 5 : at == cuda_seam ? fake_cuda::injected : 0);
+    expect_recovery(accounted);
+  }
+
+  /// \return whether the allocation was asked for.
+  bool exhaust_heap(std::size_t failing, std::uint64_t call, heap_fault how) {
+    SCOPED_TRACE(concat(setting(), ": allocation ", call, " of rank ", failing, name(how)));
+    make_objects();
+    heaps_.fail(failing, call, how);
+    const std::vector<std::uint64_t> accounted = accounted_by_rank();
+    const double began = monotonic_seconds();
+    const auto errors = attempt_all();
+    EXPECT_LT(monotonic_seconds() - began, 5) << "half of the deadline";
+    const bool reached = heaps_.has_failed();
+    heaps_.mend();
+    if (!errors[failing]) {  // the last one; or what can do without, as a sort can
+      expect_success(errors, "nevertheless");
+    } else {
+      expect_exhausted_heap(errors, failing);
+      expect_recovery(accounted);
+    }
+    drop_objects();
+    return reached;
+  }
+
+  [[nodiscard]] std::vector<std::uint64_t> accounted_by_rank() const {
+    std::vector<std::uint64_t> out;
+    for (const auto& rank : objects_) {
+      out.push_back(rank->memory.accounted());
+    }
+    return out;
+  }
+
+  /// All modules are untouched or all are on meta, the memory is back, and a second attempt gives the right bytes.
+  void expect_recovery(const std::vector<std::uint64_t>& accounted) {
+    const slots_state state = state_of(*objects_[0]);
+    EXPECT_NE(state, slots_state::mixed);
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       EXPECT_EQ(state_of(*objects_[rank]), state) << "rank " << rank;
       EXPECT_EQ(objects_[rank]->memory.accounted(), accounted[rank]) << "rank " << rank;
@@ -246,6 +292,7 @@ class sweep {
   bool one_world_;
   mesh grid_;
   verification verify_;
+  rank_heaps heaps_;
   std::vector<std::unique_ptr<rank_objects<Space>>> objects_;
   std::optional<threads_world> data_;
   std::optional<threads_world> control_;
@@ -287,6 +334,68 @@ TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderAutomatic
 
 TEST(FaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereWhereEveryRankLoads) {
   sweep_everything<every_rank_loads>();
+}
+
+/// Every allocation of two ranks; of larger worlds, replicas and verification a sample.
+template <class Policy>
+void exhaust_every_heap() {
+  std::uint64_t injections = 0;
+  injections += sweep<Policy, host_memory>(2, true).exhaust_heaps(allocations_per_injection(1));
+  injections += sweep<Policy, host_memory>(3, false).exhaust_heaps(allocations_per_injection(11));
+  injections +=
+      sweep<Policy, host_memory>(3, true, 1, verification::reread).exhaust_heaps(allocations_per_injection(11));
+  if (Policy::transport != transport_kind::none) {
+    injections += sweep<Policy, host_memory>(4, true, 2).exhaust_heaps(allocations_per_injection(11));
+  }
+  std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
+  EXPECT_GE(injections, heap_is_a_seam ? 400U / calls_per_injection : 0U);
+}
+
+TEST(HeapFaultSweep, AnExhaustedHeapOnAnyRankIsTheSameErrorEverywhereUnderScatter) {
+  exhaust_every_heap<native_sharding<transport::scatter>>();
+}
+
+TEST(HeapFaultSweep, AnExhaustedHeapOnAnyRankIsTheSameErrorEverywhereUnderBroadcast) {
+  exhaust_every_heap<native_sharding<transport::broadcast>>();
+}
+
+TEST(HeapFaultSweep, AnExhaustedHeapOnAnyRankIsTheSameErrorEverywhereUnderOwnReads) {
+  exhaust_every_heap<native_sharding<transport::own_read>>();
+}
+
+TEST(HeapFaultSweep, AnExhaustedHeapOnAnyRankIsTheSameErrorEverywhereUnderAutomatic) {
+  exhaust_every_heap<native_sharding<transport::automatic>>();
+}
+
+TEST(HeapFaultSweep, AnExhaustedHeapOnAnyRankIsTheSameErrorEverywhereWhereEveryRankLoads) {
+  exhaust_every_heap<every_rank_loads>();
+}
+
+/// The call as most programs make it: what it makes by itself, the memory space first of all, is made where ranks can agree.
+TEST(HeapFaultSweep, ACallThatNamesNoMemoryMakesItWhereRanksAgree) {
+  const reference_model model = small_model();
+  rank_heaps heaps;
+  const auto attempt_all = [&] {
+    return errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+      host_memory memory;
+      dynamic_module module = model.module(memory, rank == 1);
+      in_memory_source source = model.source();
+      const options how{.source_rank = 1, .deadline_seconds = 10};
+      heaps.on(rank, [&] { return initialize(module, source, world, how); });
+      EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
+    });
+  };
+  const std::uint64_t injections = for_each_allocation(2, 1, [&](std::size_t rank, std::uint64_t call, heap_fault how) {
+    SCOPED_TRACE(concat("allocation ", call, " of rank ", rank, name(how)));
+    heaps.fail(rank, call, how);
+    const auto errors = attempt_all();
+    if (errors[rank]) {
+      expect_exhausted_heap(errors, rank);
+    }
+    return heaps.has_failed();
+  });
+  std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
+  EXPECT_GE(injections, heap_is_a_seam ? 200U : 0U);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "support/fake_device_memory.hpp"
 #include "support/fault_sweep.hpp"
+#include "support/heap_faults.hpp"
+#include "support/heap_sweep.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/faults.hpp>
@@ -13,6 +15,7 @@
 #include <cstdio>
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -76,6 +79,12 @@ class sweep {
     return for_each_counted_call(objects_,
                                  [&](std::size_t rank, std::size_t at, std::uint64_t call) { inject(rank, at, call); });
   }
+  /// The same of allocations, one in `each`.
+  std::uint64_t exhaust_heaps(std::uint64_t each) {
+    return for_each_allocation(ranks_, each, [&](std::size_t rank, std::uint64_t call, heap_fault how) {
+      return exhaust_heap(rank, call, how);
+    });
+  }
   /// Failures after which a part of the state was gone.
   [[nodiscard]] std::uint64_t consumed() const { return consumed_; }
 
@@ -101,14 +110,16 @@ class sweep {
                         .release_source = releases_,
                         .deadline_seconds = 10,
                         .progress_interval_seconds = 0};
-      initialize<Policy>(module, module_state{}, channels{faulty_data, faulty_control}, how,
-                         faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
-                         faulty_observer(mine.counters[observer_seam]));
+      heaps_.on(rank, [&] {
+        return initialize<Policy>(module, module_state{}, channels{faulty_data, faulty_control}, how,
+                                  faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
+                                  faulty_observer(mine.counters[observer_seam]));
+      });
     });
   }
 
-  void expect_success(std::string_view what) {
-    const auto errors = attempt_all();
+  void expect_success(std::string_view what) { expect_success(attempt_all(), what); }
+  void expect_success(const std::vector<std::optional<error>>& errors, std::string_view what) {
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       rank_objects<Space>& mine = *objects_[rank];
       ASSERT_FALSE(errors[rank].has_value()) << what << ", rank " << rank << ": " << errors[rank]->what();
@@ -116,20 +127,55 @@ class sweep {
     }
   }
 
+  [[nodiscard]] std::string setting() const {
+    return concat(Policy::name, releases_ ? ", released" : ", kept", Space::host_accessible ? ", host" : ", device",
+                  ", ", ranks_, " ranks");
+  }
+
   void inject(std::size_t failing, std::size_t at, std::uint64_t call) {
-    SCOPED_TRACE(concat(Policy::name, releases_ ? ", released" : ", kept",
-                        Space::host_accessible ? ", host" : ", device", ", call ", call, " of the ", seam_names[at],
-                        " fails on rank ", failing, " of ", ranks_));
+    SCOPED_TRACE(concat(setting(), ": call ", call, " of the ", seam_names[at], " fails on rank ", failing));
     make_objects();
     objects_[failing]->counters[at].fail_at(call);
-    rank_objects<Space>& source = *objects_[source_rank()];
-    const std::uint64_t accounted = source.memory.accounted();
+    const std::uint64_t accounted = objects_[source_rank()]->memory.accounted();
 
     const auto errors = attempt_all();
     ASSERT_TRUE(objects_[failing]->counters[at].has_failed());
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       ASSERT_TRUE(errors[rank].has_value()) << "rank " << rank << " did not notice";
       EXPECT_STREQ(errors[rank]->what(), errors[failing]->what()) << "rank " << rank;
+    }
+    expect_recovery(errors, failing, accounted);
+  }
+
+  /// \return whether the allocation was asked for.
+  bool exhaust_heap(std::size_t failing, std::uint64_t call, heap_fault how) {
+    SCOPED_TRACE(concat(setting(), ": allocation ", call, " of rank ", failing, name(how)));
+    make_objects();
+    heaps_.fail(failing, call, how);
+    const std::uint64_t accounted = objects_[source_rank()]->memory.accounted();
+    const auto errors = attempt_all();
+    const bool reached = heaps_.has_failed();
+    heaps_.mend();
+    if (!errors[failing]) {
+      expect_success(errors, "nevertheless");
+      return reached;
+    }
+    for (std::size_t rank = 0; rank < ranks_; ++rank) {
+      EXPECT_TRUE(errors[rank].has_value()) << "rank " << rank << " did not notice";
+    }
+    if (!::testing::Test::HasFailure()) {
+      EXPECT_TRUE(errors[0]->code() == errc::out_of_memory || errors[0]->code() == errc::source_consumed)
+          << errors[0]->what();
+      expect_recovery(errors, failing, accounted);
+    }
+    return reached;
+  }
+
+  /// All of the state is there, or all is gone and every rank says so; a second attempt gives the right bytes.
+  void expect_recovery(const std::vector<std::optional<error>>& errors, std::size_t failing, std::uint64_t accounted) {
+    rank_objects<Space>& source = *objects_[source_rank()];
+    for (std::size_t rank = 0; rank < ranks_; ++rank) {
+      EXPECT_EQ(name(errors[rank]->code()), name(errors[failing]->code())) << "rank " << rank;
       EXPECT_EQ(errors[rank]->rank(), static_cast<std::int32_t>(failing)) << errors[rank]->what();
       if (rank != source_rank()) {
         EXPECT_EQ(filled_slots(objects_[rank]->module), 0U) << "rank " << rank;
@@ -153,6 +199,7 @@ class sweep {
   std::size_t ranks_;
   bool releases_;
   std::uint64_t consumed_ = 0;
+  rank_heaps heaps_;
   std::vector<std::unique_ptr<rank_objects<Space>>> objects_;
   std::optional<threads_world> world_;
 };
@@ -182,6 +229,21 @@ TEST(ModuleStateFaultSweep, StateThatIsReleasedIsAllThereOrAllGoneAndEveryRankSa
 TEST(ModuleStateFaultSweep, StateThatIsKeptAllowsASecondAttemptWhateverFailed) {
   sweep_everything<native_sharding<>>(false);
   sweep_everything<cpu_ram_efficient_loading<>>(false);
+}
+
+TEST(ModuleStateHeapFaultSweep, AnExhaustedHeapLeavesAllOfTheStateOrNoneAndEveryRankSaysSo) {
+  std::uint64_t injections = 0;
+  std::uint64_t consumed = 0;
+  const auto add = [&](auto&& each, std::uint64_t by_default) {
+    injections += each.exhaust_heaps(allocations_per_injection(by_default));
+    consumed += each.consumed();
+  };
+  add(sweep<native_sharding<>, host_memory>(2, true), 1);
+  add(sweep<native_sharding<>, host_memory>(3, false), 11);
+  add(sweep<cpu_ram_efficient_loading<>, host_memory>(3, true), 11);
+  std::printf("%llu injections, %llu of them after a part was released\n", static_cast<unsigned long long>(injections),
+              static_cast<unsigned long long>(consumed));
+  EXPECT_GE(injections, heap_is_a_seam ? 300U / calls_per_injection : 0U);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include "support/archetypes.hpp"
 #include "support/expect_error.hpp"
 #include "support/fault_sweep.hpp"
+#include "support/heap_faults.hpp"
+#include "support/heap_sweep.hpp"
 #include "support/reference_model.hpp"
 #include "support/sanitizers.hpp"
 #include <fsdpinit/fsdpinit.hpp>
@@ -535,6 +537,12 @@ class pretrained_sweep {
     return for_each_counted_call(objects_,
                                  [&](std::size_t rank, std::size_t at, std::uint64_t call) { inject(rank, at, call); });
   }
+  /// The same of allocations, one in `each`.
+  std::uint64_t exhaust_heaps(std::uint64_t each) {
+    return for_each_allocation(ranks_, each, [&](std::size_t rank, std::uint64_t call, heap_fault how) {
+      return exhaust_heap(rank, call, how);
+    });
+  }
 
  private:
   void make_objects() {
@@ -551,15 +559,17 @@ class pretrained_sweep {
       rank_objects& mine = *objects_[rank];
       faulty_communicator control(world, mine.counters[control_seam]);
       faulty_module module(mine.marked.module, mine.counters[module_seam]);
-      load_pretrained(module, mine.source, control, {.active = active_, .source_rank = ranks_ - 1},
-                      {.bytes_between_agreements = 60, .deadline_seconds = 10, .progress_interval_seconds = 0},
-                      faulty_memory<host_memory>(mine.memory, mine.counters[memory_seam]),
-                      faulty_observer(mine.counters[observer_seam]));
+      heaps_.on(rank, [&] {
+        return load_pretrained(module, mine.source, control, {.active = active_, .source_rank = ranks_ - 1},
+                               {.bytes_between_agreements = 60, .deadline_seconds = 10, .progress_interval_seconds = 0},
+                               faulty_memory<host_memory>(mine.memory, mine.counters[memory_seam]),
+                               faulty_observer(mine.counters[observer_seam]));
+      });
     });
   }
 
-  void expect_success(std::string_view what) {
-    const outcomes errors = attempt_all();
+  void expect_success(std::string_view what) { expect_success(attempt_all(), what); }
+  void expect_success(const outcomes& errors, std::string_view what) {
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       rank_objects& mine = *objects_[rank];
       ASSERT_FALSE(errors[rank].has_value()) << what << ", rank " << rank << ": " << errors[rank]->what();
@@ -580,9 +590,32 @@ class pretrained_sweep {
     objects_[failing]->counters[at].fail_at(k);
     const outcomes errors = attempt_all();
     ASSERT_TRUE(objects_[failing]->counters[at].has_failed());
+    expect_injected_error(errors, failing);
+    expect_recovery();
+  }
+
+  /// \return whether the allocation was asked for.
+  bool exhaust_heap(std::size_t failing, std::uint64_t call, heap_fault how) {
+    SCOPED_TRACE(concat("allocation ", call, " of rank ", failing, name(how), ", ", ranks_,
+                        active_ ? " ranks, active" : " ranks, inactive"));
+    make_objects();
+    heaps_.fail(failing, call, how);
+    const outcomes errors = attempt_all();
+    const bool reached = heaps_.has_failed();
+    heaps_.mend();
+    if (!errors[failing]) {
+      expect_success(errors, "nevertheless");
+    } else {
+      expect_exhausted_heap(errors, failing);
+      expect_recovery();
+    }
+    return reached;
+  }
+
+  /// All modules are untouched or all are on meta, the memory is back, and a second attempt gives the right bytes.
+  void expect_recovery() {
     const module_state state = objects_[0]->marked.state();
     EXPECT_NE(state, module_state::mixed);
-    expect_injected_error(errors, failing);
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       EXPECT_EQ(objects_[rank]->marked.state(), state) << "rank " << rank;
       EXPECT_EQ(objects_[rank]->memory.accounted(), 0U) << "rank " << rank;
@@ -599,6 +632,7 @@ class pretrained_sweep {
   });
   std::size_t ranks_;
   bool active_;
+  rank_heaps heaps_;
   std::vector<std::unique_ptr<rank_objects>> objects_;
   std::optional<threads_world> world_;
 };
@@ -612,6 +646,27 @@ TEST(PretrainedFaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereAndA
   }
   std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
   EXPECT_GT(injections, 300U / calls_per_injection);
+}
+
+TEST(PretrainedFaultSweep, AnExhaustedHeapOnAnyRankIsTheSameErrorEverywhereAndARetryWorks) {
+  std::uint64_t injections = pretrained_sweep(2, true).exhaust_heaps(allocations_per_injection(1));
+  injections += pretrained_sweep(3, false).exhaust_heaps(allocations_per_injection(11));
+  std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
+  EXPECT_GE(injections, heap_is_a_seam ? 150U / calls_per_injection : 0U);
+}
+
+TEST(PretrainedFaultSweep, ACallThatNamesNoMemoryMakesItWhereRanksAgree) {
+  const reference_model model({{.fqn = "weight", .extents = {6, 5}}});
+  const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    in_memory_source source = model.source();
+    const failing_heap exhausted(rank == 1 ? 0 : 1U << 20U, heap_fault::exhausted);
+    load_pretrained(module, source, world, {}, {.deadline_seconds = 10});
+  });
+  if (heap_is_a_seam) {
+    expect_exhausted_heap(errors, 1);
+  }
 }
 
 /// Takes its time for each read.

@@ -1,8 +1,10 @@
 #include "support/expect_error.hpp"
+#include "support/heap_faults.hpp"
 #include "torch/models.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
+#include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/testing/faults.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 #include <fsdpinit/torch.hpp>
@@ -12,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -245,6 +248,37 @@ TEST(TorchModule, ATieStaysOneInBothForms) {
       units.unshard(units.unit_of("embedding"));
       EXPECT_TRUE(torch::equal(net->head->weight, values));
       EXPECT_EQ(net->embedding.data_ptr(), net->head->weight.data_ptr());
+    });
+  }
+}
+
+TEST(TorchSlot, AllocatesBeforehandWhatItsDropAndAdoptionsTake) {
+  for (const tie form : {tie::same_tensor, tie::same_storage}) {
+    Tied net(form);
+    torch_module module(net);
+    std::vector<std::shared_ptr<block<host_memory>>> storage;
+    module.visit_slots([&](std::string_view /*fqn*/, torch_slot& slot) {
+      if (storage.empty() || form == tie::same_tensor) {
+        storage = {std::make_shared<block<host_memory>>(host_memory(), 48),
+                   std::make_shared<block<host_memory>>(host_memory(), 24)};
+      }
+      // The whole, then a shard: as a unit is made whole and sharded again. Tied slots get the same storage.
+      std::vector<local_shard> next{
+          {.shape = slot.shape(), .offset = 0, .bytes = 48, .data = {storage[0], storage[0]->data()}},
+          {.shape = {2, 3}, .offset = 2, .bytes = 24, .data = {storage[1], storage[1]->data()}}};
+      slot.prepare(next);
+      const failing_heap exhausted(0, heap_fault::exhausted);
+      slot.drop();
+      slot.drop();
+      const bool is_meta = slot.is_meta();
+      slot.adopt(std::move(next[0]));
+      const std::byte* const whole = slot.data();
+      slot.adopt(std::move(next[1]));
+      EXPECT_FALSE(exhausted.has_failed());
+      EXPECT_TRUE(is_meta);
+      EXPECT_EQ(whole, storage[0]->data());
+      EXPECT_EQ(slot.data(), storage[1]->data());
+      EXPECT_EQ(slot.bytes(), 24U);
     });
   }
 }

@@ -1,5 +1,7 @@
 #include "support/fake_device_memory.hpp"
 #include "support/fault_sweep.hpp"
+#include "support/heap_faults.hpp"
+#include "support/heap_sweep.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/faults.hpp>
@@ -61,6 +63,13 @@ class sweep {
       inject(rank, static_cast<seam>(at), call);
     });
   }
+  /// The same of allocations, one in `each`.
+  std::uint64_t exhaust_heaps(std::uint64_t each) {
+    make_objects();
+    return for_each_allocation(ranks_, each, [&](std::size_t rank, std::uint64_t call, heap_fault how) {
+      return exhaust_heap(rank, call, how);
+    });
+  }
 
  private:
   void make_objects() {
@@ -86,19 +95,21 @@ class sweep {
       faulty_communicator faulty_data(data, mine.counters[data_seam]);
       faulty_communicator faulty_control(control, mine.counters[control_seam]);
       faulty_module module(*mine.module, mine.counters[module_seam]);
-      sharded_units units(module, channels{faulty_data, faulty_control}, {.deadline_seconds = 10},
-                          faulty_memory<Space>(mine.memory, mine.counters[memory_seam]));
-      const unsharded_unit first(units, 1);
-      const unsharded_unit root(units, 0);
       const std::vector<float> gradient(48, static_cast<float>(rank));
-      const auto reduced = units.reduce_scatter_gradients(1, [&](std::string_view fqn) {
-        return std::span<const float>(gradient).first(fqn == "layers.0.up" ? 48 : 3);
-      });
-      for (const shard_gradient& each : reduced) {
-        for (const float value : each.values) {
-          EXPECT_EQ(value, static_cast<float>(ranks_ * (ranks_ - 1) / 2)) << each.fqn;
+      heaps_.on(rank, [&] {
+        sharded_units units(module, channels{faulty_data, faulty_control}, {.deadline_seconds = 10},
+                            faulty_memory<Space>(mine.memory, mine.counters[memory_seam]));
+        const unsharded_unit first(units, 1);
+        const unsharded_unit root(units, 0);
+        const auto reduced = units.reduce_scatter_gradients(1, [&](std::string_view fqn) {
+          return std::span<const float>(gradient).first(fqn == "layers.0.up" ? 48 : 3);
+        });
+        for (const shard_gradient& each : reduced) {
+          for (const float value : each.values) {
+            EXPECT_EQ(value, static_cast<float>(ranks_ * (ranks_ - 1) / 2)) << each.fqn;
+          }
         }
-      }
+      });
     });
   }
 
@@ -110,8 +121,8 @@ class sweep {
     }
   }
 
-  void expect_success(std::string_view what) {
-    const auto errors = attempt_all();
+  void expect_success(std::string_view what) { expect_success(attempt_all(), what); }
+  void expect_success(const std::vector<std::optional<error>>& errors, std::string_view what) {
     for (std::size_t rank = 0; rank < ranks_; ++rank) {
       ASSERT_FALSE(errors[rank].has_value()) << what << ", rank " << rank << ": " << errors[rank]->what();
     }
@@ -130,9 +141,28 @@ class sweep {
     expect_success("second attempt");
   }
 
+  /// \return whether the allocation was asked for.
+  bool exhaust_heap(std::size_t failing, std::uint64_t call, heap_fault how) {
+    SCOPED_TRACE(concat("allocation ", call, " of rank ", failing, " of ", ranks_, name(how),
+                        one_world_ ? ", on one world" : ""));
+    heaps_.fail(failing, call, how);
+    const auto errors = attempt_all();
+    const bool reached = heaps_.has_failed();
+    heaps_.mend();
+    if (!errors[failing]) {
+      expect_success(errors, "nevertheless");
+    } else {
+      expect_exhausted_heap(errors, failing);
+      expect_sharded();
+      expect_success("second attempt");
+    }
+    return reached;
+  }
+
   reference_model model_ = small_model();
   std::size_t ranks_;
   bool one_world_;
+  rank_heaps heaps_;
   std::vector<std::unique_ptr<rank_objects<Space>>> objects_;
   std::optional<threads_world> data_;
   std::optional<threads_world> control_;
@@ -146,6 +176,28 @@ TEST(UnitFaultSweep, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereAndLeavesS
   injections += sweep<fake_device_memory>(2, false).run();
   std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
   EXPECT_GT(injections, 300U / calls_per_injection);
+}
+
+TEST(UnitFaultSweep, AnExhaustedHeapOnAnyRankIsTheSameErrorEverywhereAndLeavesShards) {
+  std::uint64_t injections = sweep<host_memory>(2, true).exhaust_heaps(allocations_per_injection(1));
+  injections += sweep<host_memory>(3, false).exhaust_heaps(allocations_per_injection(11));
+  std::printf("%llu injections\n", static_cast<unsigned long long>(injections));
+  EXPECT_GE(injections, heap_is_a_seam ? 200U / calls_per_injection : 0U);
+}
+
+TEST(UnitFaultSweep, UnitsThatAreGivenNoMemoryMakeItWhereRanksAgree) {
+  const reference_model model = small_model();
+  const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    initialize(module, model.source(), world, {}, memory);
+    const options how{.deadline_seconds = 10};
+    const failing_heap exhausted(rank == 1 ? 0 : 1U << 20U, heap_fault::exhausted);
+    const sharded_units units(module, world, how);
+  });
+  if (heap_is_a_seam) {
+    expect_exhausted_heap(errors, 1);
+  }
 }
 
 }  // namespace

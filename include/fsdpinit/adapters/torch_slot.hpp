@@ -7,9 +7,11 @@
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/plan/placement.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -23,18 +25,30 @@ namespace detail {
 /// What a storage of libtorch holds on to where its bytes belong to a slab.
 inline void release_slab(void* context) noexcept { delete static_cast<std::shared_ptr<std::byte>*>(context); }
 
-/// A tensor over bytes of a slab, which it keeps alive.
-[[nodiscard]] inline at::Tensor tensor_over(std::shared_ptr<std::byte> bytes, const std::vector<std::int64_t>& sizes,
-                                            const at::TensorOptions& options) {
-  auto owner = std::make_unique<std::shared_ptr<std::byte>>(std::move(bytes));
-  void* const address = owner->get();
-  // `target_device` keeps libtorch from asking a driver whose memory it is.
-  return at::for_blob(address, sizes)
-      .context(owner.release(), &release_slab)
-      .target_device(options.device())
-      .options(options)
-      .make_tensor();
-}
+/// A tensor that has all but its bytes, so that to give it some takes no memory.
+struct blank_tensor {
+  blank_tensor(const std::vector<std::int64_t>& sizes, const at::TensorOptions& options)
+      // `target_device` keeps libtorch from asking a driver whose memory it is.
+      : tensor(at::for_blob(nullptr, sizes).target_device(options.device()).options(options).make_tensor()),
+        owner(std::make_unique<std::shared_ptr<std::byte>>()) {}
+
+  /// Over bytes of a slab, which it keeps alive.
+  [[nodiscard]] at::Tensor over(std::shared_ptr<std::byte>&& bytes) && {
+    *owner = std::move(bytes);
+    void* const address = owner->get();
+    tensor.storage().set_data_ptr_noswap({address, owner.release(), &release_slab, tensor.device()});
+    return std::move(tensor);
+  }
+  /// The same bytes as another one of the same sizes, in the same storage.
+  [[nodiscard]] at::Tensor sharing(const at::Tensor& other) && {
+    tensor.unsafeGetTensorImpl()->set_storage_keep_dtype(other.storage());
+    tensor.unsafeGetTensorImpl()->set_storage_offset(other.storage_offset());
+    return std::move(tensor);
+  }
+
+  at::Tensor tensor;
+  std::unique_ptr<std::shared_ptr<std::byte>> owner;
+};
 
 /// Where the bytes of a tensor begin, also of an empty shard, for which `Tensor::data_ptr` has no address.
 [[nodiscard]] inline std::byte* address_of(const at::Tensor& tensor) {
@@ -96,29 +110,64 @@ class torch_slot {
   /// Another TensorImpl of the same storage, which is to stay so: the second form of a tie in libtorch.
   void share_storage_with(torch_slot& other) { mates_.push_back(&other); }
 
-  // Both take a few hundred bytes of heap for the tensor's metadata; without those the process ends, as it would for a handle in
-  // the middle of any operation of libtorch.
-  void drop() noexcept { replace(at::empty(sizes(shape_), tensor_.options().device(c10::kMeta).requires_grad(false))); }
+  /// What libtorch allocates for the metadata of tensors, a few hundred bytes each.
+  void prepare(std::span<const local_shard> next) {
+    meta_ = blank_meta();
+    blanks_.clear();
+    for (const local_shard& part : next) {
+      blanks_.push_back(blank(part.shape));
+    }
+  }
+  // A slot that was not prepared ends the process where the heap is exhausted, as a handle would in any operation of libtorch.
+  void drop() noexcept {
+    if (is_meta()) {
+      forget_gradient();  // there is nothing else
+    } else {
+      replace(meta_.defined() ? std::exchange(meta_, {}) : blank_meta());
+    }
+  }
   void adopt(local_shard&& part) noexcept {
     offset_ = part.offset;
-    const at::TensorOptions options = tensor_.options().device(device_).requires_grad(false);
+    detail::blank_tensor content = next_blank(part.shape);
     for (const torch_slot* mate : mates_) {
       if (part.bytes != 0 && mate->data() == part.data.get() && mate->bytes() == part.bytes) {
-        replace(mate->tensor_.detach());
+        replace(std::move(content).sharing(mate->tensor_));
         return;
       }
     }
-    replace(detail::tensor_over(std::move(part.data), sizes(part.shape), options));
+    replace(std::move(content).over(std::move(part.data)));
   }
 
  private:
   [[nodiscard]] static std::vector<std::int64_t> sizes(const fsdpinit::shape& extents) {
     return {extents.begin(), extents.end()};
   }
-  void replace(const at::Tensor& content) {
+  [[nodiscard]] at::Tensor blank_meta() const {
+    return at::empty(sizes(shape_), tensor_.options().device(c10::kMeta).requires_grad(false));
+  }
+  [[nodiscard]] detail::blank_tensor blank(const fsdpinit::shape& extents) const {
+    return {sizes(extents), tensor_.options().device(device_).requires_grad(false)};
+  }
+  /// The one that was prepared for a part of this shape, if its turn has come.
+  [[nodiscard]] detail::blank_tensor next_blank(const fsdpinit::shape& extents) {
+    const bool is_prepared =
+        !blanks_.empty() &&
+        std::equal(blanks_.front().tensor.sizes().begin(), blanks_.front().tensor.sizes().end(), extents.begin(),
+                   extents.end(), [](std::int64_t a, std::uint64_t b) { return static_cast<std::uint64_t>(a) == b; });
+    if (!is_prepared) {
+      return blank(extents);
+    }
+    detail::blank_tensor first = std::move(blanks_.front());
+    blanks_.erase(blanks_.begin());
+    return first;
+  }
+  void forget_gradient() {
     if (tensor_.grad().defined()) {
       tensor_.mutable_grad().reset();  // of another shape
     }
+  }
+  void replace(const at::Tensor& content) {
+    forget_gradient();
     tensor_.unsafeGetTensorImpl()->shallow_copy_from(content.getIntrusivePtr());
   }
 
@@ -130,6 +179,8 @@ class torch_slot {
   c10::Device device_;
   std::uint64_t offset_ = 0;
   std::vector<const torch_slot*> mates_{};
+  at::Tensor meta_{};                           // prepared: what the next drop puts there
+  std::vector<detail::blank_tensor> blanks_{};  // prepared: what the next parts are adopted by
 };
 
 template <>
@@ -140,6 +191,7 @@ struct slot_traits<torch_slot> {
   static fsdpinit::placement placement(const torch_slot& slot) noexcept { return slot.placement(); }
   static const std::byte* data(const torch_slot& slot) { return slot.data(); }
   static std::uint64_t stored_bytes(const torch_slot& slot) { return slot.bytes(); }
+  static void prepare(torch_slot& slot, std::span<const local_shard> next) { slot.prepare(next); }
   static void drop(torch_slot& slot) noexcept { slot.drop(); }
   static void adopt(torch_slot& slot, local_shard&& part) noexcept { slot.adopt(std::move(part)); }
   static bool requires_grad(const torch_slot& slot) { return slot.tensor().requires_grad(); }

@@ -40,8 +40,12 @@ class threads_payload {
     bool active = false;
   };
 
-  threads_payload(monitor& changed, std::size_t ranks)
-      : changed_(changed), everyone_(all_ranks(ranks)), ranks_(ranks) {}
+  threads_payload(monitor& changed, std::size_t ranks) : changed_(changed), everyone_(all_ranks(ranks)), ranks_(ranks) {
+    for (rank_state& rank : ranks_) {  // so that no rank fails in an operation that others wait for
+      rank.posts.reserve(posts_at_first);
+      rank.views.reserve(ranks);
+    }
+  }
 
   [[nodiscard]] std::span<const std::size_t> everyone() const noexcept { return everyone_; }
 
@@ -136,6 +140,7 @@ class threads_payload {
     kind what = kind::broadcast;
     bool live = false;
   };
+  static constexpr std::size_t posts_at_first = 8;
   struct rank_state {
     std::uint64_t epoch = 1;
     std::uint64_t started = 0;
@@ -144,12 +149,15 @@ class threads_payload {
     std::vector<bytes_view> views;  // of an exchange
   };
 
-  static error interrupted() { return {errc::interrupted, "", "interrupted by the failure of another rank"}; }
+  static error interrupted() noexcept {
+    return error::if_possible_with_text(errc::interrupted, "", "interrupted by the failure of another rank");
+  }
 
   [[nodiscard]] bool is_interrupted(const token& operation) const noexcept {
     return interrupted_epoch_ >= operation.epoch;
   }
-  /// As many as were ever in flight from this root: a handful.
+  /// As many as were ever in flight from this root: a handful. Past those that a world begins with, this may fail, before anything has
+  /// been started.
   static posted& free_post(rank_state& root) {
     for (posted& post : root.posts) {
       if (!post.live) {

@@ -51,13 +51,19 @@ struct local_shard;
 ///       static bool requires_grad(const my::tensor&);               // optional; parameters do, buffers do not
 ///       static const void* identity(const my::tensor&);             // optional: the same for handles of one tensor
 ///       static local_shard local(const my::tensor&);                // optional: see LendingSlot
+///       static void prepare(my::tensor&, std::span<const local_shard> next);  // optional: see below
 ///     };
+///
+/// `prepare` is for tensors that take heap where they are dropped or adopt. It allocates what one `drop` will take, and then one `adopt`
+/// of each part of `next`, in that order; it keeps nothing of the parts' storage, and replaces what an earlier call has made, as an
+/// attempt may fail in between. It is called on every rank before anything is dropped, and may throw: that is one error for all ranks.
 template <class T>
 struct slot_traits;
 
 /// The place in a module where one parameter or buffer lives.
 ///
-/// `drop` and `adopt` are noexcept because a module is committed on every rank or on none: nothing may fail in between.
+/// `drop` and `adopt` are noexcept because a module is committed on every rank or on none: nothing may fail in between. So neither
+/// allocates, unless `prepare` has been there before.
 /// After `drop`, `data` is nullptr; after `adopt` it is the shard's, and dropping again releases it.
 template <class T>
 concept ParameterSlot = requires(T& slot, const T& constant, local_shard&& part) {

@@ -13,7 +13,6 @@
 #include <optional>
 #include <span>
 #include <utility>
-#include <vector>
 
 /// \file
 /// How ranks fail together. Between two agreements a rank may fail alone; at the agreement all learn of it and throw
@@ -82,7 +81,8 @@ template <Communicator Control>
 /// Returns if no rank failed; else throws one error, the same on every rank: the worst, as `severity_of` has it, of the lowest rank
 /// that has it, and naming that rank.
 ///
-/// One reduction where all is well, and one broadcast of 4 KiB more where not. \throws error{peer_lost} if a rank did
+/// One reduction where all is well, and one broadcast of 4 KiB more where not. Allocates nothing, so that a rank whose heap is exhausted
+/// gets through it; all it lacks then is the error's text. \throws error{peer_lost} if a rank did
 /// not come before the deadline, for channels that take one.
 template <Communicator Control>
 void agree(Control& control, const std::optional<error>& mine, deadline limit) {
@@ -100,9 +100,9 @@ void agree(Control& control, const std::optional<error>& mine, deadline limit) {
   }
   const std::size_t origin = rank_mask - (worst & rank_mask);
   throw detail::guarded(control, [&] {
-    std::vector<std::byte> buffer(detail::error_wire_bytes);
+    detail::error_message buffer{};
     if (origin == control.rank()) {
-      buffer = detail::encode(mine->reported_by(static_cast<std::int32_t>(origin)));
+      buffer = detail::encode(*mine, static_cast<std::int32_t>(origin));
     }
     detail::broadcast(control, buffer, origin, limit);
     return detail::decode_error(buffer);

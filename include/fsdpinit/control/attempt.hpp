@@ -5,23 +5,31 @@
 #include <exception>
 #include <new>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 namespace fsdpinit {
 
 /// The exception being handled, as an `error`: itself; out_of_memory for std::bad_alloc; user_exception, with its text,
-/// for anything else. \pre called within a catch block.
-[[nodiscard]] inline error current_error() {
+/// for anything else. Out_of_memory takes none, and neither does an error that is one already. \pre called within a catch block.
+[[nodiscard]] inline error current_error() noexcept {
+  const auto by_user = [](std::string_view text) {
+    try {
+      return error(errc::user_exception, "", text);
+    } catch (const std::bad_alloc&) {
+      return error::without_text(errc::out_of_memory);
+    }
+  };
   try {
     throw;
   } catch (const error& known) {
     return known;
   } catch (const std::bad_alloc&) {
-    return {errc::out_of_memory, "", "out of memory; use more ranks, smaller buckets, or a machine with more memory"};
+    return error::without_text(errc::out_of_memory);
   } catch (const std::exception& other) {
-    return {errc::user_exception, "", other.what()};
+    return by_user(other.what());
   } catch (...) {
-    return {errc::user_exception, "", "an exception that is not a std::exception"};
+    return by_user("an exception that is not a std::exception");
   }
 }
 

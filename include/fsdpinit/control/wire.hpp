@@ -5,10 +5,10 @@
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -48,7 +48,8 @@ class wire_reader {
     std::memcpy(&value, take(sizeof value).data(), sizeof value);
     return value;
   }
-  std::string text() {
+  /// As long as the message.
+  std::string_view text() {
     const std::uint64_t size = number();
     const bytes_view from = take(size);
     return {reinterpret_cast<const char*>(from.data()), from.size()};
@@ -66,31 +67,43 @@ class wire_reader {
   bytes_view rest_;
 };
 
-/// An error on the wire, cut to fit: 4 KiB carry the whole of any sensible message.
+/// An error on the wire, cut to fit: 4 KiB carry the whole of any sensible message. On the stack: the heap may be what it is about.
 inline constexpr std::size_t error_wire_bytes = 4096;
+using error_message = std::array<std::byte, error_wire_bytes>;
 
-[[nodiscard]] inline std::vector<std::byte> encode(const error& value) {
+/// As reported by `rank`, if it names none.
+[[nodiscard]] inline error_message encode(const error& value, std::int32_t rank = unknown_rank) noexcept {
   constexpr std::size_t fixed = 5 * sizeof(std::uint64_t);
   constexpr std::size_t subject_limit = 1024;
-  const std::string_view subject = std::string_view(value.subject()).substr(0, subject_limit);
-  wire_writer out;
-  out.number(static_cast<std::uint64_t>(value.code()));
-  out.number(static_cast<std::uint64_t>(static_cast<std::int64_t>(value.rank())));
-  out.number(static_cast<std::uint64_t>(static_cast<std::int64_t>(value.native_code())));
-  out.text(subject);
-  out.text(std::string_view(value.text()).substr(0, error_wire_bytes - fixed - subject.size()));
-  out.bytes().resize(error_wire_bytes);
-  return std::move(out.bytes());
+  error_message out{};
+  std::byte* to = out.data();
+  const auto append = [&](const void* from, std::size_t size) {
+    std::memcpy(to, from, size);
+    to += size;
+  };
+  const auto number = [&](std::uint64_t each) { append(&each, sizeof each); };
+  const auto text = [&](std::string_view each) {
+    number(each.size());
+    append(each.data(), each.size());
+  };
+  const std::string_view subject = value.subject().substr(0, subject_limit);
+  number(static_cast<std::uint64_t>(value.code()));
+  number(static_cast<std::uint64_t>(static_cast<std::int64_t>(value.rank() == unknown_rank ? rank : value.rank())));
+  number(static_cast<std::uint64_t>(static_cast<std::int64_t>(value.native_code())));
+  text(subject);
+  text(value.text().substr(0, error_wire_bytes - fixed - subject.size()));
+  return out;
 }
 
+/// Without its texts where there is no memory for them: the same code on every rank.
 [[nodiscard]] inline error decode_error(bytes_view bytes) {
   wire_reader in(bytes);
   const auto code = static_cast<errc>(in.number());
   const auto rank = static_cast<std::int32_t>(static_cast<std::int64_t>(in.number()));
   const auto native_code = static_cast<std::int32_t>(static_cast<std::int64_t>(in.number()));
-  const std::string subject = in.text();
-  const std::string text = in.text();
-  return {code, subject, text, {.rank = rank, .native_code = native_code}};
+  const std::string_view subject = in.text();
+  const std::string_view text = in.text();
+  return error::if_possible_with_text(code, subject, text, {.rank = rank, .native_code = native_code});
 }
 
 /// \pre contents.stored is empty, or as long as contents.tensors.

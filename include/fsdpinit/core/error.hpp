@@ -2,8 +2,10 @@
 
 #include <fsdpinit/core/text.hpp>
 
+#include <cstddef>
 #include <cstdint>
-#include <stdexcept>
+#include <exception>
+#include <new>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -86,36 +88,118 @@ struct error_facts {
   std::int32_t native_code = 0;  ///< errno, or the code of MPI, CUDA, NCCL; 0: none
 };
 
-/// What went wrong (`code`), with what (`subject`: an FQN or a file), on which rank, and what to do about it
-/// (`what()`).
-///
-/// `what()` reads `<subject>: <text> (rank <r>)`; further lines of the text are details and follow the first one.
-class error : public std::runtime_error {
+namespace detail {
+
+/// The texts of an error: one allocation, never changed, that its copies share, so that none of them can fail. Counted by hand, as
+/// `<memory>` would make core.hpp a third dearer to include.
+class shared_texts {
  public:
-  error(errc code, std::string_view subject, std::string_view text, error_facts facts = {})
-      : std::runtime_error(compose(subject, text, facts.rank)),
-        subject_(subject),
-        text_(text),
-        facts_(facts),
-        code_(code) {}
-
-  [[nodiscard]] errc code() const noexcept { return code_; }
-  /// The FQN or the file it is about, unescaped; may be empty.
-  [[nodiscard]] const std::string& subject() const noexcept { return subject_; }
-  /// `what()` without subject and rank.
-  [[nodiscard]] const std::string& text() const noexcept { return text_; }
-  [[nodiscard]] std::int32_t rank() const noexcept { return facts_.rank; }
-  [[nodiscard]] std::int32_t native_code() const noexcept { return facts_.native_code; }
-
-  /// The same error, reported by `rank`; an error that already names a rank, or every rank, stays as it is.
-  [[nodiscard]] error reported_by(std::int32_t rank) const {
-    if (facts_.rank != unknown_rank) {
-      return *this;
+  /// None.
+  shared_texts() noexcept = default;
+  /// \throws std::bad_alloc
+  shared_texts(std::string_view what, std::string_view subject, std::string_view text)
+      : block_(new(::operator new(sizeof(header) + what.size() + 1 + subject.size() + text.size()))
+                   header{.uses = 1, .what = what.size(), .subject = subject.size(), .text = text.size()}) {
+    char* to = begin();
+    to += what.copy(to, what.size());
+    *to++ = '\0';
+    to += subject.copy(to, subject.size());
+    text.copy(to, text.size());
+  }
+  shared_texts(const shared_texts& other) noexcept : block_(other.block_) {
+    if (block_ != nullptr) {
+      __atomic_add_fetch(&block_->uses, 1, __ATOMIC_RELAXED);
     }
-    return {code_, subject_, text_, {.rank = rank, .native_code = facts_.native_code}};
+  }
+  shared_texts(shared_texts&& other) noexcept : block_(std::exchange(other.block_, nullptr)) {}
+  shared_texts& operator=(shared_texts other) noexcept {
+    std::swap(block_, other.block_);
+    return *this;
+  }
+  ~shared_texts() {
+    if (block_ != nullptr && __atomic_sub_fetch(&block_->uses, 1, __ATOMIC_ACQ_REL) == 0) {
+      ::operator delete(block_);
+    }
+  }
+
+  [[nodiscard]] bool empty() const noexcept { return block_ == nullptr; }
+  // \pre !empty()
+  [[nodiscard]] const char* what() const noexcept { return begin(); }
+  [[nodiscard]] std::string_view subject() const noexcept { return {begin() + block_->what + 1, block_->subject}; }
+  [[nodiscard]] std::string_view text() const noexcept {
+    return {begin() + block_->what + 1 + block_->subject, block_->text};
   }
 
  private:
+  struct header {  // the texts lie behind it
+    std::size_t uses;
+    std::size_t what;
+    std::size_t subject;
+    std::size_t text;
+  };
+  [[nodiscard]] char* begin() const noexcept { return reinterpret_cast<char*>(block_ + 1); }
+
+  header* block_ = nullptr;
+};
+
+}  // namespace detail
+
+/// What went wrong (`code`), with what (`subject`: an FQN or a file), on which rank, and what to do about it
+/// (`what()`).
+///
+/// `what()` reads `<subject>: <text> (rank <r>)`; further lines of the text are details and follow the first one. Copies share the
+/// texts: copying never fails.
+class error : public std::exception {
+ public:
+  /// \throws std::bad_alloc where there is no memory for the texts.
+  error(errc code, std::string_view subject, std::string_view text, error_facts facts = {})
+      : texts_(compose(subject, text, facts.rank), subject, text), facts_(facts), code_(code) {}
+
+  /// Takes no memory: what an exhausted heap is reported with. Without a subject, and with a text that was written beforehand, which
+  /// does not name the rank.
+  [[nodiscard]] static error without_text(errc code, error_facts facts = {}) noexcept { return {code, facts}; }
+  /// With its texts if there is memory for them.
+  [[nodiscard]] static error if_possible_with_text(errc code, std::string_view subject, std::string_view text,
+                                                   error_facts facts = {}) noexcept {
+    try {
+      return {code, subject, text, facts};
+    } catch (const std::exception&) {
+      return {code, facts};
+    }
+  }
+
+  [[nodiscard]] const char* what() const noexcept override {
+    return texts_.empty() ? prepared_text(code_).data() : texts_.what();
+  }
+  [[nodiscard]] errc code() const noexcept { return code_; }
+  /// The FQN or the file it is about, unescaped; may be empty. As long as this error or a copy of it.
+  [[nodiscard]] std::string_view subject() const noexcept {
+    return texts_.empty() ? std::string_view() : texts_.subject();
+  }
+  /// `what()` without subject and rank. As long as this error or a copy of it.
+  [[nodiscard]] std::string_view text() const noexcept { return texts_.empty() ? prepared_text(code_) : texts_.text(); }
+  [[nodiscard]] std::int32_t rank() const noexcept { return facts_.rank; }
+  [[nodiscard]] std::int32_t native_code() const noexcept { return facts_.native_code; }
+
+  /// The same error, reported by `rank`; an error that already names a rank, or every rank, stays as it is. Without memory its texts
+  /// are lost.
+  [[nodiscard]] error reported_by(std::int32_t rank) const noexcept {
+    if (facts_.rank != unknown_rank) {
+      return *this;
+    }
+    const error_facts facts{.rank = rank, .native_code = facts_.native_code};
+    return texts_.empty() ? error(code_, facts) : if_possible_with_text(code_, subject(), text(), facts);
+  }
+
+ private:
+  error(errc code, error_facts facts) noexcept : facts_(facts), code_(code) {}
+
+  /// Of literals: data() ends with a NUL.
+  [[nodiscard]] static constexpr std::string_view prepared_text(errc code) noexcept {
+    return code == errc::out_of_memory
+               ? "out of memory; use more ranks, smaller buckets, or a machine with more memory"
+               : "this rank had no memory left for the text of its error; see what the other ranks say";
+  }
   static std::string compose(std::string_view subject, std::string_view text, std::int32_t rank) {
     const std::size_t first_line = text.find('\n');
     std::string out = subject.empty() ? std::string{} : concat(printable(subject), ": ");
@@ -129,8 +213,7 @@ class error : public std::runtime_error {
     return out;
   }
 
-  std::string subject_;
-  std::string text_;
+  detail::shared_texts texts_;
   error_facts facts_;
   errc code_;
 };

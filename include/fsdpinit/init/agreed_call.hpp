@@ -37,23 +37,22 @@ class agreed_call {
   static constexpr bool from_module = is_module_state<Source>;
 
   agreed_call(const policy_facts& policy, Module& module, Source& source, channels<Data, Control> links,
-              const options& how, const Space& memory, Optimizer& optimizer)
+              const options& how, Optimizer& optimizer) noexcept
       : policy_(policy),
         transport_(transport_of(policy)),
         module_(module),
         data_(links.data),
         control_(links.control),
         options_(how),
-        memory_(memory),
         optimizer_(optimizer),
         source_(source) {}
 
-  /// Collective. `enter()` is called first, within the first agreement. \throws the same error on every rank.
-  template <class Enter>
-  void settle(bool initialises_missing, Enter&& enter) {
+  /// Collective. `begin()` is called first, within the first agreement, and returns the memory space. \throws the same error on every rank.
+  template <class Begin>
+  void settle(bool initialises_missing, Begin&& begin) {
     const double limit = options_.deadline_seconds;
     require_equal_calls(control_, limit, [&] {
-      enter();
+      memory_ = &begin();
       return describe(initialises_missing);
     });
     const source_readers who = readers();
@@ -143,7 +142,7 @@ class agreed_call {
 
   opened& open() {
     if constexpr (from_module) {
-      source_.open(view_, memory_, options_.release_source);
+      source_.open(view_, *memory_, options_.release_source);
     } else {
       source_.open();
     }
@@ -183,7 +182,7 @@ class agreed_call {
   Data& data_;
   Control& control_;
   const options& options_;
-  const Space& memory_;
+  const Space* memory_ = nullptr;
   Optimizer& optimizer_;
   mesh mesh_;
   source_layout sources_;

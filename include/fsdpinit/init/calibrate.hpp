@@ -63,8 +63,8 @@ class calibrator {
     });
     agreed([&] {
       count_nodes(out);
-      piece_ = block(host_memory(), smaller(how_.probe_bytes, 4 * mib));
-      std::memset(piece_.data(), 1, piece_.size());
+      piece_.emplace(host_memory(), smaller(how_.probe_bytes, 4 * mib));
+      std::memset(piece_->data(), 1, piece_->size());
     });
     const bool all_read = open();
     host_rates rates;
@@ -81,12 +81,12 @@ class calibrator {
                                     }),
                             rates.touch);
     rates.read = rate_of(all_read, [&](std::size_t turn) { return read(turn); });
-    rates.hand_over = seconds_per_broadcast(piece_.bytes().first(1));
+    rates.hand_over = seconds_per_broadcast(piece_->bytes().first(1));
     out.storage_bandwidth_per_node = rates.read.together;
     out.host_copy_bandwidth = rates.copy.together;
     if (out.nodes > 1) {
       out.nic_latency = rates.hand_over;
-      out.nic_bandwidth = static_cast<double>(piece_.size()) / seconds_per_broadcast(piece_.bytes());
+      out.nic_bandwidth = static_cast<double>(piece_->size()) / seconds_per_broadcast(piece_->bytes());
       out.storage_bandwidth = rates.read.together * static_cast<double>(out.nodes);
     }
     out.measured = rates;
@@ -187,7 +187,7 @@ class calibrator {
     std::uint64_t bytes = 1;
     agreed([&] {
       if (takes_part) {
-        fresh_ = block(host_memory(), how_.probe_bytes);
+        fresh_.emplace(host_memory(), how_.probe_bytes);
       }
     });
     const double began = monotonic_seconds();
@@ -197,19 +197,19 @@ class calibrator {
       }
     });
     const double seconds = monotonic_seconds() - began;
-    fresh_.release();
+    fresh_.reset();
     return slowest(takes_part ? seconds / static_cast<double>(bytes) : 0);
   }
 
   void touch() noexcept {
     constexpr std::uint64_t page_bytes = 4 * kib;
-    for (std::uint64_t at = 0; at < fresh_.size(); at += page_bytes) {
-      *static_cast<volatile std::byte*>(fresh_.data() + at) = std::byte{1};
+    for (std::uint64_t at = 0; at < fresh_->size(); at += page_bytes) {
+      *static_cast<volatile std::byte*>(fresh_->data() + at) = std::byte{1};
     }
   }
   void copy() noexcept {
-    for (std::uint64_t at = 0; at < fresh_.size(); at += piece_.size()) {
-      std::memcpy(fresh_.data() + at, piece_.data(), smaller(piece_.size(), fresh_.size() - at));
+    for (std::uint64_t at = 0; at < fresh_->size(); at += piece_->size()) {
+      std::memcpy(fresh_->data() + at, piece_->data(), smaller(piece_->size(), fresh_->size() - at));
     }
   }
 
@@ -228,8 +228,8 @@ class calibrator {
       const std::uint64_t last = std::clamp(end, tensor_begin, tensor_begin + bytes) - tensor_begin;
       std::uint64_t at = std::clamp(begin, tensor_begin, tensor_begin + bytes) - tensor_begin;
       while (at < last) {
-        const std::uint64_t piece = smaller(piece_.size(), last - at);
-        source_.get()->read(i, at, piece_.bytes().first(piece));
+        const std::uint64_t piece = smaller(piece_->size(), last - at);
+        source_.get()->read(i, at, piece_->bytes().first(piece));
         at += piece;
       }
       tensor_begin += bytes;
@@ -271,8 +271,8 @@ class calibrator {
   payload_channel<Data> channel_;
   std::uint64_t total_ = 0;  // bytes of the source
   std::size_t ranks_per_node_ = 1;
-  block<host_memory> piece_{host_memory(), 0};  // what is copied from, read into and broadcast
-  block<host_memory> fresh_{host_memory(), 0};
+  std::optional<block<host_memory>> piece_;  // what is copied from, read into and broadcast
+  std::optional<block<host_memory>> fresh_;  // for one measurement
 };
 
 }  // namespace detail

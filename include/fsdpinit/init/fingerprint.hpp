@@ -122,7 +122,7 @@ template <StateDictSource S>
     file.bytes = in.number();
     file.header = in.number();
   }
-  const std::string samples = in.text();
+  const std::string_view samples = in.text();
   const bytes_view sampled = std::as_bytes(std::span(samples));
   out.fingerprint.samples.assign(sampled.begin(), sampled.end());
   return out;

@@ -11,6 +11,7 @@
 #include <fsdpinit/init/agreed_call.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/bucket_stream.hpp>
+#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/full_load.hpp>
 #include <fsdpinit/init/gathered_reports.hpp>
 #include <fsdpinit/init/match.hpp>
@@ -60,20 +61,19 @@ class initialization {
                 "fsdpinit: `missing` writes into the shards: `memory` must be host_accessible");
 
   initialization(const policy_facts& policy, Module& module, Source& source, channels<Data, Control> links,
-                 const options& how, Space& memory, Watch& watch, Optimizer& optimizer, Initialiser& initialiser)
+                 const options& how, Space* memory, Watch& watch, Optimizer& optimizer,
+                 Initialiser& initialiser) noexcept
       : data_(links.data),
         control_(links.control),
         options_(how),
         watch_(watch),
         initialiser_(initialiser),
         rank_(links.control.rank()),
-        work_{.memory = memory, .host = staging_for(memory)},
-        memory_growth_(memory),
-        host_growth_(work_.host),
-        call_(policy, module, source, links, how, work_.memory, optimizer) {}
+        memory_(memory),
+        call_(policy, module, source, links, how, optimizer) {}
 
   rank_report run() {
-    call_.settle(initialises_missing, [&] { enter("open"); });
+    call_.settle(initialises_missing, [&]() -> const Space& { return begin(); });
     agreed([&] {
       compare_contents();
       if (!call_.chooses()) {
@@ -89,7 +89,7 @@ class initialization {
     try {
       if constexpr (initialises_missing) {
         agreed([&] {
-          tensor_placer<Space> placer(plan_, rank_, work_);
+          tensor_placer<Space> placer(plan_, rank_, *work_);
           fill_missing(initialiser_, plan_, call_.view(), items_, placer, call_.ranks().shard_of(rank_));
         });
       }
@@ -143,6 +143,16 @@ class initialization {
   void enter(const char* phase) {
     clock_.enter(phase);
     watch_.phase(phase);
+  }
+
+  /// What a rank may fail at before it has done anything, within the first agreement.
+  const Space& begin() {
+    const Space memory = handle_or_own(memory_);
+    work_.emplace(memory, staging_for(memory));
+    memory_growth_.emplace(work_->memory);
+    host_growth_.emplace(work_->host);
+    enter("open");
+    return work_->memory;
   }
 
   [[nodiscard]] bool every_rank_loads() const noexcept { return call_.transport() == transport_kind::none; }
@@ -204,24 +214,27 @@ class initialization {
   /// Everything a rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
   void allocate() {
     enter("allocate");
-    work_.slabs.reserve(plan_.slabs.size());
+    work_->slabs.reserve(plan_.slabs.size());
     const auto allocated = [&](auto space, std::uint64_t bytes, auto&& purpose) {
       return block_for(std::move(space), bytes, [&] { return purpose() + beside_prediction(); });
     };
     for (const slab_layout& slab : plan_.slabs) {
-      work_.slabs.push_back(std::make_shared<block<Space>>(allocated(work_.memory, slab.bytes, [&] {
+      work_->slabs.push_back(std::make_shared<block<Space>>(allocated(work_->memory, slab.bytes, [&] {
         return concat("the shards of ", unit_text(call_.view().units[slab.unit]));
       })));
     }
     clear_slabs();
     for (std::size_t i = 0; i < predicted_.slots; ++i) {
-      slots_.push_back(allocated(slot_memory(data_, work_.host), predicted_.slot_bytes,
+      slots_.push_back(allocated(slot_memory(data_, work_->host), predicted_.slot_bytes,
                                  [&] { return concat("staging bucket ", i + 1, " of ", predicted_.slots); }));
     }
-    work_.scratch = allocated(work_.host, predicted_.scratch_bytes, [] { return std::string("scratch"); });
-    work_.full_copy =
-        allocated(work_.host, predicted_.full_copy_bytes, [] { return std::string("a copy of the whole model"); });
-    pending_ = pending_shards(plan_, call_.view(), items_, rank_, work_);
+    work_->scratch = allocated(work_->host, predicted_.scratch_bytes, [] { return std::string("scratch"); });
+    work_->full_copy =
+        allocated(work_->host, predicted_.full_copy_bytes, [] { return std::string("a copy of the whole model"); });
+    for (const slot_record& slot : call_.view().slots) {  // some are only dropped
+      slot.handle.prepare({});
+    }
+    pending_ = pending_shards(plan_, call_.view(), items_, rank_, *work_);
     prepare_stream();
   }
 
@@ -236,9 +249,9 @@ class initialization {
   /// left in the memory.
   void clear_slabs() {
     if constexpr (LocallyCopyingMemory<Space>) {
-      in_order(work_.memory, [&](typename Space::queue& order) {
-        for (const auto& slab : work_.slabs) {
-          work_.memory.zero(slab->data(), slab->size(), order);
+      in_order(work_->memory, [&](typename Space::queue& order) {
+        for (const auto& slab : work_->slabs) {
+          work_->memory.zero(slab->data(), slab->size(), order);
         }
       });
     }
@@ -263,30 +276,30 @@ class initialization {
     const bool reads_together = ConcurrentSource<opened> && call_.source() != nullptr;
     threads_.emplace(reads_together ? options_.reader_threads : 1);
     overflow_meter_.emplace(call_.source(), items_);
-    reader_.emplace(plan_, items_, captured_, call_.source(), *threads_, work_, counters_);
+    reader_.emplace(plan_, items_, captured_, call_.source(), *threads_, *work_, counters_);
     progress_.emplace(watch_, rank_ == options_.source_rank, bytes_to_read(plan_, rank_),
                       options_.progress_interval_seconds);
     std::vector<mutable_bytes> slots;
     for (const block<slot_space>& slot : slots_) {
       slots.push_back(slot.bytes());
     }
-    stream_.emplace(plan_, data_, *reader_, work_, slots, counters_, *progress_, stages_, options_.deadline_seconds,
+    stream_.emplace(plan_, data_, *reader_, *work_, slots, counters_, *progress_, stages_, options_.deadline_seconds,
                     requests_, options_.checksum);
     if (every_rank_loads() && options_.verify != verification::off) {
       full_copy_hash_.emplace(*options_.checksum);
     }
     if (options_.verify == verification::reread) {
-      rereader_.emplace(plan_, rank_, *reader_, work_, requests_, *options_.checksum);
+      rereader_.emplace(plan_, rank_, *reader_, *work_, requests_, *options_.checksum);
     }
     enter(every_rank_loads() ? "read" : "stream");
   }
 
   void load_everything() {
-    full_reader<opened, Space, Watch> all(plan_, *reader_, work_, *progress_);
+    full_reader<opened, Space, Watch> all(plan_, *reader_, *work_, *progress_);
     in_turns([&] { return own_step([&] { return all.read_some(); }); });
     agreed([&] {
       enter("shard");
-      keep_own_part(plan_, rank_, work_, requests_, full_copy_hash_);
+      keep_own_part(plan_, rank_, *work_, requests_, full_copy_hash_);
       enter("stream");
     });
   }
@@ -299,7 +312,7 @@ class initialization {
       try {
         return stream_->run_some();
       } catch (...) {
-        retain_if_lost(data_, work_.slabs, slots_);
+        retain_if_lost(data_, work_->slabs, slots_);
         throw;
       }
     });
@@ -315,13 +328,13 @@ class initialization {
   void widen() {
     const bool streams = options_.verify != verification::reread;  // else that phase is over
     const stage_scope placing(stages_, streams ? &stage_seconds::place : nullptr);
-    tensor_placer<Space>(plan_, rank_, work_).widen();
+    tensor_placer<Space>(plan_, rank_, *work_).widen();
   }
 
   void release_staging() noexcept {
     slots_.clear();
-    work_.scratch.release();
-    work_.full_copy.release();
+    work_->scratch.release();
+    work_->full_copy.release();
   }
 
   void commit() noexcept {
@@ -336,7 +349,7 @@ class initialization {
 
   /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
   [[nodiscard]] rank_report describe() const {
-    const std::uint64_t of_host = Space::host_accessible ? 0 : host_growth_.bytes();  // else it is the same account
+    const std::uint64_t of_host = Space::host_accessible ? 0 : host_growth_->bytes();  // else it is the same account
     return {.rank = rank_,
             .shards = call_.ranks().shards,
             .replicas = call_.ranks().replicas,
@@ -345,7 +358,7 @@ class initialization {
             .transport_reason = reason_,
             .verified = options_.verify,
             .predicted = predicted_,
-            .accounted_peak_bytes = memory_growth_.bytes() + of_host,
+            .accounted_peak_bytes = memory_growth_->bytes() + of_host,
             .bytes_read = counters_.read,
             .bytes_sent = counters_.sent,
             .bytes_received = counters_.received,
@@ -369,10 +382,11 @@ class initialization {
   Watch& watch_;
   Initialiser& initialiser_;
   std::size_t rank_;
-  workspace<Space> work_;
+  Space* memory_;  // nullptr: one of its own
+  std::optional<workspace<Space>> work_;
   std::vector<block<slot_space>> slots_;
-  peak_growth<Space> memory_growth_;
-  peak_growth<staging_space<Space>> host_growth_;
+  std::optional<peak_growth<Space>> memory_growth_;
+  std::optional<peak_growth<staging_space<Space>>> host_growth_;
   phase_clock clock_;
   stage_clock stages_;
 
@@ -398,11 +412,12 @@ class initialization {
   rank_report report_;
 };
 
-/// The whole of it. A function template that is not inline, so that a program may instantiate it in one place (`extern template`).
+/// The whole of it; `memory` is nullptr where a space is to be made. A function template that is not inline, so that a program may
+/// instantiate it in one place (`extern template`).
 template <ShardableModule Module, class Source, class Data, class Control, MemorySpace Space, Observer Watch,
           ShardableOptimizer Optimizer, class Initialiser>
 rank_report run_initialization(const policy_facts& policy, Module& module, Source& source,
-                               channels<Data, Control> links, const options& how, Space& memory, Watch& watch,
+                               channels<Data, Control> links, const options& how, Space* memory, Watch& watch,
                                Optimizer& optimizer, Initialiser& initialiser) {
   return over(links.data, [&] {
     return initialization<Module, Source, Data, Control, Space, Watch, Optimizer, Initialiser>(

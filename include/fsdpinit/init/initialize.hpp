@@ -6,12 +6,12 @@
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/init/arguments.hpp>
+#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/initialization.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
-#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/transport.hpp>
@@ -31,7 +31,7 @@ namespace fsdpinit {
 /// \param source   A StateDictSource, or a SourceOpener, called on the ranks that read: the source rank, or all.
 /// \param links    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order.
 /// \param how      Options, equal on every rank.
-/// \param memory   Where shards live. Its account shows the predicted peak, to the byte; one initialisation at a time.
+/// \param memory   Where shards live; without one in a `host_memory` of this rank's own. Its account shows the predicted peak, to the byte; one initialisation at a time.
 /// \param watch    An Observer.
 /// \param optimizer  A ShardableOptimizer that was made for the module before: it lets go of the parameters before they are
 ///                 dropped, and is bound to the shards, by name, at the commit.
@@ -51,11 +51,12 @@ namespace fsdpinit {
 /// \throws fsdpinit::error, the same on every rank: code, FQN, rank, remedy. Before the first byte moves the module is
 /// untouched; later it is on meta on every rank, what was allocated is released, and with a file as source the same call
 /// may be made again. Non-persistent buffers keep their values until the commit.
-template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = host_memory,
+template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = default_memory,
           class Watch = null_observer, class Optimizer = no_optimizer, class Initialiser = no_initialiser>
 rank_report initialize(Module& module, Source&& source, Channels&& links, const options& how = {}, Space memory = {},
                        Watch&& watch = {}, Optimizer&& optimizer = {}, Initialiser&& missing = {}) {
   using given = std::remove_reference_t<Source>;
+  using space = detail::space_of<Space>;
   using observer = std::remove_reference_t<Watch>;
   using optimizer_type = std::remove_reference_t<Optimizer>;
   using initialiser = std::remove_cvref_t<Initialiser>;
@@ -87,7 +88,7 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
       detail::AreLinks<Channels>,
       "fsdpinit: `links` must model Communicator: rank() const, size() const, void broadcast(bytes, root); or "
       "be channels{data, control}");
-  static_assert(MemorySpace<Space>,
+  static_assert(MemorySpace<space>,
                 "fsdpinit: `memory` must model MemorySpace: queue, host_accessible, allocate, deallocate, copy_in, "
                 "copy_out, wait, accounted, accounted_peak, restart_peak");
   static_assert(Observer<observer>,
@@ -100,9 +101,9 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
                 "fsdpinit: `missing` must model MissingInitialiser: a call with missing_tensor_info that returns the "
                 "generator of that tensor's elements");
   if constexpr (ShardableOptimizer<optimizer_type> && is_initialiser && is_policy && ShardableModule<Module> &&
-                is_source && detail::AreLinks<Channels> && MemorySpace<Space> && Observer<observer>) {
-    return detail::run_initialization(detail::facts_of<Policy>, module, source, detail::channels_of(links), how, memory,
-                                      watch, optimizer, missing);
+                is_source && detail::AreLinks<Channels> && MemorySpace<space> && Observer<observer>) {
+    return detail::run_initialization(detail::facts_of<Policy>, module, source, detail::channels_of(links), how,
+                                      detail::given_space(memory), watch, optimizer, missing);
   }
 }
 

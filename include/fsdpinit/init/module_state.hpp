@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <span>
 #include <utility>
 #include <vector>
@@ -100,6 +101,20 @@ class module_state_source {
   std::vector<std::size_t> stored_;  // per descriptor: index into view.tensors
 };
 
+/// The same failure, where a second attempt needs the state again.
+[[nodiscard]] inline error consumed_by(const error& cause) noexcept {
+  const error_facts facts{.rank = cause.rank(), .native_code = cause.native_code()};
+  try {
+    return {errc::source_consumed, cause.subject(),
+            concat(cause.text(),
+                   "; a part of the module's own state, the source, was released before: load it again, or set "
+                   "release_source = false"),
+            facts};
+  } catch (const std::exception&) {  // it may be the heap that failed
+    return error::without_text(errc::source_consumed, facts);
+  }
+}
+
 /// After a failure that all ranks have agreed on: every rank of an initialisation from a module's own state comes here, with
 /// `state` nullptr where there is none. If a part is gone that a second attempt would need the rest goes too; else all of it stays.
 /// \throws error{source_consumed}, on every rank, if it went. Not after a lost peer, with whom nothing can be agreed.
@@ -119,11 +134,7 @@ void give_up_state(Control& control, State* state, bool releases, const error& c
     if (state != nullptr) {
       state->drop_all();
     }
-    throw error(errc::source_consumed, cause.subject(),
-                concat(cause.text(),
-                       "; a part of the module's own state, the source, was released before: load it again, or set "
-                       "release_source = false"),
-                {.rank = cause.rank(), .native_code = cause.native_code()});
+    throw consumed_by(cause);
   }
 }
 

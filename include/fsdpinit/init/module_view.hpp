@@ -26,6 +26,7 @@ struct slot_handle {
   struct operations {
     const std::byte* (*data)(const void*);
     std::uint64_t (*stored_bytes)(const void*);
+    void (*prepare)(void*, std::span<const local_shard>);  // nullptr for a slot that has no need of it
     void (*drop)(void*) noexcept;
     void (*adopt)(void*, local_shard&&) noexcept;
     local_shard (*local)(const void*);  // nullptr for a slot that does not lend
@@ -36,6 +37,12 @@ struct slot_handle {
   [[nodiscard]] const std::byte* data() const { return table->data(slot); }
   /// Bytes that the slot holds now, if its traits tell: `static std::uint64_t stored_bytes(const T&)`.
   [[nodiscard]] std::uint64_t stored_bytes() const { return table->stored_bytes(slot); }
+  /// What the next `drop` and an `adopt` of each of these may not allocate, is allocated now. \throws what the slot throws
+  void prepare(std::span<const local_shard> next) const {
+    if (table->prepare != nullptr) {
+      table->prepare(slot, next);
+    }
+  }
   void drop() const noexcept { table->drop(slot); }
   void adopt(local_shard&& part) const noexcept { table->adopt(slot, std::move(part)); }
   /// \pre the slot models LendingSlot.
@@ -48,6 +55,15 @@ template <ParameterSlot T>
 [[nodiscard]] constexpr auto lender_of() noexcept -> local_shard (*)(const void*) {
   if constexpr (LendingSlot<T>) {
     return [](const void* at) -> local_shard { return slot_traits<T>::local(*static_cast<const T*>(at)); };
+  } else {
+    return nullptr;
+  }
+}
+
+template <ParameterSlot T>
+[[nodiscard]] constexpr auto preparer_of() noexcept -> void (*)(void*, std::span<const local_shard>) {
+  if constexpr (requires(T& slot, std::span<const local_shard> next) { slot_traits<T>::prepare(slot, next); }) {
+    return [](void* at, std::span<const local_shard> next) { slot_traits<T>::prepare(*static_cast<T*>(at), next); };
   } else {
     return nullptr;
   }
@@ -66,6 +82,7 @@ template <ParameterSlot T>
           return unknown_bytes;
         }
       },
+      .prepare = detail::preparer_of<T>(),
       .drop = [](void* at) noexcept { slot_traits<T>::drop(*static_cast<T*>(at)); },
       .adopt = [](void* at,
                   local_shard&& part) noexcept { slot_traits<T>::adopt(*static_cast<T*>(at), std::move(part)); },

@@ -21,7 +21,7 @@ struct pending_shard {
   local_shard part;
 };
 
-/// For every slot that the plan has a tensor for; tied ones share theirs. \pre the slabs are allocated.
+/// For every slot that the plan has a tensor for, which is prepared to adopt it; tied ones share theirs. \pre the slabs are allocated.
 template <MemorySpace Space>
 [[nodiscard]] std::vector<pending_shard> pending_shards(const plan& made, const module_view& view,
                                                         std::span<const load_item> items, std::size_t rank,
@@ -40,6 +40,7 @@ template <MemorySpace Space>
                               .offset = part.offset,
                               .bytes = planned.kept_bytes(planned.partition.local_bytes(shard)),
                               .data = {slab, slab->data() + planned.kept_offset()}}});
+      record.handle.prepare({&out.back().part, 1});
     }
   }
   return out;

@@ -1,10 +1,10 @@
 #pragma once
 
+#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
-#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 
@@ -19,7 +19,7 @@ namespace fsdpinit {
 ///
 /// Parameters, cost and errors are those of `initialize` with `module_state` as the source, and
 /// error{source_consumed} where a failure came too late for a second attempt.
-template <class Transport = transport::scatter, class Module, class Channels, class Space = host_memory,
+template <class Transport = transport::scatter, class Module, class Channels, class Space = default_memory,
           class Watch = null_observer, class Optimizer = no_optimizer>
 rank_report prepare(Module& module, Channels&& links, const options& how = {}, Space memory = {}, Watch&& watch = {},
                     Optimizer&& optimizer = {}) {

@@ -6,10 +6,10 @@
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/init/arguments.hpp>
+#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
 #include <fsdpinit/init/pretrained_load.hpp>
-#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
 
 #include <type_traits>
@@ -31,7 +31,7 @@ namespace fsdpinit {
 /// \param links    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order; no weights travel.
 /// \param context  Who loads; equal on every rank.
 /// \param how      Options, equal on every rank.
-/// \param memory   Where the weights live: a memory space that host code may touch.
+/// \param memory   Where the weights live: a memory space that host code may touch; without one a `host_memory` of this rank's own.
 /// \param watch    An Observer; progress is reported on the source rank.
 ///
 /// Cost: W bytes of `memory` on ranks that load, and at most 256 KiB more while a tie that is stored twice is compared;
@@ -42,16 +42,17 @@ namespace fsdpinit {
 /// unexpected_tensor, shape_mismatch, dtype_mismatch (all of them listed), invalid_tie where copies of a tied tensor
 /// differ, out_of_memory, and what the source throws. Before the first byte is read every module is untouched; later it
 /// is on meta on every rank, what was allocated is released, and the same call may be made again.
-template <class Module, class Source, class Channels, class Space = host_memory, class Watch = null_observer>
+template <class Module, class Source, class Channels, class Space = default_memory, class Watch = null_observer>
 pretrained_report load_pretrained(Module& module, Source&& source, Channels&& links,
                                   const pretrained_load_context& context = {}, const pretrained_load_options& how = {},
                                   Space memory = {}, Watch&& watch = {}) {
   using given = std::remove_reference_t<Source>;
+  using space = detail::space_of<Space>;
   using observer = std::remove_reference_t<Watch>;
   constexpr bool is_source = StateDictSource<given> || SourceOpener<given>;
   constexpr bool on_host = [] {
-    if constexpr (MemorySpace<Space>) {
-      return static_cast<bool>(Space::host_accessible);
+    if constexpr (MemorySpace<space>) {
+      return static_cast<bool>(space::host_accessible);
     } else {
       return false;
     }
@@ -78,8 +79,8 @@ pretrained_report load_pretrained(Module& module, Source&& source, Channels&& li
     using control = std::remove_reference_t<decltype(both.control)>;
     try {
       agreed(both.control, how.deadline_seconds, [&] { detail::require_equal_ranks(both); });
-      return detail::pretrained_load<Module, given, control, Space, observer>(module, source, both.control, context,
-                                                                              how, memory, watch)
+      return detail::pretrained_load<Module, given, control, space, observer>(module, source, both.control, context,
+                                                                              how, detail::given_space(memory), watch)
           .run();
     } catch (...) {
       if constexpr (InterruptibleCommunicator<data>) {

@@ -9,6 +9,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/init/arguments.hpp>
+#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
@@ -41,17 +42,15 @@ template <class Module, class Source, class Control, MemorySpace Space, Observer
 class pretrained_load {
  public:
   pretrained_load(Module& module, Source& source, Control& control, const pretrained_load_context& context,
-                  const pretrained_load_options& how, Space& memory, Watch& watch)
+                  const pretrained_load_options& how, Space* memory, Watch& watch) noexcept
       : module_(module),
         control_(control),
         context_(context),
         options_(how),
-        memory_(memory),
+        given_memory_(memory),
         watch_(watch),
         is_source_(control.rank() == context.source_rank),
-        growth_(memory),
-        source_(source),
-        scratch_(memory, 0) {}
+        source_(source) {}
 
   pretrained_report run() {
     require_equal_calls(control_, options_.deadline_seconds, [&] { return describe_call(); });
@@ -97,6 +96,8 @@ class pretrained_load {
   [[nodiscard]] bool reads() const noexcept { return is_source_ || !context_.active; }
 
   std::string describe_call() {
+    memory_.emplace(handle_or_own(given_memory_));
+    growth_.emplace(*memory_);
     enter("preflight");
     require_valid();
     view_ = view_of(module_);
@@ -130,6 +131,9 @@ class pretrained_load {
   void allocate() {
     enter("allocate");
     unread_buffers_ = settle_buffers(view_, contents_.tensors).unread;
+    for (const slot_record& slot : view_.slots) {  // those that hold nothing afterwards are dropped all the same
+      slot.handle.prepare({});
+    }
     items_ = match(view_, contents_);
     overflow_.emplace(source_.get(), items_);
     bool compares = false;
@@ -150,7 +154,7 @@ class pretrained_load {
         hold(each);
       }
     }
-    scratch_ = block_for(memory_, compares ? copy_scratch_bytes : 0, [] { return std::string("scratch"); });
+    scratch_.emplace(block_for(*memory_, compares ? copy_scratch_bytes : 0, [] { return std::string("scratch"); }));
     progress_.emplace(watch_, is_source_, total_, options_.progress_interval_seconds);
     enter("read");
   }
@@ -163,7 +167,7 @@ class pretrained_load {
 
   /// Storage of its own, so that each tensor can be released by itself, shared by the tied slots.
   void hold(weight& each) {
-    each.storage = std::make_shared<block<Space>>(block_for(memory_, each.bytes, [&] {
+    each.storage = std::make_shared<block<Space>>(block_for(*memory_, each.bytes, [&] {
       return concat(printable(view_.first_slot(view_.tensors[each.item->tensor]).fqn), ", of ", total_,
                     " for the whole model on this rank; load on fewer ranks of a machine, or initialise shards");
     }));
@@ -173,6 +177,7 @@ class pretrained_load {
           {.handle = record.handle,
            .whole = {
                .shape = record.shape, .offset = 0, .bytes = each.bytes, .data = {each.storage, each.storage->data()}}});
+      record.handle.prepare({&pending_.back().whole, 1});
     }
   }
 
@@ -192,7 +197,7 @@ class pretrained_load {
       };
       read(each.item->source, offset_, piece);
       for (const std::size_t copy : each.item->copies) {
-        require_equal_copy(read, contents_.tensors, each.item->source, copy, offset_, piece, scratch_.bytes());
+        require_equal_copy(read, contents_.tensors, each.item->source, copy, offset_, piece, scratch_->bytes());
       }
       bytes_read_ += piece.size() * (1 + each.item->copies.size());
       progress_->add(piece.size());
@@ -215,8 +220,8 @@ class pretrained_load {
             .tensors = weights_.size(),
             .weight_bytes = held,
             .bytes_read = bytes_read_,
-            .predicted_peak_bytes = held + scratch_.size(),
-            .accounted_peak_bytes = growth_.bytes(),
+            .predicted_peak_bytes = held + scratch_->size(),
+            .accounted_peak_bytes = growth_->bytes(),
             .unread_buffers = unread_buffers_,
             .overflow =
                 overflow_->count([&](std::size_t i) { return view_.first_slot(view_.tensors[items_[i].tensor]).fqn; }),
@@ -235,10 +240,11 @@ class pretrained_load {
   Control& control_;
   const pretrained_load_context& context_;
   const pretrained_load_options& options_;
-  Space memory_;
+  Space* given_memory_;  // nullptr: one of its own
+  std::optional<Space> memory_;
   Watch& watch_;
   bool is_source_;
-  peak_growth<Space> growth_;
+  std::optional<peak_growth<Space>> growth_;
   phase_clock clock_;
 
   source_in_use<Source, Space> source_;
@@ -249,7 +255,7 @@ class pretrained_load {
   std::optional<overflow_meter<typename source_in_use<Source, Space>::opened>> overflow_;
   std::vector<weight> weights_;  // in the order in which they are read
   std::vector<pending_weight> pending_;
-  block<Space> scratch_;
+  std::optional<block<Space>> scratch_;
   std::optional<progress_meter<Watch>> progress_;
   std::uint64_t total_ = 0;
   std::size_t next_ = 0;      // index into weights_

@@ -1,9 +1,9 @@
 #pragma once
 
+#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
-#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 
@@ -21,7 +21,7 @@ struct memory_efficient_init {
 
 /// `initialize<Policy>` where the switch is on, and the baseline, `every_rank_loads`, where it is off: for programs that offer
 /// the choice to their users. The same shards either way.
-template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = host_memory,
+template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = default_memory,
           class Watch = null_observer, class Optimizer = no_optimizer>
 rank_report initialize(memory_efficient_init efficient, Module& module, Source&& source, Channels&& links,
                        const options& how = {}, Space memory = {}, Watch&& watch = {}, Optimizer&& optimizer = {}) {
@@ -40,7 +40,7 @@ struct cpu_offload {
 
 /// `initialize<Policy>` into `host` where the switch is on, and into `device` where it is off. The same bytes either way.
 template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Device,
-          class Host = host_memory, class Watch = null_observer, class Optimizer = no_optimizer>
+          class Host = default_memory, class Watch = null_observer, class Optimizer = no_optimizer>
 rank_report initialize(cpu_offload offload, Module& module, Source&& source, Channels&& links, const options& how,
                        Device device, Host host = {}, Watch&& watch = {}, Optimizer&& optimizer = {}) {
   const auto into = [&](auto& memory) {

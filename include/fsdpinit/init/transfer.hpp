@@ -85,6 +85,8 @@ struct transfer_counters {
 /// The allocations of one initialisation, all made before the first byte moves.
 template <MemorySpace Space>
 struct workspace {
+  workspace(const Space& space, const staging_space<Space>& staging) : memory(space), host(staging) {}
+
   Space memory;
   staging_space<Space> host;
   std::vector<std::shared_ptr<block<Space>>> slabs{};

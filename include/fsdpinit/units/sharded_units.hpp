@@ -9,13 +9,13 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/arguments.hpp>
+#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/block.hpp>
-#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/plan/mesh.hpp>
 #include <fsdpinit/units/gradient_layout.hpp>
 #include <fsdpinit/units/lockstep.hpp>
@@ -26,6 +26,7 @@
 #include <gsl/assert>
 
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -70,19 +71,24 @@ class sharded_units {
   /// Collective. Takes the slots of a module that was initialised over these ranks.
   /// \param links  A Communicator, or `channels{data, control}`; what it refers to outlives this object.
   /// \param how    The options of the initialisation: its mesh, its units, what it left alone; and a deadline.
+  /// \param memory `Space`, where the module's shards live, or nothing: a space of this rank's own.
   /// \throws error, the same on every rank: invalid_argument naming the FQN of a slot that is on meta, holds another part, or
   /// lies elsewhere than its unit's slab has it; disagreement where ranks differ in slots, units or what is trained.
-  template <ShardableModule Module, class Channels>
-    requires detail::AreLinks<Channels>
-  sharded_units(Module& module, Channels&& links, const options& how = {}, Space memory = {})
-      : ranks_(detail::channels_of(links), how.deadline_seconds),
-        memory_(std::move(memory)),
-        host_(detail::staging_for(memory_)) {
+  template <ShardableModule Module, class Channels, class Given = default_memory>
+    requires detail::AreLinks<Channels> && (std::same_as<Given, Space> || std::same_as<Given, default_memory>)
+  sharded_units(Module& module, Channels&& links, const options& how = {}, Given memory = {})
+      : ranks_(detail::channels_of(links), how.deadline_seconds) {
     static_assert(std::is_lvalue_reference_v<Channels> || detail::is_channels<std::remove_cvref_t<Channels>>,
                   "fsdpinit: `links` must outlive the units; give a communicator that has a name, not a temporary one");
     ranks_.all_or_nothing([&] {
       detail::require_equal_calls(ranks_.control(), how.deadline_seconds, [&] {
         detail::require_equal_ranks(channels<Data, Control>{ranks_.data(), ranks_.control()});
+        if constexpr (std::same_as<Given, Space>) {
+          memory_.emplace(memory);
+        } else {
+          memory_.emplace();
+        }
+        host_.emplace(detail::staging_for(*memory_));
         take(module, how);
         std::string manifest = concat("replicas ", how.replicas, "\n");
         append_manifest(manifest, view_);
@@ -121,13 +127,13 @@ class sharded_units {
     return units_[unit].whole.has_value();
   }
   /// Where gradients are staged and kept: in the module's space, or in host memory with an account of its own.
-  [[nodiscard]] const staging& staging_memory() const noexcept { return host_; }
+  [[nodiscard]] const staging& staging_memory() const noexcept { return *host_; }
   /// Where `unshard` stages: in the module's space, or in `staging_memory()`.
   [[nodiscard]] const gathering& gathering_memory() const noexcept {
     if constexpr (std::is_same_v<gathering, Space>) {
-      return memory_;
+      return *memory_;
     } else {
-      return host_;
+      return *host_;
     }
   }
 
@@ -165,12 +171,12 @@ class sharded_units {
         call(unit, operation::unshard), describe(),
         [&] {
           require_one_trained_dtype(view_, unit);
-          made.prepare(view_, mine.layout, where_, memory_, gathering_memory());
+          made.prepare(view_, mine.layout, where_, *memory_, gathering_memory());
         },
         [&] {
           if (mine.layout.shard_bytes != 0) {
             all_gather(ranks_.data(), made.own(), made.all(), shard_group_, ranks_.limit());
-            made.assemble(mine.layout, where_.shards, memory_);
+            made.assemble(mine.layout, where_.shards, *memory_);
           }
         },
         made);
@@ -206,21 +212,21 @@ class sharded_units {
     Expects(unit < size());
     const gradient_layout& layout = units_[unit].gradients;
     const std::size_t shards = where_.shards;
-    gradients out(host_);
-    block<staging> contribution(host_, 0);
-    block<staging> part(host_, 0);
-    block<staging> gathered(host_, 0);
+    gradients out(*host_);
+    block<staging> contribution(*host_, 0);
+    block<staging> part(*host_, 0);
+    block<staging> gathered(*host_, 0);
     ranks_.together(
         call(unit, how == gradient_reduction::sum ? operation::sum : operation::mean), describe(),
         [&] {
           require_one_trained_dtype(view_, unit);
-          out = gradients(host_, view_, layout, where_);
+          out = gradients(*host_, view_, layout, where_);
           const auto what = [&] {
             return concat("gradients of ", detail::unit_text(name(unit)), "; use smaller units");
           };
-          contribution = block_for(host_, layout.block_bytes * shards, what);
-          part = block_for(host_, replica_bytes(layout), what);
-          gathered = block_for(host_, layout.gathered_bytes(shards), what);
+          contribution = block_for(*host_, layout.block_bytes * shards, what);
+          part = block_for(*host_, replica_bytes(layout), what);
+          gathered = block_for(*host_, layout.gathered_bytes(shards), what);
           detail::pack_gradients(view_, layout, shards, full, contribution.data());
         },
         [&] {
@@ -305,8 +311,8 @@ class sharded_units {
   }
 
   detail::lockstep<Data, Control> ranks_;
-  Space memory_;
-  staging host_;
+  std::optional<Space> memory_;
+  std::optional<staging> host_;
   std::vector<std::size_t> shard_group_;    // this rank's replica, in the order of shards
   std::vector<std::size_t> replica_group_;  // the ranks with the same shard, in the order of replicas
   shard_position where_;
@@ -314,10 +320,11 @@ class sharded_units {
   std::vector<state> units_;
 };
 
-template <class Module, class Channels, class Space = host_memory>
+template <class Module, class Channels, class Space = default_memory>
 sharded_units(Module&, Channels&&, const options& = {}, Space = {})
     -> sharded_units<std::remove_reference_t<decltype(detail::channels_of(std::declval<Channels&>()).data)>,
-                     std::remove_reference_t<decltype(detail::channels_of(std::declval<Channels&>()).control)>, Space>;
+                     std::remove_reference_t<decltype(detail::channels_of(std::declval<Channels&>()).control)>,
+                     detail::space_of<Space>>;
 
 /// Holds a unit unsharded for its own life; one that was unsharded before stays so.
 template <class Units>

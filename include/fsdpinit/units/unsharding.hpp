@@ -14,6 +14,7 @@
 #include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/units/unit_layout.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -67,6 +68,10 @@ class unsharding {
                            .bytes = each.partition.bytes(),
                            .data = {whole, whole->data() + each.whole_offset}});
       }
+    }
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      const std::array next{wholes_[i], shards_[i]};
+      slots_[i].prepare(next);
     }
     whole_ = whole->data();
     gathered_ = block_for(between, layout.shard_bytes * where.shards, [&] { return what("the gathered shards"); });
