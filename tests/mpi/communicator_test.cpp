@@ -33,6 +33,7 @@ static_assert(InterruptibleCommunicator<mpi_communicator>);
 static_assert(ReducingControl<mpi_communicator>);
 static_assert(PoisonableCommunicator<mpi_communicator> && ReservingCommunicator<mpi_communicator>);
 static_assert(StagingCommunicator<mpi_communicator, host_memory>);
+static_assert(ViewingCommunicator<mpi_communicator>);
 
 TEST(MpiCommunicator, KeepsTheLaws) {
   for_each_world([](mpi_communicator& world) { EXPECT_EQ(check_communicator(world), violations{}); });
@@ -67,6 +68,74 @@ TEST(MpiCommunicator, ScattersAndBroadcastsFromItsStagingMemory) {
       }
     }
     EXPECT_EQ(account.accounted(), 0U);
+  });
+}
+
+TEST(MpiCommunicator, ABroadcastIsViewedInTheWindowOfTheRoot) {
+  for_each_world([](mpi_communicator& world) {
+    constexpr std::uint64_t length = 70'000;
+    constexpr std::size_t rounds = 3;
+    const host_memory account;
+    const block<mpi_staging_memory> staged(world.staging(account), rounds * length);
+    for (std::uint64_t i = 0; i < staged.size(); ++i) {
+      staged.data()[i] = world.rank() == 0 ? pattern(1, i) : std::byte{255};
+    }
+    std::vector<mpi_communicator::token> tokens;
+    for (std::size_t round = 0; round < rounds; ++round) {
+      const mutable_bytes part = staged.bytes().subspan(round * length, length);
+      tokens.push_back(world.rank() == 0 ? world.start_broadcast(part, 0) : world.start_viewed_broadcast(part, 0));
+    }
+    for (std::size_t round = 0; round < rounds; ++round) {
+      if (world.rank() != 0) {
+        const bytes_view lies = world.view(tokens[round], deadline::after(30));
+        ASSERT_EQ(lies.size(), length);
+        for (std::uint64_t i = 0; i < length; ++i) {
+          ASSERT_EQ(lies[i], pattern(1, round * length + i)) << "byte " << i << " of round " << round;
+        }
+      }
+      world.wait(tokens[round], deadline::after(30));
+    }
+  });
+}
+
+TEST(MpiCommunicator, ABroadcastWithinANodeIsNotCopiedForWhoViewsIt) {
+  mpi_communicator world;
+  const host_memory account;
+  const block<mpi_staging_memory> staged(world.staging(account), 1000);
+  std::fill_n(staged.data(), staged.size(), static_cast<std::byte>(world.rank() + 1));
+  auto token =
+      world.rank() == 0 ? world.start_broadcast(staged.bytes(), 0) : world.start_viewed_broadcast(staged.bytes(), 0);
+  if (world.rank() != 0) {
+    const bytes_view lies = world.view(token, deadline::after(30));
+    EXPECT_EQ(lies.front(), std::byte{1});
+    EXPECT_NE(lies.data(), staged.data());
+    EXPECT_EQ(staged.data()[0], static_cast<std::byte>(world.rank() + 1));
+  }
+  world.wait(token, deadline::after(30));
+}
+
+TEST(MpiCommunicator, AViewedBroadcastEndsWithAnInterruptionBeforeAndWhileItIsViewed) {
+  for_each_world([](mpi_communicator& world) {
+    const host_memory account;
+    const block<mpi_staging_memory> staged(world.staging(account), 100);
+    for (const bool viewed_before : {true, false}) {
+      const bool is_root = world.rank() == 0;
+      auto token = is_root ? world.start_broadcast(staged.bytes(), 0) : world.start_viewed_broadcast(staged.bytes(), 0);
+      try {
+        if (!is_root && viewed_before) {
+          EXPECT_EQ(world.view(token, deadline::after(30)).size(), 100U);
+        }
+        if (world.rank() == world.size() - 1) {
+          world.interrupt();
+        }
+        world.wait(token, deadline::after(30));
+      } catch (const error& interrupted) {
+        EXPECT_EQ(name(interrupted.code()), name(errc::interrupted));
+      }
+      static_cast<void>(world.all_reduce_max(0));
+      world.rearm();
+      static_cast<void>(world.all_reduce_max(0));
+    }
   });
 }
 

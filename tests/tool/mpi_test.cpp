@@ -1,5 +1,6 @@
 #include "checkpoints.hpp"
 #include "tool_process.hpp"
+#include <fsdpinit/core/bytes.hpp>
 #include <support/safetensors_bytes.hpp>
 #include <support/sanitizers.hpp>
 #include <support/temp_dir.hpp>
@@ -11,6 +12,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -151,6 +153,30 @@ TEST_F(mpi, reports_and_timelines_have_every_rank) {
   for (const std::string rank : {"0", "1", "2"}) {
     for (const std::string phase : {"open", "stream", "optimizer", "ready"}) {
       EXPECT_TRUE(seen.contains(rank + "," + phase)) << rank << ", " << phase;
+    }
+  }
+}
+
+/// Of a whole process, what is neither shard nor bucket: program, libraries, MPI, the checkpoint's header and plans.
+constexpr std::uint64_t all_else_bytes = 40 * mib;
+
+TEST_F(mpi, a_shard_two_buckets_and_40_mib_are_resident_whatever_the_transport) {
+  if (is_sanitized) {
+    GTEST_SKIP() << "resident memory is the sanitizer's";
+  }
+  const temp_dir dir;
+  expect_success(
+      run_process({tool_path(), "synthesize", "--model", "gpt2", "--layers", "1", "--dtype", "bf16", dir / "gpt2"}));
+  constexpr std::uint64_t bucket = 32 * mib;
+  for (const std::string transport : {"scatter", "broadcast", "own-read", "automatic"}) {
+    expect_success(run(4, {"load", dir / "gpt2", "--shards", "4", "--transport", transport, "--bucket-bytes",
+                           std::to_string(bucket), "--report", dir / "r.json"}));
+    const auto report = nlohmann::json::parse(content_of(dir / "r.json"));
+    ASSERT_EQ(report["ranks"].size(), 4U);
+    for (const auto& rank : report["ranks"]) {
+      EXPECT_LE(rank["peak_rss_bytes"].get<std::uint64_t>(),
+                rank["shard_bytes"].get<std::uint64_t>() + 2 * bucket + all_else_bytes)
+          << transport << ", rank " << rank["rank"];
     }
   }
 }

@@ -157,6 +157,12 @@ class mpi_communicator {
   token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
     return state_->link.guarded([&] { return state_->payload.broadcast(buffer, root, group); });
   }
+  token start_viewed_broadcast(mutable_bytes buffer, std::size_t root) {
+    return start_viewed_broadcast(buffer, root, state_->payload.everyone());
+  }
+  token start_viewed_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
+    return state_->link.guarded([&] { return state_->payload.broadcast(buffer, root, group, true); });
+  }
   token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
     return start_scatter(windows, own, root, state_->payload.everyone());
   }
@@ -170,6 +176,14 @@ class mpi_communicator {
     if (detail::mpi_operation* const which = std::exchange(operation, nullptr)) {
       state_->link.guarded([&] { state_->transfers.wait(*which, limit); });
     }
+  }
+
+  /// What `start_viewed_broadcast` has brought: in the root's window, if that is where the root has it and both share one.
+  [[nodiscard]] bytes_view view(token& operation, deadline limit) {
+    detail::mpi_operation* const which = std::exchange(operation, nullptr);
+    const bytes_view lies = state_->link.guarded([&] { return state_->transfers.view(*which, limit); });
+    operation = which;
+    return lies;
   }
 
   /// A rank's part goes through the window where it lies there, in memory of `staging()`; else by messages, to all others at once.

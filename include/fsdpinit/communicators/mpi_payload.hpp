@@ -32,7 +32,9 @@ class mpi_payload {
         {.arrivals = 1, .receives = messages, .departures = departures, .sends = 1 + departures * messages});
   }
 
-  mpi_operation* broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
+  /// \param viewed  not copied on this rank where it lies in a window
+  mpi_operation* broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group,
+                           bool viewed = false) {
     check_group(group, link_.rank(), root, link_.size());
     const std::size_t messages = message_count(buffer.size());
     const std::size_t departures = root == link_.rank() ? group.size() : most_tree_children;
@@ -47,7 +49,7 @@ class mpi_payload {
         }
       }
     } else if (window_.together(link_.rank(), root)) {
-      transfers_.expect(made, root, buffer);
+      transfers_.expect(made, root, buffer, viewed);
     }
     join_tree(made, buffer, root, group);
     transfers_.progress();

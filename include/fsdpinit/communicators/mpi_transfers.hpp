@@ -26,6 +26,8 @@ struct mpi_operation {
     enum class state : std::uint8_t { awaits_lane, awaits_message, here, mismatched };
     std::size_t from = 0;
     mutable_bytes into;
+    bool viewed = false;  // what lies in the sender's window is not copied, but looked at there
+    bytes_view lies{};    // there, if so
     state is = state::here;
     std::uint64_t sent_bytes = 0;
     std::size_t first = 0;  // of its requests, in `receives`
@@ -131,10 +133,11 @@ class mpi_transfers {
     }
     window_.post(peer, ticket(which), where);
   }
-  /// `peer` offers what goes to `into`.
-  void expect(mpi_operation& which, std::size_t peer, mutable_bytes into) {
+  /// `peer` offers what goes to `into`, or is to be looked at where it lies.
+  void expect(mpi_operation& which, std::size_t peer, mutable_bytes into, bool viewed = false) {
     if (window_.together(peer, link_.rank())) {
-      which.arrivals.push_back({.from = peer, .into = into, .is = mpi_operation::arrival::state::awaits_lane});
+      which.arrivals.push_back(
+          {.from = peer, .into = into, .viewed = viewed, .is = mpi_operation::arrival::state::awaits_lane});
     } else {
       receive(which, peer, into);
     }
@@ -169,25 +172,14 @@ class mpi_transfers {
 
   /// Until it is over; its buffers are the caller's again unless a peer was lost.
   void wait(mpi_operation& which, deadline limit) {
-    link_.wait_until(limit, [&] {
-      if (!link_.interrupted()) {
-        progress();
-      }
-      return link_.interrupted() || which.mismatch() != nullptr || is_finished(which);
-    });
-    // One that moves nothing must not miss that the others have stopped.
-    if (is_finished(which) && !(which.moves_nothing() && link_.interrupted())) {
-      release(which);
-      return;
-    }
-    const mpi_operation::arrival* const wrong = which.mismatch();
-    const error failure = wrong != nullptr
-                              ? error(errc::communication, "",
-                                      concat("a peer sent ", wrong->sent_bytes, " bytes where ", wrong->into.size(),
-                                             " were expected; are all ranks given the same plan?"))
-                              : error(errc::interrupted, "", "interrupted by the failure of another rank");
-    abandon(which, limit);
-    throw failure;
+    advance(which, limit, [&] { return is_finished(which); });
+    release(which);
+  }
+  /// Until all has arrived of an operation with one arrival; where it lies until `wait` is called.
+  [[nodiscard]] bytes_view view(mpi_operation& which, deadline limit) {
+    advance(which, limit, [&] { return which.has_arrived(); });
+    const mpi_operation::arrival& only = which.arrivals.front();
+    return only.lies.empty() ? bytes_view(only.into) : only.lies;
   }
 
   /// Ends it without its having come to an end: MPI lets go of its buffers, what is on its way arrives, what is not never will.
@@ -222,6 +214,29 @@ class mpi_transfers {
     return link_.epoch() << 32U | (which.number + 1);
   }
 
+  /// Until `over()`. Where that will not be, it is ended otherwise, and the reason is thrown.
+  template <class Over>
+  void advance(mpi_operation& which, deadline limit, Over&& over) {
+    link_.wait_until(limit, [&] {
+      if (!link_.interrupted()) {
+        progress();
+      }
+      return link_.interrupted() || which.mismatch() != nullptr || over();
+    });
+    // One that moves nothing must not miss that the others have stopped.
+    if (over() && !(which.moves_nothing() && link_.interrupted())) {
+      return;
+    }
+    const mpi_operation::arrival* const wrong = which.mismatch();
+    const error failure = wrong != nullptr
+                              ? error(errc::communication, "",
+                                      concat("a peer sent ", wrong->sent_bytes, " bytes where ", wrong->into.size(),
+                                             " were expected; are all ranks given the same plan?"))
+                              : error(errc::interrupted, "", "interrupted by the failure of another rank");
+    abandon(which, limit);
+    throw failure;
+  }
+
   mpi_operation& free_operation() {
     // A lane has one slot for operations that are `ring` apart, whichever of those between are over.
     if (!active_.empty() && next_ - active_.front()->number >= mpi_window::ring) {
@@ -237,6 +252,11 @@ class mpi_transfers {
   }
 
   void release(mpi_operation& which) noexcept {
+    for (const mpi_operation::arrival& each : which.arrivals) {
+      if (!each.lies.empty()) {
+        window_.take(each.from, ticket(which));
+      }
+    }
     which.live = false;
     which.arrivals.clear();
     which.receives.clear();
@@ -277,12 +297,16 @@ class mpi_transfers {
         post_receive(which, arrival);
         return;
       }
+      arrival.is = arrival_state::here;
       const bytes_view payload = window_.payload(arrival.from, where);
+      if (arrival.viewed && !payload.empty()) {
+        arrival.lies = payload;
+        return;
+      }
       if (!payload.empty()) {
         std::memcpy(arrival.into.data(), payload.data(), payload.size());
       }
       window_.take(arrival.from, ticket(which));
-      arrival.is = arrival_state::here;
     } else if (arrival.is == arrival_state::awaits_message && received(which, arrival)) {
       arrival.is = arrival.sent_bytes == arrival.into.size() ? arrival_state::here : arrival_state::mismatched;
     }

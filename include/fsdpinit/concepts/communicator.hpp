@@ -90,6 +90,21 @@ concept ReservingCommunicator = NonBlockingCommunicator<C> && requires(C& comm, 
   { comm.reserve(most) } -> std::same_as<void>;
 };
 
+/// Broadcasts whose receivers may look at what they bring where it lies, rather than have all of it copied to keep a part.
+/// `start_viewed_broadcast` is `start_broadcast` but for the receiver that calls it: its buffer may never be written to. `view`, once
+/// before `wait`, returns when all bytes are there, and where: in the buffer, or in memory that the root shares. They may be read until
+/// `wait` is called, which lets the root go on. Other ranks start the same operation by either function.
+///
+/// \throws as `wait`, after which the operation is over. \pre of `view`: started as viewed, on a receiver.
+template <class C>
+concept ViewingCommunicator =
+    GroupCommunicator<C> && requires(C& comm, mutable_bytes buffer, std::size_t root,
+                                     std::span<const std::size_t> group, typename C::token& token, deadline limit) {
+      { comm.start_viewed_broadcast(buffer, root) } -> std::same_as<typename C::token>;
+      { comm.start_viewed_broadcast(buffer, root, group) } -> std::same_as<typename C::token>;
+      { comm.view(token, limit) } -> std::same_as<bytes_view>;
+    };
+
 /// All-gather: `all` becomes the parts `own` of all ranks in the order of ranks. Parts are of one size, `all` is as long as they
 /// are together, and `own` may be this rank's part of `all`, where it is in its place already.
 ///

@@ -125,6 +125,8 @@ class bucket_stream {
     mutable_bytes staging;
     mutable_bytes checksums;  // on the rank that reads, and where they are received
     mutable_bytes own;        // this rank's part: what it receives, or has to pass on
+    bytes_view arrived;       // where that lies: in a broadcast that is viewed somewhere else
+    bool viewed = false;      // it is placed from there, and then waited for
     bool to_place = false;    // its part is still in the staging memory
     bool placing = false;     // copies from there have been started
     bool to_check = false;    // once it is in the slabs
@@ -194,6 +196,7 @@ class bucket_stream {
 
   void start(flight& each) {
     const bucket& which = *each.which;
+    each.arrived = each.own;
     const std::size_t root = mine_.root_of(which);
     switch (which.way) {
       case route::scatter:
@@ -206,6 +209,13 @@ class bucket_stream {
         }
         break;
       default:
+        if constexpr (ViewingCommunicator<Data>) {
+          if (each.to_place && !mine_.reads(which)) {
+            each.viewed = true;
+            channel_.start_viewed_broadcast(each.token, each.own, root, mine_.broadcast_group(which));
+            break;
+          }
+        }
         channel_.start_broadcast(each.token, each.own, root, mine_.broadcast_group(which));
     }
     if (mine_.sends_checksums(which)) {
@@ -231,15 +241,30 @@ class bucket_stream {
     if (which == nullptr) {
       return;
     }
-    channel_.wait(each.token);
+    const bool is_over = arrive(each);
     channel_.wait(each.checksums_token);
     each.which = nullptr;
     count(each, *which);
     begin_placing(each, *which);
     finish_placing(each);
+    if (!is_over) {
+      channel_.wait(each.token);
+    }
     if (each.to_check) {
       locally([&] { timed(&stage_seconds::checksum, [&] { verifier_->check(*which, each.checksums); }); });
     }
+  }
+
+  /// False for what is only viewed: it is over when it was placed, and waited for.
+  bool arrive(flight& each) {
+    if constexpr (ViewingCommunicator<Data>) {
+      if (std::exchange(each.viewed, false)) {
+        each.arrived = channel_.view(each.token);
+        return false;
+      }
+    }
+    channel_.wait(each.token);
+    return true;
   }
 
   void count(const flight& each, const bucket& which) noexcept {
@@ -290,7 +315,7 @@ class bucket_stream {
   }
 
   void place(flight& each, const bucket& which) {
-    bytes_view rest = each.own;
+    bytes_view rest = each.arrived;
     for (std::size_t i = which.first; i < which.last; ++i) {
       const segment& part = plan_.schedule.segments[i];
       const segment cut =

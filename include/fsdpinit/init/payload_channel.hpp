@@ -59,6 +59,23 @@ class payload_channel {
     }
   }
 
+  /// The same, on a rank that only looks at the bytes: see `view`.
+  void start_viewed_broadcast(operation& token, mutable_bytes bytes, std::size_t root,
+                              std::span<const std::size_t> group)
+    requires ViewingCommunicator<Data>
+  {
+    const stage_scope waiting(stages_, &stage_seconds::wait);
+    token =
+        group.empty() ? data_.start_viewed_broadcast(bytes, root) : data_.start_viewed_broadcast(bytes, root, group);
+  }
+  /// Where the bytes are that a viewed broadcast has brought, until `wait`.
+  [[nodiscard]] bytes_view view(operation& token)
+    requires ViewingCommunicator<Data>
+  {
+    const stage_scope waiting(stages_, &stage_seconds::wait);
+    return data_.view(*token, deadline::after(deadline_seconds_));
+  }
+
   /// The same for windows. A group of this rank alone is that of one outside, to which nothing is sent yet: its part is passed on
   /// to it. \param received  empty on the root
   void start_scatter([[maybe_unused]] operation& token, std::span<const bytes_view> windows, mutable_bytes received,

@@ -10,6 +10,7 @@
 #include <fsdpinit/testing/group_laws.hpp>
 #include <fsdpinit/testing/law_list.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -45,6 +46,9 @@ class communicator_laws {
     }
     if constexpr (NonBlockingCommunicator<C>) {
       laws_.run("start_broadcast", [&] { start_broadcast(); });
+    }
+    if constexpr (ViewingCommunicator<C>) {
+      laws_.run("start_viewed_broadcast", [&] { start_viewed_broadcast(); });
     }
     if constexpr (NonBlockingScatterCommunicator<C>) {
       laws_.run("start_scatter", [&] { start_scatter(); });
@@ -156,6 +160,27 @@ class communicator_laws {
         comm_.wait(tokens[root], limit());
         laws_.expect(buffers[root] == patterned(size, root),
                      concat("started broadcast of ", size, " bytes from rank ", root, " gives the root's bytes"));
+      }
+    }
+  }
+
+  /// Every other rank has it copied.
+  void start_viewed_broadcast() {
+    for (std::size_t root = 0; root < size_; ++root) {
+      for (const std::uint64_t size : payload_sizes) {
+        std::vector<std::byte> buffer = patterned(size, rank_ == root ? root : 1000 + rank_);
+        const bool views = rank_ != root && (rank_ - root) % 2 == 1;
+        typename C::token token =
+            views ? comm_.start_viewed_broadcast(buffer, root) : comm_.start_broadcast(buffer, root);
+        const std::vector<std::byte> wanted = patterned(size, root);
+        if (views) {
+          const bytes_view lies = comm_.view(token, limit());
+          laws_.expect(std::equal(lies.begin(), lies.end(), wanted.begin(), wanted.end()),
+                       concat("view of a broadcast of ", size, " bytes from rank ", root, " has the root's bytes"));
+        }
+        comm_.wait(token, limit());
+        laws_.expect(views || buffer == wanted, concat("broadcast of ", size, " bytes from rank ", root,
+                                                       " that others view gives the root's bytes"));
       }
     }
   }

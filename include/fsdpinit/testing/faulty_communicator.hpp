@@ -165,6 +165,25 @@ class faulty_communicator<C> : public faulty_communicator_base<C> {
     this->count("start_scatter");
     return this->inner_.start_scatter(windows, own, root, group);
   }
+  [[nodiscard]] token start_viewed_broadcast(mutable_bytes buffer, std::size_t root)
+    requires ViewingCommunicator<C>
+  {
+    this->count("start_viewed_broadcast");
+    return this->inner_.start_viewed_broadcast(buffer, root);
+  }
+  [[nodiscard]] token start_viewed_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group)
+    requires ViewingCommunicator<C>
+  {
+    this->count("start_viewed_broadcast");
+    return this->inner_.start_viewed_broadcast(buffer, root, group);
+  }
+  /// Fails before it has begun: the operation is as it was.
+  [[nodiscard]] bytes_view view(token& operation, deadline limit)
+    requires ViewingCommunicator<C>
+  {
+    this->count("view");
+    return this->inner_.view(operation, limit);
+  }
   void wait(token& operation, deadline limit) {
     this->inner_.wait(operation, limit);
     this->count("wait");
