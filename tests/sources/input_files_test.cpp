@@ -1,6 +1,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/sources/input_files.hpp>
 #include <support/expect_error.hpp>
+#include <support/sanitizers.hpp>
 #include <support/temp_dir.hpp>
 
 #include <gtest/gtest.h>
@@ -10,13 +11,16 @@
 #include <chrono>
 #include <cstddef>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <vector>
 
+#include <fcntl.h>
 #include <sys/resource.h>
 
 namespace fsdpinit::input_files_test {
@@ -181,6 +185,9 @@ class descriptor_limit {
 };
 
 TEST_F(input_files_of_many, make_do_with_fewer_descriptors_where_there_are_no_more) {
+  if (testing_support::is_sanitized) {
+    GTEST_SKIP() << "sanitizers look at memory through descriptors of their own";
+  }
   const std::size_t next = [] {  // the lowest number that is free
     const detail::file_descriptor probe(::open("/dev/null", O_RDONLY | O_CLOEXEC));
     return static_cast<std::size_t>(probe.number());
@@ -197,6 +204,9 @@ TEST_F(input_files_of_many, make_do_with_fewer_descriptors_where_there_are_no_mo
 }
 
 TEST_F(input_files_of_many, without_a_single_descriptor_the_limit_is_named) {
+  if (testing_support::is_sanitized) {
+    GTEST_SKIP() << "sanitizers look at memory through descriptors of their own";
+  }
   input_files files;
   const descriptor_limit limit(0);
   expect_error(errc::io, dir / "0", "raise `ulimit -n`", [&] { files.add(dir / "0"); });
