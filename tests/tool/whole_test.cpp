@@ -31,12 +31,12 @@ std::string part_file(std::size_t number, std::size_t count) {
 }
 
 /// `count` files of one tensor each. \return the folder.
-std::string write_parts(const temp_dir& dir, std::size_t count, std::size_t rows = 5) {
+std::string write_parts(const temp_dir& dir, std::size_t count) {
   std::string folder = dir / "in";
   fs::create_directory(folder);
   for (std::size_t number = 1; number <= count; ++number) {
     write_plain(folder + "/" + part_file(number, count),
-                {{"layers." + std::to_string(number) + ".weight", made_up("BF16", 2, {rows + number % 7, 3})}});
+                {{"layers." + std::to_string(number) + ".weight", made_up("BF16", 2, {5 + number % 7, 3})}});
   }
   return folder;
 }
@@ -48,6 +48,17 @@ void write_index(const std::string& folder, const std::vector<std::pair<std::str
     index["weight_map"][tensor] = file;
   }
   std::ofstream(folder + "/model.safetensors.index.json") << index;
+}
+
+/// The same, and an index of them.
+std::string write_indexed_parts(const temp_dir& dir, std::size_t count) {
+  const std::string folder = write_parts(dir, count);
+  std::vector<std::pair<std::string, std::string>> map;
+  for (std::size_t number = 1; number <= count; ++number) {
+    map.emplace_back("layers." + std::to_string(number) + ".weight", part_file(number, count));
+  }
+  write_index(folder, map);
+  return folder;
 }
 
 /// The tool with its descriptors limited by `ulimit OPTIONS`.
@@ -140,14 +151,14 @@ TEST(tool_whole, what_the_index_leaves_out_is_listed) {
 
 TEST(tool_whole, of_1433_parts_is_loaded_with_1024_descriptors) {
   const temp_dir dir;
-  const std::string folder = write_parts(dir, 1433, 1);
+  const std::string folder = write_indexed_parts(dir, 1433);
   expect_success(run_limited("-n 1024", {"load", folder, "--shards", "2", "--dump", dir / "out"}));
   expect_success(run_limited("-n 1024", {"verify", folder, "--dump", dir / "out"}));
 }
 
 TEST(tool_whole, of_163_parts_is_read_by_8_ranks_that_share_256_descriptors) {
   const temp_dir dir;
-  const std::string folder = write_parts(dir, 163);
+  const std::string folder = write_indexed_parts(dir, 163);
   expect_success(run_limited("-n 256", {"load", folder, "--shards", "8", "--transport", "own-read", "--reader-threads",
                                         "2", "--bucket-bytes", "4K", "--dump", dir / "out"}));
   expect_success(run_tool({"verify", folder, "--dump", dir / "out"}));
@@ -155,7 +166,7 @@ TEST(tool_whole, of_163_parts_is_read_by_8_ranks_that_share_256_descriptors) {
 
 TEST(tool_whole, the_soft_limit_on_descriptors_is_no_limit) {
   const temp_dir dir;
-  const std::string folder = write_parts(dir, 3);
+  const std::string folder = write_indexed_parts(dir, 3);
   expect_success(run_limited("-Sn 24", {"load", folder, "--shards", "32", "--transport", "own-read"}));
 }
 
