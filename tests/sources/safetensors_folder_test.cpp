@@ -316,7 +316,7 @@ TEST(open_safetensors, the_shards_of_one_rank_are_no_checkpoint) {
   };
   expect_no_checkpoint(path, path);
   expect_no_checkpoint(renamed, renamed);
-  static_cast<void>(dir.write("rank-00001-of-00002.safetensors", u8_file({{"b", "x"}}, metadata)));
+  static_cast<void>(dir.write("rank-00001-of-00002.safetensors", u8_file({{"a", "y"}}, metadata)));
   expect_no_checkpoint(dir.path(), path);
   expect_no_checkpoint(dir.write("i.json", index_json({{"a", "copy"}})), renamed);
   EXPECT_EQ(all_of(safetensors_file{path}()), (contents{{"a", "x"}}));

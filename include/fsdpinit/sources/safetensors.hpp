@@ -66,20 +66,6 @@ inline void require_whole(const std::string& path) {
   }
 }
 
-/// Files that say of themselves that they hold the shards of one rank.
-inline void require_no_dump(const safetensors_source& source) {
-  for (const safetensors_file_info& file : source.files()) {
-    const auto format = file.metadata.find("format");
-    if (format != file.metadata.end() && format->second == shards_format) {
-      throw error(
-          errc::invalid_file, file.path,
-          concat(
-              "holds the shards of one rank, as its metadata say, and is no checkpoint; give the checkpoint that was "
-              "loaded, or safetensors_file{path} for these shards alone"));
-    }
-  }
-}
-
 }  // namespace detail
 
 /// Opens one safetensors file under any name, whatever it is a part of: a SourceOpener. \see safetensors_source
@@ -107,7 +93,7 @@ struct safetensors_file {
       is_folder  ? detail::open_folder(path, pages)
       : is_index ? detail::open_index(path, detail::read_index(path), detail::beside_index(path), pages)
                  : safetensors_source(path, pages);
-  detail::require_no_dump(source);
+  detail::require_no_shards(source.files());
   if (!is_folder && !is_index) {
     detail::require_whole(path);
   }

@@ -43,6 +43,23 @@ struct safetensors_file_info {
   std::map<std::string, std::string> metadata;
 };
 
+namespace detail {
+
+/// \throws error{invalid_file} for a file that says of itself that it holds the shards of one rank.
+inline void require_no_shards(std::span<const safetensors_file_info> files) {
+  for (const safetensors_file_info& file : files) {
+    const auto format = file.metadata.find("format");
+    if (format != file.metadata.end() && format->second == shards_format) {
+      throw error(
+          errc::invalid_file, file.path,
+          "holds the shards of one rank, as its metadata say, and is no checkpoint; give the checkpoint that was "
+          "loaded, or safetensors_file{path} for these shards alone");
+    }
+  }
+}
+
+}  // namespace detail
+
 /// Where a tensor lies: bytes [begin, begin + bytes) of `files()[file]`.
 struct safetensors_place {
   std::size_t file = 0;
@@ -69,7 +86,8 @@ class safetensors_source {
       : safetensors_source(std::span(&path, 1), pages) {}
 
   /// All tensors of several files, in the order of the files.
-  /// \throws as the other constructor does; error{invalid_file} for a name that two of them have.
+  /// \throws as the other constructor does; where they are several, error{invalid_file} for shards of a rank, and for a name that two
+  /// of them have.
   explicit safetensors_source(std::span<const std::string> paths, page_cache pages = page_cache::keep)
       : open_(std::make_unique<input_files>(pages)) {
     for (const std::string& path : paths) {
@@ -81,6 +99,7 @@ class safetensors_source {
       }
     }
     if (paths.size() > 1) {
+      detail::require_no_shards(files_);
       require_distinct_names();
     }
   }
