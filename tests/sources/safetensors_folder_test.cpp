@@ -322,6 +322,14 @@ TEST(open_safetensors, the_shards_of_one_rank_are_no_checkpoint) {
   EXPECT_EQ(all_of(safetensors_file{path}()), (contents{{"a", "x"}}));
 }
 
+TEST(open_safetensors, the_only_shard_is_the_whole) {
+  const temp_dir dir;
+  const std::string path = dir.write("rank-00000-of-00001.safetensors",
+                                     u8_file({{"a", "x"}}, R"({"format":"fsdpinit.shards","rank":"0","shards":"1"})"));
+  EXPECT_EQ(all_of(open_safetensors(path)), (contents{{"a", "x"}}));
+  EXPECT_EQ(all_of(open_safetensors(dir.path())), (contents{{"a", "x"}}));
+}
+
 // -- what is no safetensors file
 
 TEST(open_safetensors, what_a_file_is_instead_is_said) {

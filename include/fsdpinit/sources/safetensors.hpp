@@ -84,7 +84,7 @@ struct safetensors_file {
 /// - an index, `*.json`; the files it names lie beside the path that was given, also where that is a link;
 /// - a safetensors file under any name, unless that says that it is one part of several.
 ///
-/// A file of shards (`shards_format`) is no checkpoint.
+/// A file of shards (`shards_format`) is no checkpoint, unless it is the only shard.
 /// \throws error{io} or error{invalid_file} naming the file or folder and what to do, as the parts of this header do.
 [[nodiscard]] inline safetensors_source open_safetensors(const std::string& path, page_cache pages = page_cache::keep) {
   const bool is_folder = S_ISDIR(detail::status_of(path).st_mode);

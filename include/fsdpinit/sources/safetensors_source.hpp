@@ -45,11 +45,14 @@ struct safetensors_file_info {
 
 namespace detail {
 
-/// \throws error{invalid_file} for a file that says of itself that it holds the shards of one rank.
+/// \throws error{invalid_file} for a file that says of itself that it holds the shards of one rank of several.
 inline void require_no_shards(std::span<const safetensors_file_info> files) {
   for (const safetensors_file_info& file : files) {
-    const auto format = file.metadata.find("format");
-    if (format != file.metadata.end() && format->second == shards_format) {
+    const auto says = [&](const std::string& key, std::string_view value) {
+      const auto entry = file.metadata.find(key);
+      return entry != file.metadata.end() && entry->second == value;
+    };
+    if (says("format", shards_format) && !says("shards", "1")) {
       throw error(
           errc::invalid_file, file.path,
           "holds the shards of one rank, as its metadata say, and is no checkpoint; give the checkpoint that was "

@@ -24,7 +24,8 @@ struct safetensors_header {
   std::map<std::string, std::string> metadata;  ///< `__metadata__`; empty where the file has none
 };
 
-/// What the metadata of a file call `format` where it holds the shards of one rank: `fsdpinit load --dump` writes such files.
+/// What the metadata of a file call `format` where it holds the shards of one rank: `fsdpinit load --dump` writes such files. Of how many
+/// shards, they say under `shards`; one is the whole.
 inline constexpr std::string_view shards_format = "fsdpinit.shards";
 
 namespace detail {
