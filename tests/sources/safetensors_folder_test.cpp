@@ -324,10 +324,12 @@ TEST(open_safetensors, the_shards_of_one_rank_are_no_checkpoint) {
 
 TEST(open_safetensors, the_only_shard_is_the_whole) {
   const temp_dir dir;
-  const std::string path = dir.write("rank-00000-of-00001.safetensors",
-                                     u8_file({{"a", "x"}}, R"({"format":"fsdpinit.shards","rank":"0","shards":"1"})"));
+  const std::string bytes = u8_file({{"a", "x"}}, R"({"format":"fsdpinit.shards","rank":"0","shards":"1"})");
+  const std::string path = dir.write("rank-00000-of-00001.safetensors", bytes);
   EXPECT_EQ(all_of(open_safetensors(path)), (contents{{"a", "x"}}));
   EXPECT_EQ(all_of(open_safetensors(dir.path())), (contents{{"a", "x"}}));
+  const std::string of_two_replicas = dir.write("rank-00000-of-00002.safetensors", bytes);
+  EXPECT_EQ(all_of(open_safetensors(of_two_replicas)), (contents{{"a", "x"}}));
 }
 
 // -- what is no safetensors file

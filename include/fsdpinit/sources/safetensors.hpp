@@ -56,8 +56,11 @@ namespace detail {
   }
 }
 
-/// A part is not the whole.
-inline void require_whole(const std::string& path) {
+/// A part is not the whole. The only shard of a dump is, though replicas of it are counted in its name.
+inline void require_whole(const std::string& path, const safetensors_file_info& file) {
+  if (metadata_say(file, "format", shards_format)) {
+    return;
+  }
   const std::string prefix = folder_prefix(path);
   if (const std::optional<part_name> part = part_name_of(std::string_view(path).substr(prefix.size()))) {
     throw error(errc::invalid_file, path,
@@ -95,7 +98,7 @@ struct safetensors_file {
                  : safetensors_source(path, pages);
   detail::require_no_shards(source.files());
   if (!is_folder && !is_index) {
-    detail::require_whole(path);
+    detail::require_whole(path, source.files().front());
   }
   return source;
 }

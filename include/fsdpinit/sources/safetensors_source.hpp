@@ -45,14 +45,17 @@ struct safetensors_file_info {
 
 namespace detail {
 
+/// Do the metadata of the file say so of this key?
+[[nodiscard]] inline bool metadata_say(const safetensors_file_info& file, const std::string& key,
+                                       std::string_view value) {
+  const auto entry = file.metadata.find(key);
+  return entry != file.metadata.end() && entry->second == value;
+}
+
 /// \throws error{invalid_file} for a file that says of itself that it holds the shards of one rank of several.
 inline void require_no_shards(std::span<const safetensors_file_info> files) {
   for (const safetensors_file_info& file : files) {
-    const auto says = [&](const std::string& key, std::string_view value) {
-      const auto entry = file.metadata.find(key);
-      return entry != file.metadata.end() && entry->second == value;
-    };
-    if (says("format", shards_format) && !says("shards", "1")) {
+    if (metadata_say(file, "format", shards_format) && !metadata_say(file, "shards", "1")) {
       throw error(
           errc::invalid_file, file.path,
           "holds the shards of one rank, as its metadata say, and is no checkpoint; give the checkpoint that was "
