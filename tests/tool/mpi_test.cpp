@@ -264,7 +264,7 @@ TEST_F(mpi, one_rank_without_memory_is_said_once) {
                 // Enough for the program and MPI's own memory, not for its shard.
                 "ulimit -v $((500 * 1024)); " + load};
   const finished_process process = run_process(job);
-  expect_said_once(process, 1, "out of memory");
+  expect_said_once(process, 1, "the memory space cannot give 201326592 bytes");
   EXPECT_NE(process.err.find("(rank 1)"), std::string::npos) << process.err;
 }
 
