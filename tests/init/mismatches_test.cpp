@@ -50,7 +50,7 @@ state_dict_contents contents_of(const names& all, dtype type = dtype::f32) {
 
 std::string text_of(dynamic_module& module, const state_dict_contents& contents) {
   const auto caught = thrown_by([&] { static_cast<void>(match(view_of(module), contents)); });
-  return caught ? caught->text() : std::string();
+  return caught ? std::string(caught->text()) : std::string();
 }
 
 std::string text_of(const names& wanted, const names& stored) {
