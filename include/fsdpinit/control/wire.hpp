@@ -78,7 +78,9 @@ using error_message = std::array<std::byte, error_wire_bytes>;
   error_message out{};
   std::byte* to = out.data();
   const auto append = [&](const void* from, std::size_t size) {
-    std::memcpy(to, from, size);
+    if (size != 0) {  // else it may be nowhere
+      std::memcpy(to, from, size);
+    }
     to += size;
   };
   const auto number = [&](std::uint64_t each) { append(&each, sizeof each); };
