@@ -1,4 +1,6 @@
 #include "mpi/worlds.hpp"
+#include "support/heap_faults.hpp"
+#include "support/heap_sweep.hpp"
 #include "support/reference_model.hpp"
 #include "support/test_checksum.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
@@ -226,13 +228,41 @@ class failing_call {
     EXPECT_EQ(got->rank(), static_cast<std::int32_t>(failing)) << got->what();
     EXPECT_EQ(got->text().find("injected"), 0U) << got->what();
     EXPECT_EQ(memory_.accounted(), accounted);
+    expect_success();
+  }
+
+  /// \return whether the allocation was asked for; the same on every rank.
+  bool exhaust_heap(std::size_t failing, std::uint64_t call, heap_fault how) {
+    SCOPED_TRACE(concat("allocation ", call, " of rank ", failing, name(how)));
+    module_ = model_.module(memory_, world_.rank() == source_rank());
+    const std::uint64_t accounted = memory_.accounted();
+    restart();
+    heaps_.fail(failing, call, how);
+    const std::optional<error> got = attempt_once();
+    const bool reached = world_.all_reduce_max(heaps_.has_failed() ? 1 : 0) != 0;
+    heaps_.mend();
+    if (got) {
+      EXPECT_EQ(name(got->code()), name(errc::out_of_memory)) << got->what();
+      EXPECT_EQ(got->rank(), static_cast<std::int32_t>(failing)) << got->what();
+      EXPECT_EQ(memory_.accounted(), accounted);
+    }
+    const std::uint64_t failed = world_.all_reduce_max(got ? 1 : 0);
+    EXPECT_EQ(failed, got ? 1U : 0U) << "did not notice";
+    if (failed != 0) {
+      expect_success();
+    } else {
+      EXPECT_EQ(model_.faults_of(module_, memory_, world_.size(), world_.rank()), "");
+    }
+    return reached;
+  }
+
+ private:
+  void expect_success() {
     restart();
     const std::optional<error> again = attempt_once();
     ASSERT_FALSE(again.has_value()) << again->what();
     EXPECT_EQ(model_.faults_of(module_, memory_, world_.size(), world_.rank()), "");
   }
-
- private:
   [[nodiscard]] std::size_t source_rank() const { return world_.size() - 1; }
   void restart() {
     for (const call_counter& each : counters_) {
@@ -243,10 +273,12 @@ class failing_call {
     return attempt([&] {
       faulty_source source(model_.source(), counters_[source_seam]);
       faulty_module module(module_, counters_[module_seam]);
-      initialize<Policy>(
-          module, source, channels{*data_, world_},
-          {.bucket_bytes = 40, .source_rank = source_rank(), .deadline_seconds = 20, .progress_interval_seconds = 0},
-          memory_, faulty_observer(counters_[observer_seam]));
+      heaps_.on(world_.rank(), [&] {
+        return initialize<Policy>(
+            module, source, channels{*data_, world_},
+            {.bucket_bytes = 40, .source_rank = source_rank(), .deadline_seconds = 20, .progress_interval_seconds = 0},
+            memory_, faulty_observer(counters_[observer_seam]));
+      });
     });
   }
 
@@ -257,18 +289,23 @@ class failing_call {
   host_memory memory_;
   dynamic_module module_ = model_.module(memory_, world_.rank() == source_rank());
   std::array<call_counter, seams> counters_;
+  rank_heaps heaps_;
 };
 
-/// All calls, one after the other, where ranks share memory; of the other ways that payload takes a sample, for messages cost
-/// time.
-template <class Policy>
-void expect_agreed_failures() {
-  const reference_model model({
+reference_model failing_model() {
+  return reference_model({
       {.fqn = "embed", .type = dtype::bf16, .extents = {9, 5}, .tied = {"head"}, .stored_as = {"head", "embed"}},
       {.fqn = "rope", .type = dtype::f32, .extents = {4, 3}, .role = slot_role::non_persistent_buffer},
       {.fqn = "layers.0.up", .type = dtype::u8, .extents = {2, 24}, .how = shard{1}},
       {.fqn = "layers.1.norm", .type = dtype::u8, .extents = {40}, .how = replicate{}},
   });
+}
+
+/// All calls, one after the other, where ranks share memory; of the other ways that payload takes a sample, for messages cost
+/// time.
+template <class Policy>
+void expect_agreed_failures() {
+  const reference_model model = failing_model();
   std::uint64_t injections = 0;
   std::uint64_t every = 1;
   for_each_world([&](mpi_communicator& world) {
@@ -301,6 +338,32 @@ TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderOwnRea
 
 TEST(MpiInitialize, AnyCallThatFailsOnAnyRankIsTheSameErrorEverywhereUnderBroadcast) {
   expect_agreed_failures<native_sharding<transport::broadcast>>();
+}
+
+/// What MPI itself allocates, by malloc, is not among them.
+TEST(MpiInitialize, AnExhaustedHeapOnAnyRankIsTheSameErrorEverywhere) {
+  if (!heap_is_a_seam) {
+    GTEST_SKIP() << "the heap is no seam under this sanitizer";
+  }
+  const reference_model model = failing_model();
+  const std::uint64_t every = allocations_per_injection(5);
+  std::uint64_t injections = 0;
+  for_each_world([&](mpi_communicator& world) {
+    failing_call<native_sharding<>> calls(world, model);
+    static_cast<void>(calls.clean_run());
+    for (const heap_fault how : {heap_fault::once, heap_fault::exhausted}) {
+      for (std::size_t rank = 0; rank < world.size(); ++rank) {
+        for (std::uint64_t call = injections % every; calls.exhaust_heap(rank, call, how); call += every) {
+          ++injections;
+          if (::testing::Test::HasFatalFailure()) {
+            return;
+          }
+        }
+      }
+    }
+  });
+  EXPECT_GT(injections, 10U);
+  RecordProperty("injections", std::to_string(injections));
 }
 
 }  // namespace
