@@ -4,9 +4,7 @@
 #include <fsdpinit/plan/slab_layout.hpp>
 #include <fsdpinit/plan/transport.hpp>
 
-#include <algorithm>
 #include <cstddef>
-#include <numeric>
 #include <vector>
 
 /// \file
@@ -29,12 +27,18 @@ namespace fsdpinit {
 /// that holds it where there are two.
 class reread_pairs {
  public:
-  /// O(ranks); with nodes O(ranks log ranks).
+  /// O(ranks). By counting: `<algorithm>` is more than core.hpp should cost.
   explicit reread_pairs(const plan_options& how) : order_(how.ranks.size()) {
-    std::iota(order_.begin(), order_.end(), std::size_t{0});
-    if (const std::vector<std::size_t>& node_of = how.sources.nodes; !node_of.empty()) {
-      std::stable_sort(order_.begin(), order_.end(),
-                       [&](std::size_t a, std::size_t b) { return node_of[a] < node_of[b]; });
+    const std::vector<std::size_t>& node_of = how.sources.nodes;
+    std::vector<std::size_t> next(node_of.empty() ? 0 : order_.size() + 1);  // per node: the place of its next rank
+    for (const std::size_t node : node_of) {
+      ++next[node + 1];
+    }
+    for (std::size_t node = 1; node < next.size(); ++node) {
+      next[node] += next[node - 1];
+    }
+    for (std::size_t rank = 0; rank < order_.size(); ++rank) {
+      order_[node_of.empty() ? rank : next[node_of[rank]]++] = rank;
     }
   }
 
@@ -46,7 +50,10 @@ class reread_pairs {
 
  private:
   [[nodiscard]] std::size_t after(std::size_t rank, std::size_t steps) const noexcept {
-    const auto place = static_cast<std::size_t>(std::find(order_.begin(), order_.end(), rank) - order_.begin());
+    std::size_t place = 0;
+    while (order_[place] != rank) {
+      ++place;
+    }
     return order_[(place + steps) % order_.size()];
   }
 
