@@ -12,7 +12,7 @@ compiler=${CXX:-g++}
 
 # In millions, for g++ 12; about 4,100 are a second on the machine that the aims are from: 0.5 s and 1.0 s. <memory>, <string>, <vector>,
 # <span> and <map> are half of fsdpinit.hpp. The limits keep both from growing.
-declare -A limit=([core.hpp]=2020 [fsdpinit.hpp]=5900)
+declare -A limit=([core.hpp]=2060 [fsdpinit.hpp]=6900)
 headers=(core.hpp fsdpinit.hpp)
 forbidden='/(nlohmann|fmt)/|/(ranges|iostream|regex|mpi\.h)$|/boost/hana\.hpp$|/gsl/gsl$'
 
