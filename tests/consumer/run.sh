@@ -149,7 +149,7 @@ headers_of_absent_parts_stay_away() {
 own_tests_of_absent_parts_are_left_out() {
   configure "$source" "${nothing_optional[@]}" -DFSDPINIT_BUILD_BENCH=OFF
   expect "fsdpinit: tool left out: it needs safetensors and text and xxh3"
-  expect "fsdpinit: tests left out without safetensors: init/changed_checkpoint_test.cpp observe/report_test.cpp"
+  expect "fsdpinit: tests left out without safetensors: init/changed_checkpoint_test.cpp init/pinned_counts_test.cpp observe/report_test.cpp"
   expect "fsdpinit: tests left out without xxh3: init/flips_test.cpp"
   expect "fsdpinit: tests left out without the tool: tool"
 }
