@@ -100,9 +100,10 @@ class bucket_stream {
       const error cause = current_error();
       channel_.interrupt();
       for (flight& each : flights_) {
+        // First the copies: of a viewed broadcast they read what belongs to the root again once the operation is over.
+        static_cast<void>(attempt([&] { each.placer->wait(); }));
         static_cast<void>(attempt([&] { channel_.wait(each.token); }));
         static_cast<void>(attempt([&] { channel_.wait(each.checksums_token); }));
-        static_cast<void>(attempt([&] { each.placer->wait(); }));
       }
       throw cause;
     }
