@@ -91,7 +91,7 @@ concept ReservingCommunicator = NonBlockingCommunicator<C> && requires(C& comm, 
 };
 
 /// Broadcasts whose receivers may look at what they bring where it lies, rather than have all of it copied to keep a part.
-/// `start_viewed_broadcast` is `start_broadcast` but for the receiver that calls it: its buffer may never be written to. `view`, once
+/// `start_viewed_broadcast` does what `start_broadcast` does, except that the buffer of a receiver may never be written to. `view`, once
 /// before `wait`, returns when all bytes are there, and where: in the buffer, or in memory that the root shares. They may be read until
 /// `wait` is called, which lets the root go on. Other ranks start the same operation by either function.
 ///

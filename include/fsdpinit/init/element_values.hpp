@@ -19,7 +19,7 @@ struct f8_format {
   int exponent_bits;
   int bias;
   bool is_fnuz;       ///< no infinity, no negative zero: its pattern is the only NaN
-  bool has_infinity;  ///< the largest exponent is infinity and NaNs; where not, the largest pattern alone is a NaN
+  bool has_infinity;  ///< the largest exponent is infinity and NaNs; without it the largest pattern alone is a NaN
 };
 
 /// OCP's 8-bit formats (E5M2, E4M3), and those of Graphcore and AMD without negative zero.

@@ -5,7 +5,7 @@
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/module_view.hpp>
-#include <fsdpinit/sources/name_rules.hpp>
+#include <fsdpinit/init/name_advice.hpp>
 
 #include <algorithm>
 #include <array>
@@ -37,18 +37,7 @@ struct mismatches {
   }
 };
 
-/// A rule for the names of a state dict under which all or nearly all of them are those of a module.
-struct name_advice {
-  std::string call{};     ///< what to write: `renamed("module.", "")`
-  std::size_t found = 0;  ///< that many tensors of the module are in the state dict under the rule
-};
-
 namespace detail {
-
-/// Is it to be in the checkpoint?
-[[nodiscard]] inline bool is_stored(const slot_record& slot) noexcept {
-  return slot.role != slot_role::non_persistent_buffer;
-}
 
 /// For each name that the index of the checkpoint leaves out, the file that holds it.
 class unlisted_files {
@@ -76,22 +65,6 @@ class unlisted_files {
   std::map<std::string_view, std::string_view> files_;
 };
 
-/// How many bytes of whole components two names have in common at their ends.
-[[nodiscard]] inline std::size_t common_components(std::string_view a, std::string_view b) noexcept {
-  std::size_t common = 0;
-  for (std::size_t i = 0; i < a.size() && i < b.size(); ++i) {
-    if (a[a.size() - 1 - i] != b[b.size() - 1 - i]) {
-      return common;
-    }
-    if (a[a.size() - 1 - i] == '.') {
-      common = i;
-    }
-  }
-  const std::string_view longer = a.size() < b.size() ? b : a;
-  const std::size_t all = std::min(a.size(), b.size());
-  return longer.size() == all || longer[longer.size() - 1 - all] == '.' ? all : common;
-}
-
 /// How alike two names are, from 0 to 1: what they have in common at their ends.
 [[nodiscard]] inline double likeness(std::string_view a, std::string_view b) noexcept {
   const std::size_t shorter = std::min(a.size(), b.size());
@@ -106,130 +79,6 @@ class unlisted_files {
   return shorter == 0 ? 0.0 : static_cast<double>(head + tail) / static_cast<double>(std::max(a.size(), b.size()));
 }
 
-/// A few of them, from the first to the last.
-[[nodiscard]] inline std::vector<std::size_t> sample_of(std::span<const std::size_t> indices) {
-  constexpr std::size_t most = 8;
-  std::vector<std::size_t> few;
-  for (std::size_t i = 0; i < std::min(indices.size(), most); ++i) {
-    few.push_back(indices[i * indices.size() / std::min(indices.size(), most)]);
-  }
-  return few;
-}
-
-/// Looks for one rule that explains most of what is missing. A few names of either side suggest rules; each rule is tried on all.
-class name_explainer {
- public:
-  name_explainer(const module_view& view, const state_dict_contents& contents, const mismatches& found)
-      : view_(view), contents_(contents), found_(found) {
-    for (const stored_tensor& tensor : view.tensors) {
-      wanted_ += is_stored(view.first_slot(tensor)) ? 1U : 0U;
-    }
-  }
-
-  /// \return nothing where no rule finds nine tenths of what the module wants, or of what the state dict holds.
-  [[nodiscard]] std::optional<name_advice> explain() {
-    if (found_.missing.empty() || found_.unexpected.empty()) {
-      return std::nullopt;
-    }
-    for (const std::size_t i : sample_of(found_.unexpected)) {
-      const std::string& stored = contents_.tensors[i].name;
-      try_prefix(stored, closest(stored, found_.missing, [&](std::size_t t) { return wanted_name(t); }));
-      try_components(stored);
-    }
-    for (const std::size_t t : sample_of(found_.missing)) {
-      const auto name_of = [&](std::size_t i) { return std::string_view(contents_.tensors[i].name); };
-      try_prefix(closest(wanted_name(t), found_.unexpected, name_of), wanted_name(t));
-    }
-    return best_.found == 0 ? std::nullopt : std::optional(best_);
-  }
-
- private:
-  [[nodiscard]] std::string_view wanted_name(std::size_t tensor) const {
-    return view_.first_slot(view_.tensors[tensor]).fqn;
-  }
-
-  /// The name that has most whole components in common with `name`, from the end.
-  template <class NameOf>
-  [[nodiscard]] std::string_view closest(std::string_view name, std::span<const std::size_t> among,
-                                         const NameOf& name_of) const {
-    std::string_view best;
-    std::size_t most = 0;
-    for (const std::size_t index : among) {
-      const std::size_t common = common_components(name, name_of(index));
-      if (common > most) {
-        most = common;
-        best = name_of(index);
-      }
-    }
-    return best;
-  }
-
-  void try_prefix(std::string_view stored, std::string_view wanted) {
-    const std::size_t common = common_components(stored, wanted);
-    replaced_prefix rule{.from = std::string(stored.substr(0, stored.size() - common)),
-                         .to = std::string(wanted.substr(0, wanted.size() - common))};
-    if (common == 0) {
-      return;
-    }
-    std::string call = concat("renamed(\"", printable(rule.from), "\", \"", printable(rule.to), "\")");
-    // Two names that have nothing but their ends in common are no pattern.
-    try_rule(rule, std::move(call), rule.from.empty() || rule.to.empty() ? 1 : 2);
-  }
-
-  void try_components(std::string_view stored) {
-    for (std::string_view rest = stored; !rest.empty();) {
-      const std::string_view part = rest.substr(0, rest.find('.'));
-      rest.remove_prefix(std::min(rest.size(), part.size() + 1));
-      removed_component rule{.component = std::string(part)};
-      if (wanting(rule(stored)) != nullptr) {
-        std::string call = concat("renamed(removed_component{\"", printable(rule.component), "\"})");
-        try_rule(rule, std::move(call), 1);
-      }
-    }
-  }
-
-  [[nodiscard]] const slot_record* wanting(std::string_view name) const {
-    const slot_record* const slot = view_.find(name);
-    return slot != nullptr && is_stored(*slot) ? slot : nullptr;
-  }
-
-  /// Keeps the rule if it finds most so far, at least `least` tensors more than there are now.
-  template <class Rule>
-  void try_rule(const Rule& rule, std::string call, std::size_t least) {
-    if (std::find(tried_.begin(), tried_.end(), call) != tried_.end()) {
-      return;
-    }
-    tried_.push_back(call);
-    std::vector<bool> taken(view_.slots.size());
-    std::vector<bool> present(view_.tensors.size());
-    std::size_t found = 0;
-    for (const tensor_descriptor& tensor : contents_.tensors) {
-      const slot_record* const slot = wanting(rule(tensor.name));
-      if (slot == nullptr) {
-        continue;
-      }
-      if (taken[view_.index_of(*slot)]) {
-        return;  // two tensors would get one name
-      }
-      taken[view_.index_of(*slot)] = true;
-      found += present[slot->tensor] ? 0U : 1U;
-      present[slot->tensor] = true;
-    }
-    const auto most_of = [&](std::size_t all) { return 10 * found >= 9 * all; };
-    const std::size_t now = wanted_ - found_.missing.size();
-    if (found >= now + least && found > best_.found && (most_of(wanted_) || most_of(contents_.tensors.size()))) {
-      best_ = {.call = std::move(call), .found = found};
-    }
-  }
-
-  const module_view& view_;
-  const state_dict_contents& contents_;
-  const mismatches& found_;
-  std::size_t wanted_ = 0;  // tensors that are to be in the checkpoint
-  std::vector<std::string> tried_;
-  name_advice best_;
-};
-
 /// Says in words what does not fit.
 class mismatch_text {
  public:
@@ -238,7 +87,7 @@ class mismatch_text {
         contents_(contents),
         found_(found),
         unlisted_(contents.unlisted),
-        advice_(name_explainer(view, contents, found).explain()) {}
+        advice_(name_explainer(view, contents, found.missing, found.unexpected).explain()) {}
 
   struct problem {
     errc code;
