@@ -66,6 +66,14 @@ if(missing)
 endif()
 fsdpinit_add_library(fsdpinit fsdpinit CORE ${targets})
 
+# The same with the engine compiled once, for programs that initialise in many places. It is compiled like what links it: a project that
+# installs the library installs its source.
+add_library(fsdpinit_compiled STATIC EXCLUDE_FROM_ALL "${PROJECT_SOURCE_DIR}/include/fsdpinit/compiled.cpp")
+add_library(fsdpinit::compiled ALIAS fsdpinit_compiled)
+target_link_libraries(fsdpinit_compiled PUBLIC fsdpinit::fsdpinit)
+target_compile_definitions(fsdpinit_compiled PUBLIC FSDPINIT_COMPILED)
+set_target_properties(fsdpinit_compiled PROPERTIES POSITION_INDEPENDENT_CODE ON)
+
 foreach(part IN LISTS FSDPINIT_PARTS)
   string(TOUPPER "${part}" PART)
   option(FSDPINIT_WITH_${PART} "Provide fsdpinit::${part} if what it needs is found" ON)

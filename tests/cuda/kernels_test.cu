@@ -1,5 +1,6 @@
 #include <fsdpinit/cuda.hpp>
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/cuda_kernels.cuh>
 #include <fsdpinit/sources/adaptors.hpp>
 #include <fsdpinit/testing/laws.hpp>

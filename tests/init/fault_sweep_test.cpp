@@ -2,10 +2,10 @@
 #include "support/fault_sweep.hpp"
 #include "support/heap_faults.hpp"
 #include "support/heap_sweep.hpp"
-#include "support/instantiations.hpp"
 #include "support/reference_model.hpp"
 #include "support/test_checksum.hpp"
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/init/fingerprint.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
 #include <fsdpinit/testing/fake_cuda.hpp>
 #include <fsdpinit/testing/faults.hpp>

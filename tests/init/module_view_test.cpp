@@ -1,6 +1,7 @@
 #include "support/expect_error.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/init/manifest.hpp>
+#include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 

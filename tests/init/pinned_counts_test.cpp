@@ -3,6 +3,7 @@
 #include "support/temp_dir.hpp"
 #include "support/test_checksum.hpp"
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/init/fingerprint.hpp>
 #include <fsdpinit/observe/resident_memory.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 #include <fsdpinit/sources/safetensors_writer.hpp>
@@ -124,7 +125,6 @@ struct rank_counts {
   rank_report report{};
 };
 
-/// One instantiation for all policies.
 std::vector<rank_counts> load(const reference_model& model, const std::string& path, std::size_t ranks,
                               const detail::policy_facts& policy, const options& how) {
   std::vector<rank_counts> counts(ranks);
@@ -136,8 +136,8 @@ std::vector<rank_counts> load(const reference_model& model, const std::string& p
     allocation_watch watch;
     no_optimizer optimizer;
     no_initialiser missing;
-    counts[rank].report = detail::run_initialization(policy, module, source, channels{comm, comm}, how, &memory, watch,
-                                                     optimizer, missing);
+    counts[rank].report = detail::initialize_with<counting_memory>(policy, module, source, channels{comm, comm}, how, &memory,
+                                                                   watch, optimizer, missing);
     EXPECT_FALSE(watch.counts);
     counts[rank].allocations = watch.in_between + by_readers;
     counts[rank].copied = *memory.copied;

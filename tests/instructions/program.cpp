@@ -1,6 +1,6 @@
 #include <fsdpinit/communicators/threads.hpp>
 #include <fsdpinit/core.hpp>
-#include <fsdpinit/init/initialization.hpp>
+#include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
 #include <fsdpinit/plan/units.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
@@ -137,7 +137,7 @@ class prepared_load {
     no_initialiser missing;
     const options how{.bucket_bytes = size_.bytes / size_.buckets};
     const rank_report report =
-        detail::run_initialization({.name = "native-sharding", .transport = transport_}, module_, source_,
+        detail::initialize_with<host_memory>({.name = "native-sharding", .transport = transport_}, module_, source_,
                                    channels{world, world}, how, &memory, watch, optimizer, missing);
     return report.buckets;
   }

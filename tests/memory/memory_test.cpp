@@ -116,7 +116,7 @@ TEST(PeakGrowth, IsWhatCameOnTopOfWhatWasThere) {
   host_memory memory;
   const block<host_memory> before(memory, 100);
   block<host_memory>(memory, 1000).release();
-  const detail::peak_growth growth(memory);
+  const detail::peak_growth growth{memory_ref(memory)};
   EXPECT_EQ(growth.bytes(), 0U);
   block<host_memory>(memory, 30).release();
   EXPECT_EQ(growth.bytes(), 30U);
@@ -125,7 +125,7 @@ TEST(PeakGrowth, IsWhatCameOnTopOfWhatWasThere) {
 TEST(PeakGrowth, IsNothingWhereOthersHaveGivenBackMore) {
   host_memory memory;
   block<host_memory> before(memory, 100);
-  const detail::peak_growth growth(memory);
+  const detail::peak_growth growth{memory_ref(memory)};
   before.release();
   memory.restart_peak();
   const block<host_memory> after(memory, 30);

@@ -32,7 +32,7 @@ void broadcast_now(C& comm, mutable_bytes buffer, std::size_t root, deadline lim
     auto operation = comm.start_broadcast(buffer, root);
     comm.wait(operation, limit);
   } else {
-    detail::broadcast(comm, buffer, root, limit);
+    control_ref(comm).broadcast(buffer, root, limit);
   }
 }
 

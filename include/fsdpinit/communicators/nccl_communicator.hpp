@@ -209,10 +209,10 @@ class basic_nccl_communicator {
   // -- control: the host channel's ---------------------------------------------------------------------------------------------
 
   void broadcast(mutable_bytes buffer, std::size_t root, deadline limit = deadline::never()) {
-    detail::broadcast(host(), buffer, root, limit);
+    control_ref(host()).broadcast(buffer, root, limit);
   }
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value, deadline limit = deadline::never()) {
-    return detail::reduce_max(host(), value, limit);
+    return control_ref(host()).all_reduce_max(value, limit);
   }
   [[nodiscard]] error fail(const error& cause)
     requires FailableControl<Host>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/control/wire.hpp>
 #include <fsdpinit/core/bytes.hpp>
@@ -23,17 +23,12 @@ namespace fsdpinit {
 namespace detail {
 
 /// Control operations never fail on one rank alone: where the channel can, the failure is handed to all of them.
-template <class Control, class Fn>
-auto guarded(Control& control, Fn&& fn) {
+template <class Fn>
+auto guarded(control_ref control, Fn&& fn) {
   try {
     return fn();
   } catch (...) {
-    const error mine = current_error().reported_by(static_cast<std::int32_t>(control.rank()));
-    if constexpr (FailableControl<Control>) {
-      throw control.fail(mine);
-    } else {
-      throw mine;
-    }
+    throw control.fail(current_error().reported_by(static_cast<std::int32_t>(control.rank())));
   }
 }
 
@@ -43,39 +38,12 @@ auto guarded(Control& control, Fn&& fn) {
   return !mine ? 0 : mine->code() == errc::interrupted ? 1 : mine->code() == errc::peer_lost ? 2 : 3;
 }
 
-template <class Control>
-std::uint64_t reduce_max(Control& control, std::uint64_t value, deadline limit) {
-  if constexpr (requires { control.all_reduce_max(value, limit); }) {
-    return control.all_reduce_max(value, limit);
-  } else if constexpr (requires { control.all_reduce_max(value); }) {
-    return control.all_reduce_max(value);
-  } else {
-    std::uint64_t most = 0;
-    for (std::size_t root = 0; root < control.size(); ++root) {
-      std::uint64_t theirs = value;
-      control.broadcast(std::as_writable_bytes(std::span(&theirs, 1)), root);
-      most = most < theirs ? theirs : most;
-    }
-    return most;
-  }
-}
-
-template <class Control>
-void broadcast(Control& control, mutable_bytes buffer, std::size_t root, deadline limit) {
-  if constexpr (requires { control.broadcast(buffer, root, limit); }) {
-    control.broadcast(buffer, root, limit);
-  } else {
-    control.broadcast(buffer, root);
-  }
-}
-
 }  // namespace detail
 
 /// The maximum of `value` over all ranks, on every rank. O(log N) messages where the channel reduces, else N
 /// broadcasts.
-template <Communicator Control>
-[[nodiscard]] std::uint64_t all_reduce_max(Control& control, std::uint64_t value, deadline limit) {
-  return detail::guarded(control, [&] { return detail::reduce_max(control, value, limit); });
+[[nodiscard]] inline std::uint64_t all_reduce_max(control_ref control, std::uint64_t value, deadline limit) {
+  return detail::guarded(control, [&] { return control.all_reduce_max(value, limit); });
 }
 
 /// Returns if no rank failed; else throws one error, the same on every rank: the worst, as `severity_of` has it, of the lowest rank
@@ -84,13 +52,10 @@ template <Communicator Control>
 /// One reduction where all is well, and one broadcast of 4 KiB more where not. Allocates nothing, so that a rank whose heap is exhausted
 /// gets through it; all it lacks then is the error's text. \throws error{peer_lost} if a rank did
 /// not come before the deadline, for channels that take one.
-template <Communicator Control>
-void agree(Control& control, const std::optional<error>& mine, deadline limit) {
+inline void agree(control_ref control, const std::optional<error>& mine, deadline limit) {
   constexpr std::uint64_t rank_mask = 0xffff'ffff;
-  if constexpr (SuspectingControl<Control>) {
-    if (mine && mine->code() == errc::peer_lost) {
-      control.suspect(*mine);
-    }
+  if (mine && mine->code() == errc::peer_lost) {
+    control.suspect(*mine);
   }
   const std::uint64_t severity = detail::severity_of(mine);
   const std::uint64_t status = severity == 0 ? 0 : (severity << 32U) | (rank_mask - control.rank());
@@ -104,25 +69,25 @@ void agree(Control& control, const std::optional<error>& mine, deadline limit) {
     if (origin == control.rank()) {
       buffer = detail::encode(*mine, static_cast<std::int32_t>(origin));
     }
-    detail::broadcast(control, buffer, origin, limit);
+    control.broadcast(buffer, origin, limit);
     return detail::decode_error(buffer);
   });
 }
 
 /// The root's bytes, a vector of them or a string, on every rank; their number need not be known elsewhere. Host metadata: not
 /// accounted.
-template <Communicator Control, class Bytes>
-[[nodiscard]] Bytes broadcast_bytes(Control& control, Bytes bytes, std::size_t root, deadline limit) {
+template <class Bytes>
+[[nodiscard]] Bytes broadcast_bytes(control_ref control, Bytes bytes, std::size_t root, deadline limit) {
   return detail::guarded(control, [&] {
     std::uint64_t size = bytes.size();
-    detail::broadcast(control, std::as_writable_bytes(std::span(&size, 1)), root, limit);
-    if constexpr (FailableControl<Control>) {
+    control.broadcast(std::as_writable_bytes(std::span(&size, 1)), root, limit);
+    if (control.fails_together()) {
       bytes.resize(size);
     } else {  // a rank without the memory for it says so before the others wait for it
       agree(control, attempt([&] { bytes.resize(size); }), limit);
     }
     if (size != 0) {
-      detail::broadcast(control, std::as_writable_bytes(std::span(bytes)), root, limit);
+      control.broadcast(std::as_writable_bytes(std::span(bytes)), root, limit);
     }
     return std::move(bytes);
   });
@@ -131,8 +96,8 @@ template <Communicator Control, class Bytes>
 /// Runs `fn` on every rank, then agrees. A rank that was given no time to wait, `is_deadline`, says so to its peers, and waits for them
 /// as long as is usual. \throws error{invalid_argument} naming `deadline_seconds`; on that rank alone, for a rank that is none of the
 /// channel's: nobody could be told.
-template <Communicator Control, class Fn>
-void agreed(Control& control, double deadline_seconds, Fn&& fn) {
+template <class Fn>
+void agreed(control_ref control, double deadline_seconds, Fn&& fn) {
   if (control.rank() >= control.size()) {
     throw error(errc::invalid_argument, "links",
                 concat("its rank() is ", control.rank(), " and its size() ", control.size(),

@@ -15,3 +15,11 @@
 #elif defined(__GNUC__) && __GNUC__ < 12
 #error fsdpinit: GCC 12 or newer is needed, for C++20; this one is older
 #endif
+
+// The library is header-only. A program that links fsdpinit::compiled instead has FSDPINIT_COMPILED defined by it: then the engine behind
+// initialize(), load_pretrained() and calibrate() is only declared where these are included, and is compiled once, in compiled.cpp.
+#if defined(FSDPINIT_COMPILED)
+#define FSDPINIT_INLINE
+#else
+#define FSDPINIT_INLINE inline
+#endif

@@ -34,35 +34,13 @@ template <class Channels>
   }
 }
 
-/// Where buckets are staged: memory that the communicator's peers can copy from, if it has such.
-template <class Data, class Space>
-struct slot_space_of {
-  using type = Space;
-};
-template <class Data, class Space>
-  requires StagingCommunicator<Data, Space>
-struct slot_space_of<Data, Space> {
-  using type = typename Data::staging_memory;
-};
-
-template <class Data, class Space>
-[[nodiscard]] typename slot_space_of<Data, Space>::type slot_memory([[maybe_unused]] const Data& data,
-                                                                    const Space& host) {
-  if constexpr (StagingCommunicator<Data, Space>) {
-    return data.staging(host);
-  } else {
-    return host;
-  }
-}
-
 /// What `options::choose` has said, as far as the communicator can. \throws error{invalid_argument} if it is no way to stream.
-template <class Data>
-[[nodiscard]] transport_kind require_available(transport_kind chosen) {
+[[nodiscard]] inline transport_kind require_available(transport_kind chosen, bool scatters) {
   if (chosen == transport_kind::none) {
     throw error(errc::invalid_argument, "choose",
                 "it chose that every rank loads everything, which is a policy (every_rank_loads) and no transport");
   }
-  return chosen == transport_kind::scatter && !CanScatter<Data> ? transport_kind::broadcast : chosen;
+  return chosen == transport_kind::scatter && !scatters ? transport_kind::broadcast : chosen;
 }
 
 inline void require_interval(double progress_interval_seconds) {

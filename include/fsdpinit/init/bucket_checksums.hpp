@@ -1,6 +1,5 @@
 #pragma once
 
-#include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -20,11 +19,10 @@ namespace fsdpinit::detail {
 /// The checksums of buckets: made of the bytes that were read, and compared with what lies in the slabs. A bucket has one for each
 /// shard, of what that keeps of sharded tensors, and a last one of its whole tensors, which all keep: every byte that is read is
 /// hashed once. The seed is the bucket's and the shard's own, so that right bytes in a wrong place do not pass.
-template <MemorySpace Space>
 class bucket_checksums {
  public:
   /// `names` has what each planned tensor's request is called. \throws std::bad_alloc
-  bucket_checksums(const plan& made, const rank_plan& mine, tensor_placer<Space>& placer,
+  bucket_checksums(const plan& made, const rank_plan& mine, tensor_placer& placer,
                    std::span<const tensor_request> names, const checksum& with)
       : plan_(made), mine_(mine), placer_(placer), names_(names), hash_(with) {}
 
@@ -155,7 +153,7 @@ class bucket_checksums {
 
   const plan& plan_;
   const rank_plan& mine_;
-  tensor_placer<Space>& placer_;
+  tensor_placer& placer_;
   std::span<const tensor_request> names_;
   running_checksum hash_;
 };

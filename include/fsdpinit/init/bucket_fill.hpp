@@ -16,11 +16,10 @@
 namespace fsdpinit::detail {
 
 /// Reads the bytes of buckets on the rank that has them to read. No allocation per bucket.
-template <class Source, MemorySpace Space, Observer Watch>
 class bucket_filler {
  public:
-  bucket_filler(const plan& made, const rank_plan& mine, tensor_reader<Source, Space>& reader,
-                tensor_placer<Space>& placer, workspace<Space>& work, progress_meter<Watch>& progress)
+  bucket_filler(const plan& made, const rank_plan& mine, tensor_reader& reader, tensor_placer& placer, workspace& work,
+                progress_meter& progress)
       : plan_(made),
         mine_(mine),
         reader_(reader),
@@ -109,7 +108,7 @@ class bucket_filler {
     explicit neighbours(bucket_filler& filler) noexcept : filler_(filler) {}
 
     void read(std::size_t tensor, std::uint64_t offset, mutable_bytes to) {
-      if constexpr (tensor_reader<Source, Space>::joins_neighbours) {
+      if (filler_.reader_.joins_neighbours()) {
         const planned_tensor& planned = filler_.plan_.tensors[tensor];
         if (planned.position && planned.extra_copies == 0 && to.size() <= small) {
           joined_.add({.at = {.file = planned.position->file, .offset = planned.position->offset + offset},
@@ -122,11 +121,7 @@ class bucket_filler {
       filler_.reader_.read(tensor, offset, to);
     }
     void flush() { joined_.flush(*this); }
-    void operator()(std::span<const wanted_run> runs) {
-      if constexpr (tensor_reader<Source, Space>::joins_neighbours) {
-        filler_.reader_.read_neighbours(runs);
-      }
-    }
+    void operator()(std::span<const wanted_run> runs) { filler_.reader_.read_neighbours(runs); }
 
    private:
     static constexpr std::uint64_t small = 16 * kib;
@@ -206,10 +201,10 @@ class bucket_filler {
 
   const plan& plan_;
   const rank_plan& mine_;
-  tensor_reader<Source, Space>& reader_;
-  tensor_placer<Space>& placer_;
-  workspace<Space>& work_;
-  progress_meter<Watch>& progress_;
+  tensor_reader& reader_;
+  tensor_placer& placer_;
+  workspace& work_;
+  progress_meter& progress_;
   std::vector<std::byte*> cursors_;     // per shard: where its next bytes go; nullptr: into the slab
   std::vector<mutable_bytes> windows_;  // per shard
 };

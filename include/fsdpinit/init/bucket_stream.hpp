@@ -1,12 +1,12 @@
 #pragma once
 
-#include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/init/bucket_checksums.hpp>
 #include <fsdpinit/init/bucket_fill.hpp>
 #include <fsdpinit/init/payload_channel.hpp>
+#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
@@ -28,13 +28,12 @@ namespace fsdpinit::detail {
 /// device. If this rank fails, an interruptible communicator is interrupted and the failure thrown at once; on others the rank
 /// goes through the remaining motions without reading or placing, so that no peer is left waiting, until the next agreement,
 /// which is the caller's. Collective; no allocation per bucket.
-template <class Data, class Source, MemorySpace Space, Observer Watch>
 class bucket_stream {
  public:
   /// `slots` is the staging memory of each bucket in flight; empty where no bucket needs any. `names` and `hash` are for plans
   /// with verification.
-  bucket_stream(const plan& made, Data& data, tensor_reader<Source, Space>& reader, workspace<Space>& work,
-                std::span<const mutable_bytes> slots, transfer_counters& counters, progress_meter<Watch>& progress,
+  bucket_stream(const plan& made, payload_link& data, tensor_reader& reader, workspace& work,
+                std::span<const mutable_bytes> slots, transfer_counters& counters, progress_meter& progress,
                 stage_clock& stages, double deadline_seconds, std::span<const tensor_request> names = {},
                 const checksum* hash = nullptr)
       : plan_(made),
@@ -44,10 +43,13 @@ class bucket_stream {
         filler_(made, mine_, reader, placer_, work, progress),
         counters_(counters),
         stages_(stages),
+        can_(data.can()),
         rank_(data.rank()),
         flights_(made.options.buckets_in_flight) {
     for (std::size_t i = 0; i < flights_.size(); ++i) {
       flights_[i].placer.emplace(made, data.rank(), work);
+      flights_[i].payload = operations_of_bucket * i;
+      flights_[i].sums = flights_[i].payload + 1;
       flights_[i].windows.resize(made.options.ranks.size());
       if (i < slots.size()) {
         const std::size_t sums = checksums_bytes(made.options.verify, made.options.ranks.shards);
@@ -58,9 +60,10 @@ class bucket_stream {
     if (made.options.verify != verification::off) {
       verifier_.emplace(made, mine_, placer_, names, *hash);
     }
-    channel_.reserve({.in_flight = operations_of_bucket * flights_.size(),
-                      .peers = mine_.is_source() ? made.options.ranks.size() : made.options.ranks.replicas,
-                      .bytes = made.options.bucket_bytes});
+    const std::size_t operations = operations_of_bucket * flights_.size();
+    channel_.reserve(operations, {.in_flight = operations,
+                                  .peers = mine_.is_source() ? made.options.ranks.size() : made.options.ranks.replicas,
+                                  .bytes = made.options.bucket_bytes});
   }
   bucket_stream(const bucket_stream&) = delete;
   bucket_stream& operator=(const bucket_stream&) = delete;
@@ -93,7 +96,7 @@ class bucket_stream {
         previous = &next;
         unheard += which.way == route::own_read && !mine_.relays(which) ? which.bytes : 0;
         ++moved;
-        more = unheard < direct_read_bytes && (InterruptibleCommunicator<Data> || moved < buckets_per_agreement);
+        more = unheard < direct_read_bytes && (can_.interrupts || moved < buckets_per_agreement);
       }
       finish_all(next_);
     } catch (...) {
@@ -102,8 +105,8 @@ class bucket_stream {
       for (flight& each : flights_) {
         // First the copies: of a viewed broadcast they read what belongs to the root again once the operation is over.
         static_cast<void>(attempt([&] { each.placer->wait(); }));
-        static_cast<void>(attempt([&] { channel_.wait(each.token); }));
-        static_cast<void>(attempt([&] { channel_.wait(each.checksums_token); }));
+        static_cast<void>(attempt([&] { channel_.wait(each.payload); }));
+        static_cast<void>(attempt([&] { channel_.wait(each.sums); }));
       }
       throw cause;
     }
@@ -121,8 +124,8 @@ class bucket_stream {
 
   struct flight {
     const bucket* which = nullptr;  // nullptr: free
-    typename payload_channel<Data>::operation token;
-    typename payload_channel<Data>::operation checksums_token;
+    std::size_t payload = 0;        // the operation that moves it
+    std::size_t sums = 0;           // and that of its checksums
     mutable_bytes staging;
     mutable_bytes checksums;  // on the rank that reads, and where they are received
     mutable_bytes own;        // this rank's part: what it receives, or has to pass on
@@ -133,13 +136,13 @@ class bucket_stream {
     bool to_check = false;    // once it is in the slabs
     bool to_relay = false;    // the second operation has not been started
     std::vector<bytes_view> windows;
-    std::optional<tensor_placer<Space>> placer;  // with a queue for this bucket alone
+    std::optional<tensor_placer> placer;  // with a queue for this bucket alone
   };
 
   /// Work that only this rank does. Without interruption its failure is kept until the next agreement.
   template <class Fn>
   void locally(Fn&& fn) {
-    if constexpr (InterruptibleCommunicator<Data>) {
+    if (can_.interrupts) {
       own_step(fn);
     } else if (!failure_) {
       failure_ = attempt([&] { own_step(fn); });
@@ -201,26 +204,24 @@ class bucket_stream {
     const std::size_t root = mine_.root_of(which);
     switch (which.way) {
       case route::scatter:
-        channel_.start_scatter(each.token, each.windows, root == rank_ ? mutable_bytes{} : each.own, root,
+        channel_.start_scatter(each.payload, each.windows, root == rank_ ? mutable_bytes{} : each.own, root,
                                mine_.groups().scatter);
         break;
       case route::own_read:
         if (mine_.relays(which)) {
-          channel_.start_broadcast(each.token, each.own, root, mine_.groups().replicas);
+          channel_.start_broadcast(each.payload, each.own, root, mine_.groups().replicas);
         }
         break;
       default:
-        if constexpr (ViewingCommunicator<Data>) {
-          if (each.to_place && !mine_.reads(which)) {
-            each.viewed = true;
-            channel_.start_viewed_broadcast(each.token, each.own, root, mine_.broadcast_group(which));
-            break;
-          }
+        if (can_.views && each.to_place && !mine_.reads(which)) {
+          each.viewed = true;
+          channel_.start_viewed_broadcast(each.payload, each.own, root, mine_.broadcast_group(which));
+          break;
         }
-        channel_.start_broadcast(each.token, each.own, root, mine_.broadcast_group(which));
+        channel_.start_broadcast(each.payload, each.own, root, mine_.broadcast_group(which));
     }
     if (mine_.sends_checksums(which)) {
-      channel_.start_broadcast(each.checksums_token, each.checksums, root, mine_.checksum_group(which));
+      channel_.start_broadcast(each.sums, each.checksums, root, mine_.checksum_group(which));
     }
   }
 
@@ -229,9 +230,9 @@ class bucket_stream {
     if (each.which == nullptr || !std::exchange(each.to_relay, false)) {
       return;
     }
-    channel_.wait(each.token);
+    channel_.wait(each.payload);
     const mesh& ranks = plan_.options.ranks;
-    channel_.start_broadcast(each.token, each.own,
+    channel_.start_broadcast(each.payload, each.own,
                              ranks.rank_of(ranks.replica_of(mine_.groups().source), mine_.shard()),
                              mine_.groups().replicas);
   }
@@ -243,13 +244,13 @@ class bucket_stream {
       return;
     }
     const bool is_over = arrive(each);
-    channel_.wait(each.checksums_token);
+    channel_.wait(each.sums);
     each.which = nullptr;
     count(each, *which);
     begin_placing(each, *which);
     finish_placing(each);
     if (!is_over) {
-      channel_.wait(each.token);
+      channel_.wait(each.payload);
     }
     if (each.to_check) {
       locally([&] { timed(&stage_seconds::checksum, [&] { verifier_->check(*which, each.checksums); }); });
@@ -258,13 +259,11 @@ class bucket_stream {
 
   /// False for what is only viewed: it is over when it was placed, and waited for.
   bool arrive(flight& each) {
-    if constexpr (ViewingCommunicator<Data>) {
-      if (std::exchange(each.viewed, false)) {
-        each.arrived = channel_.view(each.token);
-        return false;
-      }
+    if (std::exchange(each.viewed, false)) {
+      each.arrived = channel_.view(each.payload);
+      return false;
     }
-    channel_.wait(each.token);
+    channel_.wait(each.payload);
     return true;
   }
 
@@ -307,7 +306,7 @@ class bucket_stream {
       return;
     }
     const stage_scope placing(stages_, &stage_seconds::place);
-    if constexpr (InterruptibleCommunicator<Data>) {
+    if (can_.interrupts) {
       each.placer->wait();
     } else {
       std::optional<error> failed = attempt([&] { each.placer->wait(); });
@@ -333,12 +332,13 @@ class bucket_stream {
 
   const plan& plan_;
   rank_plan mine_;
-  payload_channel<Data> channel_;
-  tensor_placer<Space> placer_;
-  bucket_filler<Source, Space, Watch> filler_;
-  std::optional<bucket_checksums<Space>> verifier_;
+  payload_channel channel_;
+  tensor_placer placer_;
+  bucket_filler filler_;
+  std::optional<bucket_checksums> verifier_;
   transfer_counters& counters_;
   stage_clock& stages_;
+  link_abilities can_;
   std::size_t rank_;
   std::vector<flight> flights_;
   std::size_t next_ = 0;  // bucket

@@ -6,7 +6,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/sources/as_stored.hpp>
+#include <fsdpinit/sources/source_ref.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -81,20 +81,19 @@ struct source_identity {
 };
 
 /// Reads at most `most_samples` times, and nothing where no fingerprint is asked for. \throws what the source throws
-template <StateDictSource S>
-[[nodiscard]] source_identity identity_of(S& source, bool with_fingerprint) {
-  source_identity out{.contents = contents_of(std::as_const(source))};
+[[nodiscard]] inline source_identity identity_of(source_ref source, bool with_fingerprint) {
+  source_identity out{.contents = source.contents()};
   if (!with_fingerprint) {
     return out;
   }
   checkpoint_fingerprint& print = out.fingerprint;
-  print.files = file_fingerprints(std::as_const(source));
+  print.files = source.file_fingerprints();
   print.places = sample_places(out.contents);
   print.samples.resize(print.places.size() * sample_bytes);
   mutable_bytes rest(print.samples);
   for (data_sample& place : print.places) {
-    place.file = file_of(std::as_const(source), place.tensor);
-    read_stored(source, place.tensor, place.begin, rest.first(place.bytes));
+    place.file = source.file_of(place.tensor);
+    source.read_stored(place.tensor, place.begin, rest.first(place.bytes));
     rest = rest.subspan(place.bytes);
   }
   print.samples.resize(print.samples.size() - rest.size());

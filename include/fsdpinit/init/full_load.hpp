@@ -1,12 +1,10 @@
 #pragma once
 
-#include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/transfer.hpp>
-#include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/plan/bucket_schedule.hpp>
 #include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/plan.hpp>
@@ -22,11 +20,9 @@ namespace fsdpinit::detail {
 
 /// Reads every tensor whole into `full_copy`: what each rank does where every rank loads the model. Piece by piece: ranks that
 /// read side by side for hours would take each other for lost.
-template <class Source, MemorySpace Space, Observer Watch>
 class full_reader {
  public:
-  full_reader(const plan& made, tensor_reader<Source, Space>& reader, workspace<Space>& work,
-              progress_meter<Watch>& progress)
+  full_reader(const plan& made, tensor_reader& reader, workspace& work, progress_meter& progress)
       : plan_(made), reader_(reader), progress_(progress), rest_(work.full_copy.bytes()) {}
 
   /// At most `direct_read_bytes`, the same on every rank. \return whether there is more to read.
@@ -54,17 +50,16 @@ class full_reader {
 
  private:
   const plan& plan_;
-  tensor_reader<Source, Space>& reader_;
-  progress_meter<Watch>& progress_;
+  tensor_reader& reader_;
+  progress_meter& progress_;
   mutable_bytes rest_;
   std::size_t tensor_ = 0;
   std::uint64_t offset_ = 0;  // of its next byte
 };
 
 /// Compares what was placed of a planned tensor with `region` of `whole`. \throws error{corrupted}
-template <MemorySpace Space>
-void require_placed(tensor_placer<Space>& placer, std::size_t tensor, const byte_region& region, bytes_view whole,
-                    std::string_view fqn, running_checksum& hash) {
+inline void require_placed(tensor_placer& placer, std::size_t tensor, const byte_region& region, bytes_view whole,
+                           std::string_view fqn, running_checksum& hash) {
   hash.restart(0);
   for_each_run(region, 0, region.bytes(), [&](std::uint64_t global, std::uint64_t, std::uint64_t length) {
     hash.update(whole.subspan(global, length));
@@ -81,10 +76,9 @@ void require_placed(tensor_placer<Space>& placer, std::size_t tensor, const byte
 
 /// Copies this rank's part of the full model into its slabs; what is there is then compared by `hash`, if there is one.
 /// \throws error{corrupted}
-template <MemorySpace Space>
-void keep_own_part(const plan& made, std::size_t rank, workspace<Space>& work, std::span<const tensor_request> names,
-                   std::optional<running_checksum>& hash) {
-  tensor_placer<Space> placer(made, rank, work);
+inline void keep_own_part(const plan& made, std::size_t rank, workspace& work, std::span<const tensor_request> names,
+                          std::optional<running_checksum>& hash) {
+  tensor_placer placer(made, rank, work);
   bytes_view rest = work.full_copy.bytes();
   for (std::size_t i = 0; i < made.tensors.size(); ++i) {
     if (made.tensors[i].way != route::full_copy) {

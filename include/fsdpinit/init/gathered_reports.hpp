@@ -1,6 +1,6 @@
 #pragma once
 
-#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/control/wire.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -19,9 +19,8 @@ namespace fsdpinit {
 ///
 /// What is equal on all ranks of one initialisation (policy, transport, the plan's counts, the names of phases) is taken
 /// from this rank's own.
-template <Communicator Control>
-[[nodiscard]] std::vector<rank_report> gather_reports(Control& control, const rank_report& mine,
-                                                      double deadline_seconds = default_deadline_seconds) {
+[[nodiscard]] inline std::vector<rank_report> gather_reports(control_ref control, const rank_report& mine,
+                                                             double deadline_seconds = default_deadline_seconds) {
   const auto each_number = [](rank_report& report, auto&& visit) {
     prediction& predicted = report.predicted;
     visit(predicted.shard_bytes);
@@ -73,8 +72,7 @@ template <Communicator Control>
 namespace detail {
 
 /// Puts into every rank's report which of them took longest, and how long. One reduction.
-template <Communicator Control>
-void agree_on_slowest(Control& control, rank_report& report, double seconds, double deadline_seconds) {
+inline void agree_on_slowest(control_ref control, rank_report& report, double seconds, double deadline_seconds) {
   constexpr std::uint64_t rank_bits = 24;
   const std::uint64_t mine = static_cast<std::uint64_t>(seconds * 1e6) << rank_bits | control.rank();
   const std::uint64_t slowest = all_reduce_max(control, mine, deadline::after(deadline_seconds));

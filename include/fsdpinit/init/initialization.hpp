@@ -1,9 +1,7 @@
 #pragma once
 
-#include <fsdpinit/concepts/communicator.hpp>
-#include <fsdpinit/concepts/memory_space.hpp>
-#include <fsdpinit/concepts/optimizer.hpp>
-#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/concepts/control_ref.hpp>
+#include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -11,7 +9,7 @@
 #include <fsdpinit/init/agreed_call.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/bucket_stream.hpp>
-#include <fsdpinit/init/default_memory.hpp>
+#include <fsdpinit/init/engine.hpp>
 #include <fsdpinit/init/full_load.hpp>
 #include <fsdpinit/init/gathered_reports.hpp>
 #include <fsdpinit/init/match.hpp>
@@ -21,16 +19,14 @@
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/overflow_meter.hpp>
 #include <fsdpinit/init/payload_channel.hpp>
+#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/pending_shards.hpp>
-#include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/init/read_threads.hpp>
 #include <fsdpinit/init/reread.hpp>
 #include <fsdpinit/init/retained_memory.hpp>
 #include <fsdpinit/init/transfer.hpp>
-#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/memory/in_order.hpp>
 #include <fsdpinit/memory/peak_growth.hpp>
-#include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
@@ -48,32 +44,18 @@
 namespace fsdpinit::detail {
 
 /// One initialisation on one rank, step by step. Each step ends in an agreement.
-template <ShardableModule Module, class Source, class Data, class Control, MemorySpace Space, Observer Watch,
-          ShardableOptimizer Optimizer, class Initialiser>
 class initialization {
  public:
-  using call = agreed_call<Module, Source, Data, Control, Space, Optimizer>;
-  using opened = typename call::opened;
-  using slot_space = typename slot_space_of<Data, staging_space<Space>>::type;
-  static constexpr bool from_module = call::from_module;
-  static constexpr bool initialises_missing = MissingInitialiser<Initialiser>;
-  static_assert(!initialises_missing || Space::host_accessible,
-                "fsdpinit: `missing` writes into the shards: `memory` must be host_accessible");
-
-  initialization(const policy_facts& policy, Module& module, Source& source, channels<Data, Control> links,
-                 const options& how, Space* memory, Watch& watch, Optimizer& optimizer,
-                 Initialiser& initialiser) noexcept
-      : data_(links.data),
-        control_(links.control),
-        options_(how),
-        watch_(watch),
-        initialiser_(initialiser),
-        rank_(links.control.rank()),
-        memory_(memory),
-        call_(policy, module, source, links, how, optimizer) {}
+  explicit initialization(const initialization_arguments& given) noexcept
+      : given_(given),
+        data_(given.data),
+        control_(given.control),
+        options_(given.how),
+        rank_(given.control.rank()),
+        call_(given) {}
 
   rank_report run() {
-    call_.settle(initialises_missing, [&]() -> const Space& { return begin(); });
+    call_.settle([&]() -> const memory_ref& { return begin(); });
     agreed([&] {
       compare_contents();
       if (!call_.chooses()) {
@@ -87,10 +69,10 @@ class initialization {
     agreed([&] { allocate(); });
     drop_to_meta();
     try {
-      if constexpr (initialises_missing) {
+      if (given_.missing) {
         agreed([&] {
-          tensor_placer<Space> placer(plan_, rank_, *work_);
-          fill_missing(initialiser_, plan_, call_.view(), items_, placer, call_.ranks().shard_of(rank_));
+          tensor_placer placer(plan_, rank_, *work_);
+          fill_missing(*given_.missing, plan_, call_.view(), items_, placer, call_.ranks().shard_of(rank_));
         });
       }
       if (every_rank_loads()) {
@@ -114,8 +96,8 @@ class initialization {
       // The last moment at which a rank can fail: past it the commit happens everywhere.
       agree_on_slowest(control_, report_, clock_.total(), options_.deadline_seconds);
     } catch (const error& cause) {
-      if constexpr (from_module) {
-        give_up_state(control_, call_.source(), options_.release_source, cause, options_.deadline_seconds);
+      if (call_.from_module()) {
+        give_up_state(control_, call_.state(), options_.release_source, cause, options_.deadline_seconds);
       }
       throw;
     }
@@ -142,13 +124,13 @@ class initialization {
   }
   void enter(const char* phase) {
     clock_.enter(phase);
-    watch_.phase(phase);
+    given_.watch.phase(phase);
   }
 
   /// What a rank may fail at before it has done anything, within the first agreement.
-  const Space& begin() {
-    const Space memory = handle_or_own(memory_);
-    work_.emplace(memory, staging_for(memory));
+  const memory_ref& begin() {
+    const memory_ref memory = given_.memory.space();
+    work_.emplace(memory, given_.memory.staging(memory));
     memory_growth_.emplace(work_->memory);
     host_growth_.emplace(work_->host);
     enter("open");
@@ -161,14 +143,14 @@ class initialization {
     enter("preflight");
     buffers_ = call_.settle_buffers();
     const module_view& view = call_.view();
-    items_ = match(view, call_.contents(), options_.strict ? nullptr : &unmatched_, initialises_missing);
-    if constexpr (initialises_missing) {
+    items_ = match(view, call_.contents(), options_.strict ? nullptr : &unmatched_, given_.missing.has_value());
+    if (given_.missing) {
       add_missing(view, items_);
     }
     for (const load_item& item : items_) {
       const slot_record& slot = view.first_slot(view.tensors[item.tensor]);
       if (item.missing) {
-        require_initialisable(initialiser_, info_of(slot));
+        given_.missing->require_initialisable(info_of(slot));
       }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
@@ -182,9 +164,9 @@ class initialization {
             .transport = transport,
             .bucket_bytes = options_.bucket_bytes,
             .buckets_in_flight = options_.buckets_in_flight,
-            .access = {.host = Space::host_accessible,
-                       .communicator = CanAccess<Data, Space>,
-                       .widens = Space::host_accessible || WideningMemory<Space>},
+            .access = {.host = work_->memory.host_accessible(),
+                       .communicator = given_.memory.is_accessible(),
+                       .widens = work_->memory.host_accessible() || work_->memory.widens()},
             .verify = options_.verify};
   }
 
@@ -203,7 +185,7 @@ class initialization {
     transport_kind mine = transport_kind::scatter;
     agreed([&] {
       if (rank_ == options_.source_rank) {
-        mine = require_available<Data>(options_.choose(requests_, planned_by(call_.chosen())));
+        mine = require_available(options_.choose(requests_, planned_by(call_.chosen())), data_.can().scatters);
       }
     });
     return static_cast<transport_kind>(
@@ -215,17 +197,18 @@ class initialization {
   void allocate() {
     enter("allocate");
     work_->slabs.reserve(plan_.slabs.size());
-    const auto allocated = [&](auto space, std::uint64_t bytes, auto&& purpose) {
-      return block_for(std::move(space), bytes, [&] { return purpose() + beside_prediction(); });
+    const auto allocated = [&](const memory_ref& space, std::uint64_t bytes, auto&& purpose) {
+      return block_for(space, bytes, [&] { return purpose() + beside_prediction(); });
     };
     for (const slab_layout& slab : plan_.slabs) {
-      work_->slabs.push_back(std::make_shared<block<Space>>(allocated(work_->memory, slab.bytes, [&] {
+      work_->slabs.push_back(std::make_shared<block<memory_ref>>(allocated(work_->memory, slab.bytes, [&] {
         return concat("the shards of ", unit_text(call_.view().units[slab.unit]));
       })));
     }
     clear_slabs();
+    const memory_ref travelling = given_.memory.slots(work_->host);
     for (std::size_t i = 0; i < predicted_.slots; ++i) {
-      slots_.push_back(allocated(slot_memory(data_, work_->host), predicted_.slot_bytes,
+      slots_.push_back(allocated(travelling, predicted_.slot_bytes,
                                  [&] { return concat("staging bucket ", i + 1, " of ", predicted_.slots); }));
     }
     work_->scratch = allocated(work_->host, predicted_.scratch_bytes, [] { return std::string("scratch"); });
@@ -248,8 +231,8 @@ class initialization {
   /// Where a unit is gathered on the device, what lies between shards and behind short ones travels too: zeros, and not what somebody
   /// left in the memory.
   void clear_slabs() {
-    if constexpr (LocallyCopyingMemory<Space>) {
-      in_order(work_->memory, [&](typename Space::queue& order) {
+    if (work_->memory.copies_within()) {
+      in_order(work_->memory, [&](memory_ref::queue& order) {
         for (const auto& slab : work_->slabs) {
           work_->memory.zero(slab->data(), slab->size(), order);
         }
@@ -260,7 +243,7 @@ class initialization {
   /// From here on the module is on meta until the commit, but for what it still has to give.
   void drop_to_meta() noexcept {
     drop_references(call_.binding());
-    if (from_module && call_.source() != nullptr) {
+    if (call_.state() != nullptr) {
       return;
     }
     for (const slot_record& slot : call_.view().slots) {
@@ -273,14 +256,14 @@ class initialization {
   /// What can fail before the stream fails here: a rank that left its peers alone within the stream could not reach
   /// them.
   void prepare_stream() {
-    const bool reads_together = ConcurrentSource<opened> && call_.source() != nullptr;
+    const bool reads_together = call_.source() && call_.source()->reads_concurrently();
     threads_.emplace(reads_together ? options_.reader_threads : 1);
     overflow_meter_.emplace(call_.source(), items_);
     reader_.emplace(plan_, items_, captured_, call_.source(), *threads_, *work_, counters_);
-    progress_.emplace(watch_, rank_ == options_.source_rank, bytes_to_read(plan_, rank_),
+    progress_.emplace(given_.watch, rank_ == options_.source_rank, bytes_to_read(plan_, rank_),
                       options_.progress_interval_seconds);
     std::vector<mutable_bytes> slots;
-    for (const block<slot_space>& slot : slots_) {
+    for (const block<memory_ref>& slot : slots_) {
       slots.push_back(slot.bytes());
     }
     stream_.emplace(plan_, data_, *reader_, *work_, slots, counters_, *progress_, stages_, options_.deadline_seconds,
@@ -295,7 +278,7 @@ class initialization {
   }
 
   void load_everything() {
-    full_reader<opened, Space, Watch> all(plan_, *reader_, *work_, *progress_);
+    full_reader all(plan_, *reader_, *work_, *progress_);
     in_turns([&] { return own_step([&] { return all.read_some(); }); });
     agreed([&] {
       enter("shard");
@@ -328,7 +311,7 @@ class initialization {
   void widen() {
     const bool streams = options_.verify != verification::reread;  // else that phase is over
     const stage_scope placing(stages_, streams ? &stage_seconds::place : nullptr);
-    tensor_placer<Space>(plan_, rank_, *work_).widen();
+    tensor_placer(plan_, rank_, *work_).widen();
   }
 
   void release_staging() noexcept {
@@ -338,10 +321,8 @@ class initialization {
   }
 
   void commit() noexcept {
-    if constexpr (from_module) {
-      if (call_.source() != nullptr) {
-        call_.source()->drop_all();
-      }
+    if (call_.state() != nullptr) {
+      call_.state()->drop_all();
     }
     adopt(pending_);
     rebind(call_.binding());
@@ -349,7 +330,8 @@ class initialization {
 
   /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
   [[nodiscard]] rank_report describe() const {
-    const std::uint64_t of_host = Space::host_accessible ? 0 : host_growth_->bytes();  // else it is the same account
+    const std::uint64_t of_host =
+        work_->memory.host_accessible() ? 0 : host_growth_->bytes();  // else it is the same account
     return {.rank = rank_,
             .shards = call_.ranks().shards,
             .replicas = call_.ranks().replicas,
@@ -376,21 +358,19 @@ class initialization {
             .stages = stages_.seconds()};
   }
 
-  Data& data_;
-  Control& control_;
+  const initialization_arguments& given_;
+  payload_link& data_;
+  control_ref control_;
   const options& options_;
-  Watch& watch_;
-  Initialiser& initialiser_;
   std::size_t rank_;
-  Space* memory_;  // nullptr: one of its own
-  std::optional<workspace<Space>> work_;
-  std::vector<block<slot_space>> slots_;
-  std::optional<peak_growth<Space>> memory_growth_;
-  std::optional<peak_growth<staging_space<Space>>> host_growth_;
+  std::optional<workspace> work_;
+  std::vector<block<memory_ref>> slots_;
+  std::optional<peak_growth> memory_growth_;
+  std::optional<peak_growth> host_growth_;
   phase_clock clock_;
   stage_clock stages_;
 
-  call call_;
+  agreed_call call_;
   std::string reason_;  // of an automatic choice
   std::vector<load_item> items_;
   unmatched_names unmatched_;
@@ -402,28 +382,19 @@ class initialization {
   std::vector<pending_shard> pending_;
   transfer_counters counters_;
   std::optional<read_threads> threads_;
-  std::optional<overflow_meter<opened>> overflow_meter_;
+  std::optional<overflow_meter> overflow_meter_;
   std::optional<overflow_count> overflow_;
-  std::optional<tensor_reader<opened, Space>> reader_;
-  std::optional<progress_meter<Watch>> progress_;
-  std::optional<bucket_stream<Data, opened, Space, Watch>> stream_;
-  std::optional<part_rereader<opened, Space>> rereader_;
+  std::optional<tensor_reader> reader_;
+  std::optional<progress_meter> progress_;
+  std::optional<bucket_stream> stream_;
+  std::optional<part_rereader> rereader_;
   std::optional<running_checksum> full_copy_hash_;  // where every rank loads, and verifies
   rank_report report_;
 };
 
-/// The whole of it; `memory` is nullptr where a space is to be made. A function template that is not inline, so that a program may
-/// instantiate it in one place (`extern template`).
-template <ShardableModule Module, class Source, class Data, class Control, MemorySpace Space, Observer Watch,
-          ShardableOptimizer Optimizer, class Initialiser>
-rank_report run_initialization(const policy_facts& policy, Module& module, Source& source,
-                               channels<Data, Control> links, const options& how, Space* memory, Watch& watch,
-                               Optimizer& optimizer, Initialiser& initialiser) {
-  return over(links.data, [&] {
-    return initialization<Module, Source, Data, Control, Space, Watch, Optimizer, Initialiser>(
-               policy, module, source, links, how, memory, watch, optimizer, initialiser)
-        .run();
-  });
+/// The whole of it.
+FSDPINIT_INLINE rank_report run_initialization(const initialization_arguments& given) {
+  return over(given.data, [&] { return initialization(given).run(); });
 }
 
 }  // namespace fsdpinit::detail

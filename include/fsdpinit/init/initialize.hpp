@@ -7,9 +7,13 @@
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/default_memory.hpp>
-#include <fsdpinit/init/initialization.hpp>
+#include <fsdpinit/init/engine.hpp>
+#include <fsdpinit/init/memory_in_use.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
+#include <fsdpinit/init/module_state.hpp>
+#include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/observe/observer.hpp>
@@ -17,10 +21,53 @@
 #include <fsdpinit/plan/transport.hpp>
 
 #include <concepts>
+#include <optional>
 #include <string_view>
 #include <type_traits>
 
+#if !defined(FSDPINIT_COMPILED)
+#include <fsdpinit/init/initialization.hpp>
+#endif
+
 namespace fsdpinit {
+
+namespace detail {
+
+/// Takes the types off what was given: all that is compiled for each combination of them. `memory` is nullptr where a space is to be
+/// made.
+template <MemorySpace Space, class Module, class Source, class Data, class Control, class Watch, class Optimizer,
+          class Initialiser>
+rank_report initialize_with(const policy_facts& policy, Module& module, Source& source, channels<Data, Control> links,
+                            const options& how, const Space* memory, Watch& watch, Optimizer& optimizer,
+                            Initialiser& missing) {
+  std::optional<initialiser_ref> initialiser;
+  if constexpr (MissingInitialiser<Initialiser>) {
+    static_assert(Space::host_accessible,
+                  "fsdpinit: `missing` writes into the shards: `memory` must be host_accessible");
+    initialiser.emplace(missing);
+  }
+  payload_link_of<Data> data(links.data);
+  const auto run = [&](source_in_use* opened) {
+    return run_initialization({.policy = policy,
+                               .module = module,
+                               .source = opened,
+                               .data = data,
+                               .control = links.control,
+                               .how = how,
+                               .memory = memory_in_use(memory, links.data),
+                               .watch = watch,
+                               .optimizer = optimizer_of_module(module, optimizer),
+                               .missing = initialiser});
+  };
+  if constexpr (is_module_state<Source>) {
+    return run(nullptr);
+  } else {
+    typename source_in_use_of<Source>::type opened(source);
+    return run(&opened);
+  }
+}
+
+}  // namespace detail
 
 /// Brings a sharded module up from a state dict: preflight -> plan -> allocate -> meta -> stream -> commit. Collective.
 ///
@@ -102,8 +149,8 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
                 "generator of that tensor's elements");
   if constexpr (ShardableOptimizer<optimizer_type> && is_initialiser && is_policy && ShardableModule<Module> &&
                 is_source && detail::AreLinks<Channels> && MemorySpace<space> && Observer<observer>) {
-    return detail::run_initialization(detail::facts_of<Policy>, module, source, detail::channels_of(links), how,
-                                      detail::given_space(memory), watch, optimizer, missing);
+    return detail::initialize_with<space>(detail::facts_of<Policy>, module, source, detail::channels_of(links), how,
+                                          detail::given_space(memory), watch, optimizer, missing);
   }
 }
 

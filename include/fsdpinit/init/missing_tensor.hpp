@@ -16,6 +16,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -177,5 +178,41 @@ void initialise_missing(F&& initialise, const missing_tensor_info& tensor, const
   require_initialisable(initialise, tensor);
   fill_shard(tensor, how, rank, initialise(tensor), destination);
 }
+
+/// A MissingInitialiser of any type: a pointer to it, and what it does with whole tensors. For as long as the initialiser lives; nothing
+/// is indirect per element.
+class initialiser_ref {
+ public:
+  template <MissingInitialiser F>
+  explicit initialiser_ref(F& initialise) noexcept : initialise_(const_cast<void*>(static_cast<const void*>(std::addressof(initialise)))), table_(&table_of<F>) {}
+
+  /// See `require_initialisable`.
+  void require_initialisable(const missing_tensor_info& tensor) const { table_->require(initialise_, tensor); }
+  /// See `initialise_missing`.
+  void fill(const missing_tensor_info& tensor, const partition& how, std::size_t rank,
+            mutable_bytes destination) const {
+    table_->fill(initialise_, tensor, how, rank, destination);
+  }
+
+ private:
+  struct table {
+    void (*require)(const void*, const missing_tensor_info&);
+    void (*fill)(void*, const missing_tensor_info&, const partition&, std::size_t, mutable_bytes);
+  };
+  template <class F>
+  static constexpr table table_of{.require =
+                                      [](const void* initialise, const missing_tensor_info& tensor) {
+                                        fsdpinit::require_initialisable(*static_cast<const F*>(initialise), tensor);
+                                      },
+                                  .fill =
+                                      [](void* initialise, const missing_tensor_info& tensor, const partition& how,
+                                         std::size_t rank, mutable_bytes destination) {
+                                        initialise_missing(*static_cast<F*>(initialise), tensor, how, rank,
+                                                           destination);
+                                      }};
+
+  void* initialise_;
+  const table* table_;
+};
 
 }  // namespace fsdpinit

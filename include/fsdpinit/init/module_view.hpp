@@ -1,8 +1,8 @@
 #pragma once
 
-#include <fsdpinit/concepts/local_shard.hpp>
-#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/concepts/module_ref.hpp>
 #include <fsdpinit/concepts/slot.hpp>
+#include <fsdpinit/concepts/slot_ref.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/name_order.hpp>
 #include <fsdpinit/plan/units.hpp>
@@ -18,79 +18,6 @@
 
 namespace fsdpinit {
 
-/// What `slot_handle::stored_bytes` says of slots that do not tell.
-inline constexpr std::uint64_t unknown_bytes = static_cast<std::uint64_t>(-1);
-
-/// A slot of any type, for the cold path. Bytes never pass through here.
-struct slot_handle {
-  struct operations {
-    const std::byte* (*data)(const void*);
-    std::uint64_t (*stored_bytes)(const void*);
-    void (*prepare)(void*, std::span<const local_shard>);  // nullptr for a slot that has no need of it
-    void (*drop)(void*) noexcept;
-    void (*adopt)(void*, local_shard&&) noexcept;
-    local_shard (*local)(const void*);  // nullptr for a slot that does not lend
-  };
-  void* slot = nullptr;
-  const operations* table = nullptr;
-
-  [[nodiscard]] const std::byte* data() const { return table->data(slot); }
-  /// Bytes that the slot holds now, if its traits tell: `static std::uint64_t stored_bytes(const T&)`.
-  [[nodiscard]] std::uint64_t stored_bytes() const { return table->stored_bytes(slot); }
-  /// What the next `drop` and an `adopt` of each of these may not allocate, is allocated now. \throws what the slot throws
-  void prepare(std::span<const local_shard> next) const {
-    if (table->prepare != nullptr) {
-      table->prepare(slot, next);
-    }
-  }
-  void drop() const noexcept { table->drop(slot); }
-  void adopt(local_shard&& part) const noexcept { table->adopt(slot, std::move(part)); }
-  /// \pre the slot models LendingSlot.
-  [[nodiscard]] local_shard local() const { return table->local(slot); }
-};
-
-namespace detail {
-
-template <ParameterSlot T>
-[[nodiscard]] constexpr auto lender_of() noexcept -> local_shard (*)(const void*) {
-  if constexpr (LendingSlot<T>) {
-    return [](const void* at) -> local_shard { return slot_traits<T>::local(*static_cast<const T*>(at)); };
-  } else {
-    return nullptr;
-  }
-}
-
-template <ParameterSlot T>
-[[nodiscard]] constexpr auto preparer_of() noexcept -> void (*)(void*, std::span<const local_shard>) {
-  if constexpr (requires(T& slot, std::span<const local_shard> next) { slot_traits<T>::prepare(slot, next); }) {
-    return [](void* at, std::span<const local_shard> next) { slot_traits<T>::prepare(*static_cast<T*>(at), next); };
-  } else {
-    return nullptr;
-  }
-}
-
-}  // namespace detail
-
-template <ParameterSlot T>
-[[nodiscard]] slot_handle handle_of(T& slot) noexcept {
-  static constexpr slot_handle::operations table{
-      .data = [](const void* at) -> const std::byte* { return slot_traits<T>::data(*static_cast<const T*>(at)); },
-      .stored_bytes = []([[maybe_unused]] const void* at) -> std::uint64_t {
-        if constexpr (requires(const T& constant) { slot_traits<T>::stored_bytes(constant); }) {
-          return slot_traits<T>::stored_bytes(*static_cast<const T*>(at));
-        } else {
-          return unknown_bytes;
-        }
-      },
-      .prepare = detail::preparer_of<T>(),
-      .drop = [](void* at) noexcept { slot_traits<T>::drop(*static_cast<T*>(at)); },
-      .adopt = [](void* at,
-                  local_shard&& part) noexcept { slot_traits<T>::adopt(*static_cast<T*>(at), std::move(part)); },
-      .local = detail::lender_of<T>(),
-  };
-  return {.slot = &slot, .table = &table};
-}
-
 struct slot_record {
   std::string fqn{};
   slot_role role = slot_role::parameter;
@@ -98,7 +25,7 @@ struct slot_record {
   fsdpinit::shape shape{};
   fsdpinit::placement placement{};
   bool requires_grad = false;
-  slot_handle handle{};
+  slot_ref handle;
   const void* identity = nullptr;  ///< the same for slots that are one tensor
   std::size_t tensor = 0;          ///< index into module_view::tensors
 };
@@ -273,9 +200,8 @@ inline void require_ties_declared(const std::vector<slot_record>& slots, const s
 }
 
 /// The units asked for by prefix; else those the module names; else the default.
-template <ShardableModule Module>
-[[nodiscard]] unit_assignment units_of(const Module& module, const std::vector<slot_record>& slots,
-                                       std::span<const std::string> prefixes) {
+[[nodiscard]] inline unit_assignment units_of(module_ref module, const std::vector<slot_record>& slots,
+                                              std::span<const std::string> prefixes) {
   std::vector<std::string_view> fqns;
   fqns.reserve(slots.size());
   for (const slot_record& slot : slots) {
@@ -284,11 +210,10 @@ template <ShardableModule Module>
   if (!prefixes.empty()) {
     return units_under(fqns, prefixes);
   }
-  if constexpr (NamesUnits<Module>) {
-    return units_where(fqns, [&](std::string_view path) { return is_unit(module, path); });
-  } else {
-    return default_units(fqns);
+  if (module.names_units()) {
+    return units_where(fqns, [&](std::string_view path) { return module.is_unit(path); });
   }
+  return default_units(fqns);
 }
 
 /// Fills `by_tensor`, each tensor's slots in the module's order. \pre the slots know their tensors.
@@ -314,35 +239,29 @@ inline void list_by_tensor(module_view& view) {
 /// \param ignored_prefixes `options::ignored_prefixes`: what lies under them is no slot of the view.
 /// \throws error{invalid_argument} for a name visited twice, or a prefix that no name lies under; error{invalid_tie} for
 /// ties that do not fit, and for one tensor under names that are not tied; and what the module throws.
-template <ShardableModule Module>
-[[nodiscard]] module_view view_of(Module& module, std::span<const std::string> unit_prefixes = {},
-                                  std::span<const std::string> ignored_prefixes = {}) {
+[[nodiscard]] inline module_view view_of(module_ref root, std::span<const std::string> unit_prefixes = {},
+                                         std::span<const std::string> ignored_prefixes = {}) {
   module_view view;
   view.ignored_prefixes.assign(ignored_prefixes.begin(), ignored_prefixes.end());
-  module_traits<Module>::visit_slots(module, [&]<class Slot>(std::string_view fqn, Slot& slot) {
-    static_assert(
-        ParameterSlot<Slot>,
-        "fsdpinit: the module visits a type that does not model ParameterSlot; specialise fsdpinit::slot_traits");
+  root.for_each_slot([&](std::string_view fqn, slot_ref slot) {
     if (detail::lies_under_any(fqn, ignored_prefixes)) {
       view.ignored.emplace_back(fqn);
       return;
     }
-    using traits = slot_traits<Slot>;
-    const slot_role role = traits::role(slot);
     view.slots.push_back({.fqn = std::string(fqn),
-                          .role = role,
-                          .dtype = traits::dtype(slot),
-                          .shape = traits::shape(slot),
-                          .placement = role == slot_role::parameter ? placement(traits::placement(slot)) : replicate{},
-                          .requires_grad = requires_grad(slot),
-                          .handle = handle_of(slot),
-                          .identity = identity(slot)});
+                          .role = slot.role(),
+                          .dtype = slot.dtype(),
+                          .shape = slot.shape(),
+                          .placement = slot.placement(),
+                          .requires_grad = slot.requires_grad(),
+                          .handle = slot,
+                          .identity = slot.identity()});
   });
   view.by_name = detail::slots_by_name(view.slots);
   const std::vector<std::size_t> leader =
-      detail::leaders_of(view, detail::ties_kept(tie_groups(module), ignored_prefixes));
+      detail::leaders_of(view, detail::ties_kept(root.tie_groups(), ignored_prefixes));
   detail::require_ties_declared(view.slots, leader);
-  unit_assignment units = detail::units_of(module, view.slots, unit_prefixes);
+  unit_assignment units = detail::units_of(root, view.slots, unit_prefixes);
   view.tensors.reserve(view.slots.size());
   for (std::size_t i = 0; i < view.slots.size(); ++i) {
     slot_record& slot = view.slots[i];

@@ -1,22 +1,23 @@
 #pragma once
 
-#include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/observe/report.hpp>
+#include <fsdpinit/sources/source_ref.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 namespace fsdpinit::detail {
 
 /// Counts what the casts of a source make infinite while it lives, in the tensors that a module wants. Reads nothing.
-template <class Source>
 class overflow_meter {
  public:
-  /// `source` may be nullptr on ranks that do not read; `items` stay where they are.
-  overflow_meter(const Source* source, std::span<const load_item> items) : source_(source), items_(items) {
+  /// `source` is empty on ranks that do not read; `items` stay where they are.
+  overflow_meter(const std::optional<source_ref>& source, std::span<const load_item> items)
+      : source_(source), items_(items) {
     if (counts()) {
       for (std::size_t i = 0; i < items.size(); ++i) {
         before_.push_back(so_far(i));
@@ -39,16 +40,12 @@ class overflow_meter {
   }
 
  private:
-  [[nodiscard]] bool counts() const noexcept { return OverflowCountingSource<Source> && source_ != nullptr; }
-  [[nodiscard]] std::uint64_t so_far([[maybe_unused]] std::size_t item) const {
-    if constexpr (OverflowCountingSource<Source>) {
-      return items_[item].captured || items_[item].missing ? 0 : source_->overflows(items_[item].source);
-    } else {
-      return 0;
-    }
+  [[nodiscard]] bool counts() const noexcept { return source_ && source_->counts_overflows(); }
+  [[nodiscard]] std::uint64_t so_far(std::size_t item) const {
+    return items_[item].captured || items_[item].missing ? 0 : source_->overflows(items_[item].source);
   }
 
-  const Source* source_;
+  std::optional<source_ref> source_;
   std::span<const load_item> items_;
   std::vector<std::uint64_t> before_;  // per item; empty where nothing is counted
 };

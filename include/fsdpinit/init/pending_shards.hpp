@@ -17,15 +17,14 @@ namespace fsdpinit::detail {
 
 /// What a slot will hold, in slabs that are being filled.
 struct pending_shard {
-  slot_handle handle;
+  slot_ref handle;
   local_shard part;
 };
 
 /// For every slot that the plan has a tensor for, which is prepared to adopt it; tied ones share theirs. \pre the slabs are allocated.
-template <MemorySpace Space>
-[[nodiscard]] std::vector<pending_shard> pending_shards(const plan& made, const module_view& view,
-                                                        std::span<const load_item> items, std::size_t rank,
-                                                        const workspace<Space>& work) {
+[[nodiscard]] inline std::vector<pending_shard> pending_shards(const plan& made, const module_view& view,
+                                                               std::span<const load_item> items, std::size_t rank,
+                                                               const workspace& work) {
   const std::size_t shards = made.options.ranks.shards;
   const std::size_t shard = made.options.ranks.shard_of(rank);
   std::vector<pending_shard> out;
@@ -58,15 +57,14 @@ inline void adopt(std::vector<pending_shard>& pending) noexcept {
 }
 
 /// Makes this rank's part of every tensor that the source does not have, in its slab.
-template <MissingInitialiser Initialiser, MemorySpace Space>
-void fill_missing(Initialiser& initialise, const plan& made, const module_view& view, std::span<const load_item> items,
-                  tensor_placer<Space>& placer, std::size_t shard) {
+inline void fill_missing(initialiser_ref initialise, const plan& made, const module_view& view,
+                         std::span<const load_item> items, tensor_placer& placer, std::size_t shard) {
   for (std::size_t i = 0; i < made.tensors.size(); ++i) {
     const planned_tensor& planned = made.tensors[i];
     if (planned.generated) {
       const slot_record& slot = view.first_slot(view.tensors[items[planned.request].tensor]);
-      initialise_missing(initialise, info_of(slot), planned.partition, shard,
-                         {placer.address(i, 0), planned.partition.local_bytes(shard)});
+      initialise.fill(info_of(slot), planned.partition, shard,
+                      {placer.address(i, 0), planned.partition.local_bytes(shard)});
     }
   }
 }

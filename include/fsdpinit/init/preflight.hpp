@@ -1,6 +1,6 @@
 #pragma once
 
-#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/control/wire.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -8,6 +8,7 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/fingerprint.hpp>
 #include <fsdpinit/init/manifest.hpp>
+#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/sources/repeated_name.hpp>
 
 #include <cstddef>
@@ -23,22 +24,21 @@
 namespace fsdpinit::detail {
 
 /// Ranks are numbered alike on both channels, or parts go to the wrong ranks. \throws error{invalid_argument}
-template <Communicator Data, Communicator Control>
-void require_equal_ranks(const channels<Data, Control>& links) {
-  const std::size_t ranks = links.data.size();
-  const std::size_t rank = links.data.rank();
-  if (rank != links.control.rank() || ranks != links.control.size()) {
-    throw error(errc::invalid_argument, "links",
-                concat("this rank is rank ", rank, " of ", ranks, " on the data channel, but rank ",
-                       std::size_t{links.control.rank()}, " of ", std::size_t{links.control.size()},
-                       " on the control channel; make both of the same ranks in the same order"));
+inline void require_equal_ranks(const payload_link& data, control_ref control) {
+  const std::size_t ranks = data.size();
+  const std::size_t rank = data.rank();
+  if (rank != control.rank() || ranks != control.size()) {
+    throw error(
+        errc::invalid_argument, "links",
+        concat("this rank is rank ", rank, " of ", ranks, " on the data channel, but rank ", control.rank(), " of ",
+               control.size(), " on the control channel; make both of the same ranks in the same order"));
   }
 }
 
 /// No rank goes on unless all were called alike: `describe()` is this rank's manifest. Collective: two agreements and a
 /// broadcast. \throws error{disagreement} naming the lowest rank that differs from rank 0, and what `describe` throws.
-template <Communicator Control, class Describe>
-void require_equal_calls(Control& control, double deadline_seconds, Describe&& describe) {
+template <class Describe>
+void require_equal_calls(control_ref control, double deadline_seconds, Describe&& describe) {
   const bool is_reference = control.rank() == 0;
   std::string mine;
   std::string reference;
@@ -68,8 +68,8 @@ inline void require_names_once(const state_dict_contents& contents) {
 /// and on others that read, which must find the same. Where several read, each of them takes samples of it. Collective:
 /// two agreements and a broadcast. \throws error{disagreement} naming a rank that found another state dict, and the
 /// tensor or file.
-template <Communicator Control, class Open>
-[[nodiscard]] source_identity identity_of_source(Control& control, std::size_t source_rank, source_readers readers,
+template <class Open>
+[[nodiscard]] source_identity identity_of_source(control_ref control, std::size_t source_rank, source_readers readers,
                                                  double deadline_seconds, Open&& open) {
   source_identity mine;
   std::vector<std::byte> wire;
@@ -114,9 +114,8 @@ template <class Fn>
 
 /// For a choice that depends on every rank being able to read the source: empty where all can; else which rank, the lowest,
 /// cannot and why. Collective: a reduction, and where one cannot, an agreement and a broadcast.
-template <Communicator Control>
-[[nodiscard]] std::string why_not_all_read(Control& control, double deadline_seconds,
-                                           const std::optional<error>& unreadable) {
+[[nodiscard]] inline std::string why_not_all_read(control_ref control, double deadline_seconds,
+                                                  const std::optional<error>& unreadable) {
   const std::uint64_t mine = unreadable ? control.size() - control.rank() : 0;
   const std::uint64_t worst = all_reduce_max(control, mine, deadline::after(deadline_seconds));
   if (worst == 0) {

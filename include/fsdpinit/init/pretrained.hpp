@@ -4,15 +4,20 @@
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
-#include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/default_memory.hpp>
-#include <fsdpinit/init/preflight.hpp>
+#include <fsdpinit/init/engine.hpp>
+#include <fsdpinit/init/memory_in_use.hpp>
+#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
-#include <fsdpinit/init/pretrained_load.hpp>
+#include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/observe/observer.hpp>
 
 #include <type_traits>
+
+#if !defined(FSDPINIT_COMPILED)
+#include <fsdpinit/init/pretrained_load.hpp>
+#endif
 
 namespace fsdpinit {
 
@@ -74,20 +79,19 @@ pretrained_report load_pretrained(Module& module, Source&& source, Channels&& li
   static_assert(Observer<observer>,
                 "fsdpinit: `watch` must model Observer: void phase(name), void progress(done, total)");
   if constexpr (ShardableModule<Module> && is_source && detail::AreLinks<Channels> && on_host && Observer<observer>) {
-    auto both = detail::channels_of(links);
-    using data = std::remove_reference_t<decltype(both.data)>;
-    using control = std::remove_reference_t<decltype(both.control)>;
-    try {
-      agreed(both.control, how.deadline_seconds, [&] { detail::require_equal_ranks(both); });
-      return detail::pretrained_load<Module, given, control, space, observer>(module, source, both.control, context,
-                                                                              how, detail::given_space(memory), watch)
-          .run();
-    } catch (...) {
-      if constexpr (InterruptibleCommunicator<data>) {
-        both.data.rearm();  // a control channel that failed has interrupted what is of one piece with it
-      }
-      throw;
-    }
+    const auto both = detail::channels_of(links);
+    detail::payload_link_of data(both.data);
+    typename detail::source_in_use_of<given>::type opened(source);
+    const detail::pretrained_arguments arguments{
+        .module = module,
+        .source = opened,
+        .data = data,
+        .control = both.control,
+        .context = context,
+        .how = how,
+        .memory = detail::memory_in_use(detail::given_space(memory), both.data),
+        .watch = watch};
+    return detail::run_pretrained_load(arguments);
   }
 }
 

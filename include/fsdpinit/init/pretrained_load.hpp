@@ -1,29 +1,25 @@
 #pragma once
 
-#include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/concepts/local_shard.hpp>
-#include <fsdpinit/concepts/memory_space.hpp>
-#include <fsdpinit/concepts/shardable_module.hpp>
-#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/init/arguments.hpp>
-#include <fsdpinit/init/default_memory.hpp>
+#include <fsdpinit/init/engine.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/overflow_meter.hpp>
 #include <fsdpinit/init/preflight.hpp>
-#include <fsdpinit/init/pretrained_context.hpp>
-#include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/init/stored_copies.hpp>
 #include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/peak_growth.hpp>
-#include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
+#include <fsdpinit/sources/source_ref.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -38,25 +34,20 @@
 namespace fsdpinit::detail {
 
 /// One `load_pretrained` on one rank, step by step. Each step ends in an agreement.
-template <class Module, class Source, class Control, MemorySpace Space, Observer Watch>
 class pretrained_load {
  public:
-  pretrained_load(Module& module, Source& source, Control& control, const pretrained_load_context& context,
-                  const pretrained_load_options& how, Space* memory, Watch& watch) noexcept
-      : module_(module),
-        control_(control),
-        context_(context),
-        options_(how),
-        given_memory_(memory),
-        watch_(watch),
-        is_source_(control.rank() == context.source_rank),
-        source_(source) {}
+  explicit pretrained_load(const pretrained_arguments& given) noexcept
+      : given_(given),
+        control_(given.control),
+        context_(given.context),
+        options_(given.how),
+        is_source_(given.control.rank() == given.context.source_rank) {}
 
   pretrained_report run() {
     require_equal_calls(control_, options_.deadline_seconds, [&] { return describe_call(); });
     contents_ = identity_of_source(control_, context_.source_rank,
                                    {.here = reads(), .several = !context_.active && control_.size() != 1},
-                                   options_.deadline_seconds, [&]() -> auto& { return open(); })
+                                   options_.deadline_seconds, [&] { return open(); })
                     .contents;
     agreed([&] { allocate(); });
     for (const slot_record& slot : view_.slots) {  // from here on the module is on meta until the commit
@@ -91,16 +82,16 @@ class pretrained_load {
   }
   void enter(const char* phase) {
     clock_.enter(phase);
-    watch_.phase(phase);
+    given_.watch.phase(phase);
   }
   [[nodiscard]] bool reads() const noexcept { return is_source_ || !context_.active; }
 
   std::string describe_call() {
-    memory_.emplace(handle_or_own(given_memory_));
+    memory_.emplace(given_.memory.space());
     growth_.emplace(*memory_);
     enter("preflight");
     require_valid();
-    view_ = view_of(module_);
+    view_ = view_of(given_.module);
     const std::string_view policy = context_.active ? "pretrained-load, active" : "pretrained-load, inactive";
     std::string out = manifest_of(view_, {.source_rank = context_.source_rank}, {.policy = policy, .transport = "none"},
                                   control_.size());
@@ -122,9 +113,9 @@ class pretrained_load {
     require_interval(options_.progress_interval_seconds);
   }
 
-  auto& open() {
+  source_ref open() {
     enter("open");
-    return source_.open();
+    return source_.emplace(given_.source.open());
   }
 
   /// Everything this rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
@@ -135,7 +126,7 @@ class pretrained_load {
       slot.handle.prepare({});
     }
     items_ = match(view_, contents_);
-    overflow_.emplace(source_.get(), items_);
+    overflow_.emplace(source_, items_);
     bool compares = false;
     total_bytes total;
     for (const load_item& item : items_) {
@@ -155,19 +146,19 @@ class pretrained_load {
       }
     }
     scratch_.emplace(block_for(*memory_, compares ? copy_scratch_bytes : 0, [] { return std::string("scratch"); }));
-    progress_.emplace(watch_, is_source_, total_, options_.progress_interval_seconds);
+    progress_.emplace(given_.watch, is_source_, total_, options_.progress_interval_seconds);
     enter("read");
   }
 
   struct weight {
     const load_item* item;
     std::uint64_t bytes;  // of the whole tensor
-    std::shared_ptr<block<Space>> storage{};
+    std::shared_ptr<block<memory_ref>> storage{};
   };
 
   /// Storage of its own, so that each tensor can be released by itself, shared by the tied slots.
   void hold(weight& each) {
-    each.storage = std::make_shared<block<Space>>(block_for(*memory_, each.bytes, [&] {
+    each.storage = std::make_shared<block<memory_ref>>(block_for(*memory_, each.bytes, [&] {
       return concat(printable(view_.first_slot(view_.tensors[each.item->tensor]).fqn), ", of ", total_,
                     " for the whole model on this rank; load on fewer ranks of a machine, or initialise shards");
     }));
@@ -193,7 +184,7 @@ class pretrained_load {
       }
       const mutable_bytes piece = each.storage->bytes().subspan(offset_, smaller(smaller(bytes, left), read_at_once));
       const auto read = [&](std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
-        source_.get()->read(tensor, offset, destination);
+        source_->read(tensor, offset, destination);
       };
       read(each.item->source, offset_, piece);
       for (const std::size_t copy : each.item->copies) {
@@ -232,35 +223,44 @@ class pretrained_load {
   static constexpr std::uint64_t read_at_once = 4 * mib;
 
   struct pending_weight {
-    slot_handle handle;
+    slot_ref handle;
     local_shard whole;
   };
 
-  Module& module_;
-  Control& control_;
+  const pretrained_arguments& given_;
+  control_ref control_;
   const pretrained_load_context& context_;
   const pretrained_load_options& options_;
-  Space* given_memory_;  // nullptr: one of its own
-  std::optional<Space> memory_;
-  Watch& watch_;
+  std::optional<memory_ref> memory_;
   bool is_source_;
-  std::optional<peak_growth<Space>> growth_;
+  std::optional<peak_growth> growth_;
   phase_clock clock_;
 
-  source_in_use<Source, Space> source_;
+  std::optional<source_ref> source_;  // on ranks that read
   module_view view_;
   state_dict_contents contents_;
   std::vector<std::string> unread_buffers_;
   std::vector<load_item> items_;
-  std::optional<overflow_meter<typename source_in_use<Source, Space>::opened>> overflow_;
+  std::optional<overflow_meter> overflow_;
   std::vector<weight> weights_;  // in the order in which they are read
   std::vector<pending_weight> pending_;
-  std::optional<block<Space>> scratch_;
-  std::optional<progress_meter<Watch>> progress_;
+  std::optional<block<memory_ref>> scratch_;
+  std::optional<progress_meter> progress_;
   std::uint64_t total_ = 0;
   std::size_t next_ = 0;      // index into weights_
   std::uint64_t offset_ = 0;  // within that
   std::uint64_t bytes_read_ = 0;
 };
+
+/// The whole of it.
+FSDPINIT_INLINE pretrained_report run_pretrained_load(const pretrained_arguments& given) {
+  try {
+    agreed(given.control, given.how.deadline_seconds, [&] { require_equal_ranks(given.data, given.control); });
+    return pretrained_load(given).run();
+  } catch (...) {
+    given.data.rearm();  // a control channel that failed has interrupted what is of one piece with it
+    throw;
+  }
+}
 
 }  // namespace fsdpinit::detail

@@ -1,7 +1,6 @@
 #pragma once
 
-#include <fsdpinit/concepts/communicator.hpp>
-#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/checksum.hpp>
@@ -28,11 +27,10 @@ namespace fsdpinit::detail {
 /// Of a tensor that one rank has read for all, each rank reads its own part and compares the bytes. Of one that several
 /// ranks have read, each reads the part of its peer (`reread_pairs`), and the peers compare checksums in the end. One
 /// read per contiguous run, each within half of the scratch memory; 16 bytes per tensor are kept.
-template <class Source, MemorySpace Space>
 class part_rereader {
  public:
   /// `names` has what each planned tensor's request is called. \throws std::bad_alloc, what a queue of the space throws
-  part_rereader(const plan& made, std::size_t rank, tensor_reader<Source, Space>& reader, workspace<Space>& work,
+  part_rereader(const plan& made, std::size_t rank, tensor_reader& reader, workspace& work,
                 std::span<const tensor_request> names, const checksum& with)
       : plan_(made),
         rank_(rank),
@@ -88,8 +86,7 @@ class part_rereader {
   /// a broadcast of 8 bytes from each rank and a reduction; nothing where one rank has read everything. \throws
   /// error{disagreement}, the same on every rank, naming the lowest rank that holds something else, its peer, and the
   /// first such tensor.
-  template <Communicator Control>
-  void compare_with_peer(Control& control, double deadline_seconds) {
+  void compare_with_peer(control_ref control, double deadline_seconds) {
     if (held_.empty()) {
       return;
     }
@@ -159,9 +156,8 @@ class part_rereader {
     return held_hash_.value();
   }
 
-  template <Communicator Control>
-  static void send(Control& control, mutable_bytes bytes, std::size_t root, double deadline_seconds) {
-    guarded(control, [&] { broadcast(control, bytes, root, deadline::after(deadline_seconds)); });
+  static void send(control_ref control, mutable_bytes bytes, std::size_t root, double deadline_seconds) {
+    guarded(control, [&] { control.broadcast(bytes, root, deadline::after(deadline_seconds)); });
   }
 
   [[noreturn]] void fail_against(std::size_t peer) const {
@@ -179,8 +175,8 @@ class part_rereader {
   std::size_t shard_;
   reread_pairs pairs_;
   std::size_t peers_shard_;  // of the part that this rank reads for its peer
-  tensor_reader<Source, Space>& reader_;
-  tensor_placer<Space> placer_;
+  tensor_reader& reader_;
+  tensor_placer placer_;
   mutable_bytes window_;
   std::span<const tensor_request> names_;
   running_checksum held_hash_;

@@ -1,7 +1,6 @@
 #pragma once
 
-#include <fsdpinit/concepts/memory_space.hpp>
-#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -10,12 +9,11 @@
 #include <fsdpinit/init/read_threads.hpp>
 #include <fsdpinit/init/stored_copies.hpp>
 #include <fsdpinit/memory/block.hpp>
-#include <fsdpinit/memory/host_memory.hpp>
-#include <fsdpinit/observe/observer.hpp>
+#include <fsdpinit/observe/observer_ref.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/read_coalescing.hpp>
-#include <fsdpinit/sources/as_stored.hpp>
+#include <fsdpinit/sources/source_ref.hpp>
 
 #include <array>
 #include <cstddef>
@@ -34,21 +32,6 @@
 
 namespace fsdpinit::detail {
 
-/// Where buckets are staged: in the module's own space if the host may touch it, else in the host memory that it names, or any.
-template <MemorySpace Space>
-[[nodiscard]] auto staging_for([[maybe_unused]] const Space& memory) {
-  if constexpr (Space::host_accessible) {
-    return memory;
-  } else if constexpr (requires { memory.staging(); }) {
-    return memory.staging();
-  } else {
-    return host_memory();
-  }
-}
-
-template <class Space>
-using staging_space = decltype(staging_for(std::declval<const Space&>()));
-
 /// Where the values of a buffer are that is not read, on the rank that gives them to all. \throws error{missing_tensor} without any.
 [[nodiscard]] inline const std::byte* captured_values(const slot_record& slot) {
   const std::byte* const values = slot.handle.data();
@@ -60,18 +43,15 @@ using staging_space = decltype(staging_for(std::declval<const Space&>()));
   return values;
 }
 
-/// Tells the planner where tensors lie in files, on ranks that have opened a source which knows it. `source` may be nullptr. A
+/// Tells the planner where tensors lie in files, on ranks that have opened a source which knows it. `source` is empty on others. A
 /// position is that of the bytes that `read` gives: of no use for what travels as it is stored.
-template <class Source>
-void add_positions([[maybe_unused]] std::vector<tensor_request>& requests,
-                   [[maybe_unused]] std::span<const load_item> items, [[maybe_unused]] const Source* source) {
-  if constexpr (PositionedSource<Source>) {
-    for (std::size_t i = 0; source != nullptr && i < requests.size(); ++i) {
-      tensor_request& request = requests[i];
-      const bool travels_as_read = request.travels_as.value_or(request.dtype) == request.dtype;
-      if (!request.captured && !request.generated && travels_as_read) {
-        request.position = source->position_of(items[i].source);
-      }
+inline void add_positions(std::vector<tensor_request>& requests, std::span<const load_item> items,
+                          const std::optional<source_ref>& source) {
+  for (std::size_t i = 0; source && i < requests.size(); ++i) {
+    tensor_request& request = requests[i];
+    const bool travels_as_read = request.travels_as.value_or(request.dtype) == request.dtype;
+    if (!request.captured && !request.generated && travels_as_read) {
+      request.position = source->position_of(items[i].source);
     }
   }
 }
@@ -83,22 +63,20 @@ struct transfer_counters {
 };
 
 /// The allocations of one initialisation, all made before the first byte moves.
-template <MemorySpace Space>
 struct workspace {
-  workspace(const Space& space, const staging_space<Space>& staging) : memory(space), host(staging) {}
+  workspace(memory_ref space, memory_ref staging) : memory(std::move(space)), host(std::move(staging)) {}
 
-  Space memory;
-  staging_space<Space> host;
-  std::vector<std::shared_ptr<block<Space>>> slabs{};
-  block<staging_space<Space>> scratch{host, 0};
-  block<staging_space<Space>> full_copy{host, 0};
+  memory_ref memory;
+  memory_ref host;
+  std::vector<std::shared_ptr<block<memory_ref>>> slabs{};
+  block<memory_ref> scratch{host, 0};
+  block<memory_ref> full_copy{host, 0};
 };
 
 /// Calls the observer seldom, and only on the rank that speaks.
-template <Observer Watch>
 class progress_meter {
  public:
-  progress_meter(Watch& watch, bool speaks, std::uint64_t total, double interval) noexcept
+  progress_meter(observer_ref watch, bool speaks, std::uint64_t total, double interval) noexcept
       : watch_(watch), speaks_(speaks), total_(total), interval_(interval) {}
   void add(std::uint64_t bytes) {
     if (bytes == 0 || !speaks_) {
@@ -113,7 +91,7 @@ class progress_meter {
   }
 
  private:
-  Watch& watch_;
+  observer_ref watch_;
   bool speaks_;
   std::uint64_t done_ = 0;
   std::uint64_t total_;
@@ -122,19 +100,19 @@ class progress_meter {
 };
 
 /// Reads the bytes of planned tensors, from the state dict or from the source rank's own buffers.
-template <class Source, MemorySpace Space>
 class tensor_reader {
  public:
-  /// `source` may be nullptr on ranks that never read. `captured[i]` is the memory of request i, for captured ones.
+  /// `source` is empty on ranks that never read. `captured[i]` is the memory of request i, for captured ones.
   tensor_reader(const plan& made, std::span<const load_item> items, std::span<const std::byte* const> captured,
-                Source* source, read_threads& threads, workspace<Space>& work, transfer_counters& counters) noexcept
+                std::optional<source_ref> source, read_threads& threads, workspace& work, transfer_counters& counters)
       : plan_(made),
         items_(items),
         captured_(captured),
         source_(source),
         threads_(threads),
         work_(work),
-        counters_(counters) {}
+        counters_(counters),
+        queue_(work.memory.make_queue()) {}
 
   /// Global bytes [offset, offset + destination.size()) of a planned tensor, into host memory. Further copies of it in
   /// the source are read along and compared, piece by piece within the scratch memory. \throws what the source throws;
@@ -181,9 +159,9 @@ class tensor_reader {
   }
 
   /// Can runs that follow each other in a file be one read, each to its place?
-  static constexpr bool joins_neighbours = VectoredSource<Source> && !ReleasingSource<Source>;
+  [[nodiscard]] bool joins_neighbours() const noexcept { return source_ && source_->reads_into_several(); }
 
-  /// The same without scratch memory. \pre joins_neighbours; each run begins where the one before it ends.
+  /// The same without scratch memory. \pre joins_neighbours(); each run begins where the one before it ends.
   void read_neighbours(std::span<const wanted_run> runs) {
     if (runs.size() == 1) {
       read_joined(runs);
@@ -199,11 +177,9 @@ class tensor_reader {
 
   /// The last byte of a tensor has left: a source that holds it in memory may let go of it.
   void release(std::size_t tensor) noexcept {
-    if constexpr (ReleasingSource<Source>) {
-      const planned_tensor& planned = plan_.tensors[tensor];
-      if (!planned.captured) {
-        source_->release(items_[planned.request].source);
-      }
+    const planned_tensor& planned = plan_.tensors[tensor];
+    if (!planned.captured) {
+      source_->release(items_[planned.request].source);
     }
   }
 
@@ -212,7 +188,7 @@ class tensor_reader {
   void read_travelling(const planned_tensor& planned, std::size_t name, std::uint64_t offset, mutable_bytes to) {
     together(to, [&](std::uint64_t at, mutable_bytes piece) {
       if (planned.widening) {
-        read_stored(*source_, name, offset + at, piece);
+        source_->read_stored(name, offset + at, piece);
       } else {
         source_->read(name, offset + at, piece);
       }
@@ -221,7 +197,7 @@ class tensor_reader {
   /// Calls `read(offset, piece)` for all pieces of `to`, by several threads if the source has nothing against it.
   template <class Read>
   void together(mutable_bytes to, Read&& read) {
-    if constexpr (ConcurrentSource<Source>) {
+    if (source_->reads_concurrently()) {
       threads_.fill(to, std::forward<Read>(read));
     } else {
       read(std::uint64_t{0}, to);
@@ -232,7 +208,7 @@ class tensor_reader {
     if (const std::optional<std::size_t> tensor = tensor_of_file(at.file)) {
       const planned_tensor& planned = plan_.tensors[*tensor];
       read_travelling(planned, items_[planned.request].source, at.offset, destination);
-    } else if constexpr (PositionedSource<Source>) {
+    } else {
       together(destination,
                [&](std::uint64_t from, mutable_bytes piece) { source_->read_file(at.file, at.offset + from, piece); });
     }
@@ -242,19 +218,19 @@ class tensor_reader {
   const plan& plan_;
   std::span<const load_item> items_;
   std::span<const std::byte* const> captured_;
-  Source* source_;
+  std::optional<source_ref> source_;
   read_threads& threads_;
-  workspace<Space>& work_;
+  workspace& work_;
   transfer_counters& counters_;
-  [[no_unique_address]] typename Space::queue queue_{};
+  memory_ref::queue queue_;
 };
 
 /// Places this rank's part of host bytes into its slabs.
-template <MemorySpace Space>
 class tensor_placer {
  public:
-  tensor_placer(const plan& made, std::size_t rank, workspace<Space>& work) noexcept
-      : plan_(made), shard_(made.options.ranks.shard_of(rank)), work_(work) {}
+  /// \throws std::bad_alloc, what a queue of the space throws
+  tensor_placer(const plan& made, std::size_t rank, workspace& work)
+      : plan_(made), shard_(made.options.ranks.shard_of(rank)), work_(work), queue_(work.memory.make_queue()) {}
 
   /// The address of this shard's local byte `local` of a planned tensor.
   [[nodiscard]] std::byte* address(std::size_t tensor, std::uint64_t local) const noexcept {
@@ -284,7 +260,7 @@ class tensor_placer {
   /// once, or where the host may not touch them as copies in the second half of the scratch memory. Before `widen`.
   template <class Fn>
   void for_each_placed(std::size_t tensor, std::uint64_t local, std::uint64_t count, Fn&& fn) {
-    if constexpr (Space::host_accessible) {
+    if (work_.memory.host_accessible()) {
       if (count != 0) {
         fn(local, bytes_view(address(tensor, local), count));
       }
@@ -320,9 +296,9 @@ class tensor_placer {
     std::uint64_t left = plan_.tensors[tensor].partition.local_bytes(shard_) / narrow;
     const std::byte* from = address(tensor, 0);
     std::byte* to = address(tensor, 0) - how.growth;
-    if constexpr (Space::host_accessible) {
+    if (work_.memory.host_accessible()) {
       convert_floats(how.from, from, how.to, to, left);
-    } else if constexpr (WideningMemory<Space>) {
+    } else if (work_.memory.widens()) {
       work_.memory.widen(how.from, from, how.to, to, left, queue_);
     } else {
       std::byte* const aside = work_.scratch.data();
@@ -343,8 +319,8 @@ class tensor_placer {
 
   const plan& plan_;
   std::size_t shard_;
-  workspace<Space>& work_;
-  [[no_unique_address]] typename Space::queue queue_{};
+  workspace& work_;
+  memory_ref::queue queue_;
 };
 
 }  // namespace fsdpinit::detail

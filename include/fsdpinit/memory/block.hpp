@@ -14,8 +14,18 @@
 
 namespace fsdpinit {
 
-/// One allocation of a memory space, released with it. Zero bytes allocate nothing.
+namespace detail {
+
+/// May the host touch what it gives? A memory_ref knows it, its type does not.
+template <class Space>
+inline constexpr bool is_on_host = true;
 template <MemorySpace Space>
+inline constexpr bool is_on_host<Space> = Space::host_accessible;
+
+}  // namespace detail
+
+/// One allocation of a memory space, or of what a memory_ref refers to, released with it. Zero bytes allocate nothing.
+template <class Space>
 class block {
  public:
   /// \throws what the space throws; std::bad_alloc where it returns nullptr.
@@ -50,7 +60,7 @@ class block {
   [[nodiscard]] std::uint64_t size() const noexcept { return bytes_; }
   /// As host memory. \pre the space is host-accessible.
   [[nodiscard]] mutable_bytes bytes() const noexcept
-    requires(Space::host_accessible)
+    requires(detail::is_on_host<Space>)
   {
     return {data_, bytes_};
   }
@@ -63,7 +73,7 @@ class block {
 
 /// A block of which a failure says how much was asked for and what for: `purpose()` is called only then, and returns text.
 /// \throws error{out_of_memory} where the space cannot give so much, with what it says itself; and what else it throws.
-template <MemorySpace Space, class Purpose>
+template <class Space, class Purpose>
 [[nodiscard]] block<Space> block_for(Space space, std::uint64_t bytes, Purpose&& purpose) {
   std::string cause;
   try {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/control/attempt.hpp>
 
 #include <utility>
@@ -8,10 +8,10 @@
 namespace fsdpinit::detail {
 
 /// `copies(order)` starts copies on a queue of their own. They are done when this returns, also where it throws: what they use may be
-/// given back next. \throws what it throws, and what the space throws.
-template <MemorySpace Space, class Copies>
-void in_order(Space& memory, Copies&& copies) {
-  typename Space::queue order{};
+/// given back next. \throws what it throws, what the space throws, and std::bad_alloc.
+template <class Copies>
+void in_order(const memory_ref& memory, Copies&& copies) {
+  memory_ref::queue order = memory.make_queue();
   try {
     std::forward<Copies>(copies)(order);
   } catch (...) {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/memory_ref.hpp>
 
 #include <cstdint>
 #include <utility>
@@ -9,10 +9,9 @@ namespace fsdpinit::detail {
 
 /// How far the account of a space has risen above what was in it when this was made; that restarts the account's peak. Whoever
 /// uses the account at the same time has a part in it: what they add counts, and what they give back or restart may hide as much.
-template <MemorySpace Space>
 class peak_growth {
  public:
-  explicit peak_growth(Space space) : space_(std::move(space)) {
+  explicit peak_growth(memory_ref space) noexcept : space_(std::move(space)) {
     space_.restart_peak();
     before_ = space_.accounted();
   }
@@ -23,7 +22,7 @@ class peak_growth {
   }
 
  private:
-  Space space_;
+  memory_ref space_;
   std::uint64_t before_ = 0;
 };
 

@@ -1,29 +1,32 @@
 #pragma once
 
 #include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/payload_channel.hpp>
+#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/retained_memory.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 namespace fsdpinit::detail {
 
 /// Operations that all ranks carry out together or fail together.
-template <Communicator Data, Communicator Control>
+template <Communicator Data>
 class lockstep {
  public:
-  lockstep(channels<Data, Control> links, double deadline_seconds) noexcept
-      : data_(links.data), control_(links.control), seconds_(deadline_seconds) {}
+  lockstep(Data& data, control_ref control, double deadline_seconds) noexcept
+      : data_(data), link_(data), control_(control), seconds_(deadline_seconds) {}
 
   [[nodiscard]] Data& data() const noexcept { return data_; }
-  [[nodiscard]] Control& control() const noexcept { return control_; }
+  [[nodiscard]] const payload_link& link() const noexcept { return link_; }
+  [[nodiscard]] control_ref control() const noexcept { return control_; }
   [[nodiscard]] deadline limit() const noexcept { return deadline::after(seconds_); }
 
   /// A step that may fail on one rank alone.
@@ -34,24 +37,14 @@ class lockstep {
 
   /// What throws within throws on every rank; then the communicator works again.
   template <class Fn>
-  void all_or_nothing(Fn&& fn) const {
-    try {
-      if constexpr (ConnectingCommunicator<Data>) {
-        data_.connect();
-      }
-      fn();
-    } catch (...) {
-      if constexpr (InterruptibleCommunicator<Data>) {
-        data_.rearm();
-      }
-      throw;
-    }
+  void all_or_nothing(Fn&& fn) {
+    over(link_, std::forward<Fn>(fn));
   }
 
   /// `prepare`, then `move`, which communicates with what `buffers` own. Ranks that ask for different things at a time would
   /// mix up bytes of equal number: `call` stands for what is asked for, and `describe(call)` names it in the error.
   template <class Describe, class Prepare, class Move, class... Buffers>
-  void together(std::uint64_t call, Describe&& describe, Prepare&& prepare, Move&& move, Buffers&... buffers) const {
+  void together(std::uint64_t call, Describe&& describe, Prepare&& prepare, Move&& move, Buffers&... buffers) {
     all_or_nothing([&] {
       const std::uint64_t most = all_reduce_max(control_, call, limit());
       agreed([&] {
@@ -66,10 +59,8 @@ class lockstep {
         try {
           move();
         } catch (...) {
-          if constexpr (InterruptibleCommunicator<Data>) {
-            data_.interrupt();
-          }
-          retain_if_lost(data_, buffers...);
+          link_.interrupt();
+          retain_if_lost(link_, buffers...);
           throw;
         }
       });
@@ -78,7 +69,8 @@ class lockstep {
 
  private:
   Data& data_;
-  Control& control_;
+  payload_link_of<Data> link_;
+  control_ref control_;
   double seconds_;
 };
 

@@ -3,6 +3,7 @@
 #include <fsdpinit/communicators/collectives.hpp>
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/core/bytes.hpp>
@@ -11,10 +12,10 @@
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/manifest.hpp>
+#include <fsdpinit/init/memory_in_use.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/preflight.hpp>
-#include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/plan/mesh.hpp>
 #include <fsdpinit/units/gradient_layout.hpp>
@@ -77,18 +78,20 @@ class sharded_units {
   template <ShardableModule Module, class Channels, class Given = default_memory>
     requires detail::AreLinks<Channels> && (std::same_as<Given, Space> || std::same_as<Given, default_memory>)
   sharded_units(Module& module, Channels&& links, const options& how = {}, Given memory = {})
-      : ranks_(detail::channels_of(links), how.deadline_seconds) {
+      : ranks_(detail::channels_of(links).data, detail::channels_of(links).control, how.deadline_seconds) {
     static_assert(std::is_lvalue_reference_v<Channels> || detail::is_channels<std::remove_cvref_t<Channels>>,
                   "fsdpinit: `links` must outlive the units; give a communicator that has a name, not a temporary one");
     ranks_.all_or_nothing([&] {
       detail::require_equal_calls(ranks_.control(), how.deadline_seconds, [&] {
-        detail::require_equal_ranks(channels<Data, Control>{ranks_.data(), ranks_.control()});
+        detail::require_equal_ranks(ranks_.link(), ranks_.control());
         if constexpr (std::same_as<Given, Space>) {
           memory_.emplace(memory);
         } else {
           memory_.emplace();
         }
         host_.emplace(detail::staging_for(*memory_));
+        wholes_.emplace(*memory_);
+        gathered_.emplace(gathering_memory());
         take(module, how);
         std::string manifest = concat("replicas ", how.replicas, "\n");
         append_manifest(manifest, view_);
@@ -130,7 +133,7 @@ class sharded_units {
   [[nodiscard]] const staging& staging_memory() const noexcept { return *host_; }
   /// Where `unshard` stages: in the module's space, or in `staging_memory()`.
   [[nodiscard]] const gathering& gathering_memory() const noexcept {
-    if constexpr (std::is_same_v<gathering, Space>) {
+    if constexpr (gathers_from_slabs) {
       return *memory_;
     } else {
       return *host_;
@@ -166,17 +169,17 @@ class sharded_units {
     if (mine.whole) {
       return;
     }
-    detail::unsharding<Space, gathering> made(gathering_memory());
+    detail::unsharding made(*gathered_, gathers_from_slabs);
     ranks_.together(
         call(unit, operation::unshard), describe(),
         [&] {
           require_one_trained_dtype(view_, unit);
-          made.prepare(view_, mine.layout, where_, *memory_, gathering_memory());
+          made.prepare(view_, mine.layout, where_, *wholes_, *gathered_);
         },
         [&] {
           if (mine.layout.shard_bytes != 0) {
             all_gather(ranks_.data(), made.own(), made.all(), shard_group_, ranks_.limit());
-            made.assemble(mine.layout, where_.shards, *memory_);
+            made.assemble(mine.layout, where_.shards, *wholes_);
           }
         },
         made);
@@ -261,10 +264,12 @@ class sharded_units {
   static constexpr std::array<std::string_view, 3> operations{"unsharding", "the sum of gradients",
                                                               "the mean of gradients"};
 
+  static constexpr bool gathers_from_slabs = std::is_same_v<gathering, Space>;
+
   struct state {
     unit_layout layout{};
     gradient_layout gradients{};
-    std::optional<detail::unsharding<Space, gathering>> whole{};  // while the unit is unsharded
+    std::optional<detail::unsharding> whole{};  // while the unit is unsharded
   };
 
   [[nodiscard]] static std::uint64_t call(std::size_t unit, operation what) noexcept {
@@ -310,9 +315,11 @@ class sharded_units {
     }
   }
 
-  detail::lockstep<Data, Control> ranks_;
+  detail::lockstep<Data> ranks_;
   std::optional<Space> memory_;
   std::optional<staging> host_;
+  std::optional<memory_ref> wholes_;        // the module's space
+  std::optional<memory_ref> gathered_;      // gathering_memory()
   std::vector<std::size_t> shard_group_;    // this rank's replica, in the order of shards
   std::vector<std::size_t> replica_group_;  // the ranks with the same shard, in the order of replicas
   shard_position where_;

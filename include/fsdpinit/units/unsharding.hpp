@@ -2,12 +2,13 @@
 
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/memory_in_use.hpp>
 #include <fsdpinit/init/module_view.hpp>
-#include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/in_order.hpp>
 #include <fsdpinit/plan/byte_region.hpp>
@@ -33,16 +34,16 @@ using gathering_space = std::conditional_t<AllGatherCommunicator<Data> && CanAcc
                                                LocallyCopyingMemory<Space> && !Space::host_accessible,
                                            Space, staging_space<Space>>;
 
-/// The sharded parameters of one unit on their way to being whole, and back. `Gathering` is `Space` where shards are gathered from
-/// their slabs, else memory of the host into which they are copied first.
-template <MemorySpace Space, MemorySpace Gathering>
+/// The sharded parameters of one unit on their way to being whole, and back.
 class unsharding {
  public:
-  explicit unsharding(const Gathering& between) : gathered_(between, 0) {}
+  /// \param between where the shards of all ranks come together. \param from_slabs is that the module's own space, so that shards are
+  /// gathered from their slabs? Else it is memory of the host, into which they are copied first.
+  unsharding(const memory_ref& between, bool from_slabs) : gathered_(between, 0), from_slabs_(from_slabs) {}
 
   /// Everything that can fail before the communication, so that no rank is left alone in it.
-  void prepare(const module_view& view, const unit_layout& layout, shard_position where, Space& memory,
-               const Gathering& between) {
+  void prepare(const module_view& view, const unit_layout& layout, shard_position where, const memory_ref& memory,
+               const memory_ref& between) {
     for (const unit_tensor& each : layout.tensors) {
       for (const std::size_t index : view.slots_of(view.tensors[each.tensor])) {
         const slot_record& slot = view.slots[index];
@@ -58,7 +59,7 @@ class unsharding {
       const std::string& unit = view.units[view.tensors[layout.tensors.front().tensor].unit];
       return concat(part, " of ", unit_text(unit), "; unshard smaller units, or fewer at a time");
     };
-    const auto whole = std::make_shared<block<Space>>(
+    const auto whole = std::make_shared<block<memory_ref>>(
         block_for(memory, layout.whole_bytes, [&] { return what("the whole parameters"); }));
     for (const unit_tensor& each : layout.tensors) {
       const stored_tensor& tensor = view.tensors[each.tensor];
@@ -75,7 +76,7 @@ class unsharding {
     }
     whole_ = whole->data();
     gathered_ = block_for(between, layout.shard_bytes * where.shards, [&] { return what("the gathered shards"); });
-    if constexpr (gathers_from_slabs) {
+    if (from_slabs_) {
       own_ = {layout.slab, layout.shard_bytes};
     } else if (layout.shard_bytes != 0) {  // a copy, in its place among the others
       const mutable_bytes copy = all().subspan(layout.shard_bytes * where.index, layout.shard_bytes);
@@ -90,10 +91,10 @@ class unsharding {
   [[nodiscard]] bytes_view own() const noexcept { return own_; }
 
   /// Puts the whole tensors together from what was gathered.
-  void assemble(const unit_layout& layout, std::size_t shards, Space& memory) const {
-    in_order(memory, [&](typename Space::queue& order) {
+  void assemble(const unit_layout& layout, std::size_t shards, const memory_ref& memory) const {
+    in_order(memory, [&](memory_ref::queue& order) {
       for (const unit_tensor& each : layout.tensors) {
-        if constexpr (gathers_from_slabs && !Space::host_accessible) {
+        if (from_slabs_ && !memory.host_accessible()) {
           assemble_within(each, layout.shard_bytes, shards, memory, order);
         } else if (each.partition.bytes() != 0) {
           assemble(each, layout.shard_bytes, shards, memory, order);
@@ -118,11 +119,10 @@ class unsharding {
   }
 
  private:
-  static constexpr bool gathers_from_slabs = std::is_same_v<Gathering, Space>;
-
   /// Tensor by tensor: nobody has written what lies between them.
-  static void copy_out_shards(const unit_layout& layout, shard_position where, Space& memory, mutable_bytes copy) {
-    in_order(memory, [&](typename Space::queue& order) {
+  static void copy_out_shards(const unit_layout& layout, shard_position where, const memory_ref& memory,
+                              mutable_bytes copy) {
+    in_order(memory, [&](memory_ref::queue& order) {
       for (const unit_tensor& each : layout.tensors) {
         memory.copy_out(copy.data() + each.shard_offset, layout.slab + each.shard_offset,
                         each.partition.local_bytes(where.index), order);
@@ -131,8 +131,8 @@ class unsharding {
   }
 
   /// One tensor from its shards, which lie `stride` bytes apart: every shard spread over the tensor by one call.
-  void assemble_within(const unit_tensor& each, std::uint64_t stride, std::size_t shards, Space& memory,
-                       typename Space::queue& order) const {
+  void assemble_within(const unit_tensor& each, std::uint64_t stride, std::size_t shards, const memory_ref& memory,
+                       memory_ref::queue& order) const {
     for (std::size_t r = 0; r < shards; ++r) {
       const byte_region region = each.partition.region(r);
       memory.copy_within(whole_ + each.whole_offset + region.offset, region.stride,
@@ -141,8 +141,8 @@ class unsharding {
     }
   }
   /// The same, through copies from the host. \pre it has a byte.
-  void assemble(const unit_tensor& each, std::uint64_t stride, std::size_t shards, Space& memory,
-                typename Space::queue& order) const {
+  void assemble(const unit_tensor& each, std::uint64_t stride, std::size_t shards, const memory_ref& memory,
+                memory_ref::queue& order) const {
     const std::byte* const first = gathered_.data() + each.shard_offset;
     std::byte* const whole = whole_ + each.whole_offset;
     if (!each.partition.is_contiguous()) {  // such dims divide evenly: all ranks have equal runs
@@ -161,11 +161,12 @@ class unsharding {
     }
   }
 
-  std::vector<slot_handle> slots_{};
+  std::vector<slot_ref> slots_{};
   std::vector<local_shard> shards_{};  // what the slots held: keeps the slab alive
   std::vector<local_shard> wholes_{};
   std::byte* whole_ = nullptr;
-  block<Gathering> gathered_;
+  block<memory_ref> gathered_;
+  bool from_slabs_;
   bytes_view own_{};
 };
 

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <fsdpinit/concepts/control_ref.hpp>
+#include <fsdpinit/concepts/module_ref.hpp>
+#include <fsdpinit/core/compiler.hpp>
+#include <fsdpinit/init/memory_in_use.hpp>
+#include <fsdpinit/init/missing_tensor.hpp>
+#include <fsdpinit/init/optimizer_binding.hpp>
+#include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/payload_link.hpp>
+#include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/init/pretrained_context.hpp>
+#include <fsdpinit/init/source_in_use.hpp>
+#include <fsdpinit/observe/observer_ref.hpp>
+#include <fsdpinit/observe/report.hpp>
+
+#include <optional>
+
+/// \file
+/// The way from templates to ordinary code. `initialize` and `load_pretrained` check the types that they were given, and take them off;
+/// what stands here works with references, is compiled once, and does everything else.
+
+namespace fsdpinit::detail {
+
+/// What `initialize` was given, without its types.
+struct initialization_arguments {
+  policy_facts policy;
+  module_ref module;
+  source_in_use* source;  ///< nullptr: the module's own state
+  payload_link& data;
+  control_ref control;
+  const options& how;
+  memory_in_use memory;
+  observer_ref watch;
+  optimizer_of_module optimizer;
+  std::optional<initialiser_ref> missing;
+};
+
+/// Collective. \throws the same error on every rank
+FSDPINIT_INLINE rank_report run_initialization(const initialization_arguments& given);
+
+/// What `load_pretrained` was given, without its types.
+struct pretrained_arguments {
+  module_ref module;
+  source_in_use& source;
+  payload_link& data;
+  control_ref control;
+  const pretrained_load_context& context;
+  const pretrained_load_options& how;
+  memory_in_use memory;
+  observer_ref watch;
+};
+
+/// Collective. \throws the same error on every rank
+FSDPINIT_INLINE pretrained_report run_pretrained_load(const pretrained_arguments& given);
+
+}  // namespace fsdpinit::detail

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <fsdpinit/observe/observer.hpp>
+
+#include <concepts>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+namespace fsdpinit {
+
+/// An observer of any type: a pointer to it, and a table of what it is told. For as long as the observer lives.
+class observer_ref {
+ public:
+  template <Observer Watch>
+    requires(!std::same_as<std::remove_const_t<Watch>, observer_ref>)
+  observer_ref(Watch& watch) noexcept  // NOLINT(google-explicit-constructor): an observer stands for its reference
+      : watch_(const_cast<void*>(static_cast<const void*>(std::addressof(watch)))), table_(&table_of<Watch>) {}
+
+  void phase(const char* name) const { table_->phase(watch_, name); }
+  void progress(std::uint64_t done, std::uint64_t total) const { table_->progress(watch_, done, total); }
+
+ private:
+  struct table {
+    void (*phase)(void*, const char*);
+    void (*progress)(void*, std::uint64_t, std::uint64_t);
+  };
+  template <class Watch>
+  static constexpr table table_of{
+      .phase = [](void* watch, const char* name) { static_cast<Watch*>(watch)->phase(name); },
+      .progress = [](void* watch, std::uint64_t done,
+                     std::uint64_t total) { static_cast<Watch*>(watch)->progress(done, total); }};
+
+  void* watch_;
+  const table* table_;
+};
+
+}  // namespace fsdpinit
