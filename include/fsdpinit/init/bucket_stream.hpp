@@ -8,6 +8,7 @@
 #include <fsdpinit/init/bucket_fill.hpp>
 #include <fsdpinit/init/payload_channel.hpp>
 #include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
@@ -36,10 +37,10 @@ class bucket_stream {
   bucket_stream(const plan& made, Data& data, tensor_reader<Source, Space>& reader, workspace<Space>& work,
                 std::span<const mutable_bytes> slots, transfer_counters& counters, progress_meter<Watch>& progress,
                 stage_clock& stages, double deadline_seconds, std::span<const tensor_request> names = {},
-                const checksum* hash = nullptr)
+                const checksum* hash = nullptr, wait_watch* watch = nullptr)
       : plan_(made),
         mine_(made, data.rank()),
-        channel_(data, deadline_seconds, stages),
+        channel_(data, deadline_seconds, stages, watch),
         placer_(made, data.rank(), work),
         filler_(made, mine_, reader, placer_, work, progress),
         counters_(counters),

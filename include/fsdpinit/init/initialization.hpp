@@ -27,6 +27,7 @@
 #include <fsdpinit/init/reread.hpp>
 #include <fsdpinit/init/retained_memory.hpp>
 #include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/memory/in_order.hpp>
 #include <fsdpinit/memory/peak_growth.hpp>
@@ -61,12 +62,13 @@ class initialization {
                 "fsdpinit: `missing` writes into the shards: `memory` must be host_accessible");
 
   initialization(const policy_facts& policy, Module& module, Source& source, channels<Data, Control> links,
-                 const options& how, Space* memory, Watch& watch, Optimizer& optimizer,
-                 Initialiser& initialiser) noexcept
+                 const options& how, Space* memory, Watch& watch, Optimizer& optimizer, Initialiser& initialiser,
+                 wait_watch* waits) noexcept
       : data_(links.data),
         control_(links.control),
         options_(how),
         watch_(watch),
+        waits_(waits),
         initialiser_(initialiser),
         rank_(links.control.rank()),
         memory_(memory),
@@ -151,6 +153,9 @@ class initialization {
     work_.emplace(memory, staging_for(memory));
     memory_growth_.emplace(work_->memory);
     host_growth_.emplace(work_->host);
+    if (waits_ != nullptr) {
+      waits_->start();
+    }
     enter("open");
     return work_->memory;
   }
@@ -284,7 +289,7 @@ class initialization {
       slots.push_back(slot.bytes());
     }
     stream_.emplace(plan_, data_, *reader_, *work_, slots, counters_, *progress_, stages_, options_.deadline_seconds,
-                    requests_, options_.checksum);
+                    requests_, options_.checksum, waits_);
     if (every_rank_loads() && options_.verify != verification::off) {
       full_copy_hash_.emplace(*options_.checksum);
     }
@@ -380,6 +385,7 @@ class initialization {
   Control& control_;
   const options& options_;
   Watch& watch_;
+  wait_watch* waits_;  // nullptr where the observer does not hear of them
   Initialiser& initialiser_;
   std::size_t rank_;
   Space* memory_;  // nullptr: one of its own
@@ -420,9 +426,11 @@ rank_report run_initialization(const policy_facts& policy, Module& module, Sourc
                                channels<Data, Control> links, const options& how, Space* memory, Watch& watch,
                                Optimizer& optimizer, Initialiser& initialiser) {
   return over(links.data, [&] {
-    return initialization<Module, Source, Data, Control, Space, Watch, Optimizer, Initialiser>(
-               policy, module, source, links, how, memory, watch, optimizer, initialiser)
-        .run();
+    return with_watched_waits(watch, links, [&]<class Watched>(channels<Data, Watched> watched, wait_watch* waits) {
+      return initialization<Module, Source, Data, Watched, Space, Watch, Optimizer, Initialiser>(
+                 policy, module, source, watched, how, memory, watch, optimizer, initialiser, waits)
+          .run();
+    });
   });
 }
 

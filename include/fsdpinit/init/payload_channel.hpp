@@ -3,6 +3,7 @@
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/observe/report.hpp>
 
 #include <cstddef>
@@ -32,8 +33,9 @@ class payload_channel {
   /// One that was started and not waited for.
   using operation = std::optional<typename token_of<Data>::type>;
 
-  payload_channel(Data& data, double deadline_seconds, stage_clock& stages)
-      : data_(data), stages_(stages), rank_(data.rank()), deadline_seconds_(deadline_seconds) {}
+  /// \param watch  nullptr where nobody hears of waits
+  payload_channel(Data& data, double deadline_seconds, stage_clock& stages, wait_watch* watch = nullptr)
+      : data_(data), stages_(stages), watch_(watch), rank_(data.rank()), deadline_seconds_(deadline_seconds) {}
 
   /// So that a communicator which can allocates nothing later. \throws std::bad_alloc
   void reserve([[maybe_unused]] const expected_operations& most) {
@@ -46,6 +48,7 @@ class payload_channel {
   void start_broadcast([[maybe_unused]] operation& token, mutable_bytes bytes, std::size_t root,
                        [[maybe_unused]] std::span<const std::size_t> group) {
     const stage_scope waiting(stages_, &stage_seconds::wait);
+    const wait_scope watched(watch_, awaited);
     if constexpr (GroupCommunicator<Data>) {
       if (!group.empty()) {
         token = data_.start_broadcast(bytes, root, group);
@@ -65,6 +68,7 @@ class payload_channel {
     requires ViewingCommunicator<Data>
   {
     const stage_scope waiting(stages_, &stage_seconds::wait);
+    const wait_scope watched(watch_, awaited);
     token =
         group.empty() ? data_.start_viewed_broadcast(bytes, root) : data_.start_viewed_broadcast(bytes, root, group);
   }
@@ -73,6 +77,7 @@ class payload_channel {
     requires ViewingCommunicator<Data>
   {
     const stage_scope waiting(stages_, &stage_seconds::wait);
+    const wait_scope watched(watch_, awaited);
     return data_.view(*token, deadline::after(deadline_seconds_));
   }
 
@@ -81,6 +86,7 @@ class payload_channel {
   void start_scatter([[maybe_unused]] operation& token, std::span<const bytes_view> windows, mutable_bytes received,
                      std::size_t root, [[maybe_unused]] std::span<const std::size_t> group) {
     const stage_scope waiting(stages_, &stage_seconds::wait);
+    const wait_scope watched(watch_, awaited);
     if constexpr (GroupCommunicator<Data>) {
       if (!group.empty()) {
         const bool outside = group.size() == 1;
@@ -100,6 +106,7 @@ class payload_channel {
     if constexpr (NonBlockingCommunicator<Data>) {
       if (token) {
         const stage_scope waiting(stages_, &stage_seconds::wait);
+        const wait_scope watched(watch_, awaited);
         auto started = std::move(*token);
         token.reset();
         data_.wait(started, deadline::after(deadline_seconds_));
@@ -115,8 +122,10 @@ class payload_channel {
   }
 
  private:
+  static constexpr const char* awaited = "a bucket";
   Data& data_;
   stage_clock& stages_;
+  wait_watch* watch_;
   std::size_t rank_;
   double deadline_seconds_;
 };

@@ -10,6 +10,7 @@
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
 #include <fsdpinit/init/pretrained_load.hpp>
+#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/observe/observer.hpp>
 
 #include <type_traits>
@@ -32,7 +33,7 @@ namespace fsdpinit {
 /// \param context  Who loads; equal on every rank.
 /// \param how      Options, equal on every rank.
 /// \param memory   Where the weights live: a memory space that host code may touch; without one a `host_memory` of this rank's own.
-/// \param watch    An Observer; progress is reported on the source rank.
+/// \param watch    An Observer; progress is reported on the source rank. A WaitingObserver also hears of long waits.
 ///
 /// Cost: W bytes of `memory` on ranks that load, and at most 256 KiB more while a tie that is stored twice is compared;
 /// nothing elsewhere. Weights that the module held before stay until these are allocated. Control traffic: seven
@@ -73,15 +74,24 @@ pretrained_report load_pretrained(Module& module, Source&& source, Channels&& li
                 "memory, and reach a device as shards");
   static_assert(Observer<observer>,
                 "fsdpinit: `watch` must model Observer: void phase(name), void progress(done, total)");
+  static_assert(WaitingObserver<observer> || !detail::HasWaiting<observer>,
+                "fsdpinit: `watch` has a member waiting(what, seconds): it must be noexcept and return void");
   if constexpr (ShardableModule<Module> && is_source && detail::AreLinks<Channels> && on_host && Observer<observer>) {
     auto both = detail::channels_of(links);
     using data = std::remove_reference_t<decltype(both.data)>;
-    using control = std::remove_reference_t<decltype(both.control)>;
     try {
-      agreed(both.control, how.deadline_seconds, [&] { detail::require_equal_ranks(both); });
-      return detail::pretrained_load<Module, given, control, space, observer>(module, source, both.control, context,
-                                                                              how, detail::given_space(memory), watch)
-          .run();
+      return detail::with_watched_waits(
+          watch, both, [&]<class Control>(channels<data, Control> watched, detail::wait_watch* waits) {
+            agreed(watched.control, how.deadline_seconds, [&] {
+              detail::require_equal_ranks(watched);
+              if (waits != nullptr) {
+                waits->start();
+              }
+            });
+            return detail::pretrained_load<Module, given, Control, space, observer>(
+                       module, source, watched.control, context, how, detail::given_space(memory), watch)
+                .run();
+          });
     } catch (...) {
       if constexpr (InterruptibleCommunicator<data>) {
         both.data.rearm();  // a control channel that failed has interrupted what is of one piece with it
