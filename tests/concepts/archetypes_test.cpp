@@ -4,6 +4,7 @@
 #include <fsdpinit/communicators/self.hpp>
 #include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/optimizer.hpp>
+#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
 #include <fsdpinit/testing/faults.hpp>
@@ -653,6 +654,29 @@ struct progress_asks_back : without_progress {
   bool progress(std::uint64_t, std::uint64_t);
 };
 static_assert(!Observer<progress_asks_back>);
+static_assert(WaitingObserver<minimal_waiting_observer> && !WaitingObserver<minimal_observer>);
+struct waiting_may_throw : minimal_observer {
+  void waiting(const char*, double);
+};
+static_assert(Observer<waiting_may_throw> && !WaitingObserver<waiting_may_throw>);
+struct waiting_asks_back : minimal_observer {
+  bool waiting(const char*, double) noexcept;
+};
+static_assert(!WaitingObserver<waiting_asks_back>);
+
+// The control channel that is watched for them is one of the same kind.
+template <class C>
+constexpr bool is_watched_alike = [] {
+  using W = detail::watched_control<C>;
+  return Communicator<W> && ReducingControl<W> == ReducingControl<C> && FailableControl<W> == FailableControl<C> &&
+         SuspectingControl<W> == SuspectingControl<C>;
+}();
+static_assert(is_watched_alike<minimal_communicator> && is_watched_alike<reducing_control>);
+static_assert(is_watched_alike<failable_control> && is_watched_alike<threads_communicator>);
+struct suspecting_control : minimal_communicator {
+  void suspect(const error&);
+};
+static_assert(SuspectingControl<suspecting_control> && is_watched_alike<suspecting_control>);
 
 // -- decorators model what they decorate, no more and no less
 
