@@ -25,7 +25,7 @@ fsdpinit::dynamic_module make_model() {
 }
 
 // [observer]
-/// An Observer: whatever has these two. They run on the rank's thread, and what they throw fails the load, on every rank.
+/// An Observer: whatever has the first two. They run on the rank's thread, and what they throw fails the load, on every rank.
 struct progress_line {
   std::string& line;
   void phase(const char* name) { line += fsdpinit::concat(" ", name); }
@@ -33,6 +33,9 @@ struct progress_line {
     if (done == total) {
       line += fsdpinit::concat(" (", total, " bytes)");
     }
+  }
+  void waiting(const char* what, double seconds) noexcept {  // on any rank, and on another thread
+    std::fprintf(stderr, "has waited %.0f s for %s\n", seconds, what);
   }
 };
 // [observer]

@@ -10,6 +10,7 @@
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
+#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
@@ -42,19 +43,27 @@ struct rank_result {
   block<host_memory> optimizer{host_memory(), 0};
 };
 
-/// An Observer: progress to the terminal, phases to the timeline where one is kept.
+/// A WaitingObserver: progress and long waits to the terminal, phases to the timeline where one is kept.
 class rank_watch {
  public:
-  rank_watch(progress_display& shown, std::optional<memory_timeline::rank_observer> timeline)
-      : shown_(shown), timeline_(timeline) {}
+  rank_watch(std::size_t rank, double deadline_seconds, progress_display& shown,
+             std::optional<memory_timeline::rank_observer> timeline)
+      : rank_(rank), deadline_seconds_(deadline_seconds), shown_(shown), timeline_(timeline) {}
   void phase(const char* name) {
+    phase_ = name;
     if (timeline_) {
       timeline_->phase(name);
     }
   }
   void progress(std::uint64_t done, std::uint64_t total) { shown_.show(done, total); }
+  void waiting(const char* what, double seconds) noexcept {
+    shown_.show_wait(rank_, phase_, what, seconds, deadline_seconds_);
+  }
 
  private:
+  std::size_t rank_;
+  double deadline_seconds_;
+  const char* phase_ = "";
   tool::progress_display& shown_;
   std::optional<memory_timeline::rank_observer> timeline_;
 };
@@ -116,13 +125,17 @@ template <class Comm>
   if (timeline != nullptr) {
     samples = timeline->observer(comm.rank(), memory.shared_account());
   }
-  rank_watch watch(shown, samples);
+  rank_watch watch(comm.rank(), how.deadline_seconds, shown, samples);
   watch.phase("open");
+  // initialize() watches its own waits, and not those for ranks that open the checkpoint here.
+  detail::wait_watch waits(watch);
+  agreed(comm, how.deadline_seconds, [&] { waits.start(); });
+  detail::watched_control control(comm, &waits);
   const auto load = [&] {
     const auto opener = opener_of(how);
     if (how.policy == policy_kind::every_rank_loads || how.transport == transport_kind::own_read) {
       std::optional<decltype(opener())> source;
-      agreed(comm, how.deadline_seconds, [&] { source.emplace(opener()); });
+      agreed(control, how.deadline_seconds, [&] { source.emplace(opener()); });
       if (how.policy == policy_kind::every_rank_loads) {
         return initialize_from<every_rank_loads>(how, source->tensors(), *source, comm, memory, watch);
       }
@@ -130,7 +143,7 @@ template <class Comm>
                                                                    watch);
     }
     // The source rank alone opens the checkpoint; the others learn from it what there is.
-    auto source = share_descriptors(opener, comm, how.source_rank, how.deadline_seconds);
+    auto source = share_descriptors(opener, control, how.source_rank, how.deadline_seconds);
     const bool is_broadcast = how.transport == transport_kind::broadcast;
     if (how.policy == policy_kind::cpu_ram_efficient_loading) {
       return is_broadcast ? load_and_prepare<transport::broadcast>(how, source.tensors(), source, comm, memory, watch)
@@ -155,7 +168,7 @@ template <class Comm>
   result.peak_rss_bytes = peak_resident_bytes();
   if (how.optimizer) {
     watch.phase("optimizer");
-    agreed(comm, how.deadline_seconds, [&] { result.optimizer = adamw_state(result.report, memory); });
+    agreed(control, how.deadline_seconds, [&] { result.optimizer = adamw_state(result.report, memory); });
   }
   watch.phase("ready");
   return result;

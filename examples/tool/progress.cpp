@@ -20,6 +20,7 @@ namespace {
 
 constexpr double seconds_between_lines = 1.0;
 constexpr double seconds_between_bars = 0.1;
+constexpr const char* erase_bar = "\r\x1b[K";
 
 bool stderr_is_terminal() {
   const char* const kind = std::getenv("TERM");  // NOLINT(concurrency-mt-unsafe): nobody sets it
@@ -37,7 +38,7 @@ progress_display::progress_display(std::string_view label, bool enabled)
 
 progress_display::~progress_display() {
   if (shown_ && is_terminal_) {
-    std::fputs("\r\x1b[K", stderr);
+    std::fputs(erase_bar, stderr);
   }
 }
 
@@ -50,6 +51,14 @@ void progress_display::add(std::uint64_t bytes, std::uint64_t total) {
   const std::lock_guard lock(mutex_);
   done_ += bytes;
   show_locked(done_, total);
+}
+
+void progress_display::show_wait(std::size_t rank, const char* phase, const char* what, double seconds,
+                                 double deadline_seconds) noexcept {
+  const std::lock_guard lock(mutex_);
+  // One call, so that lines of ranks do not mix; and no format of fmt's, which may allocate.
+  std::fprintf(stderr, "%s%s: rank %zu has waited %.0f s for %s in phase \"%s\", and gives up after %g s\n",
+               is_terminal_ ? erase_bar : "", label_.c_str(), rank, seconds, what, phase, deadline_seconds);
 }
 
 void progress_display::show_locked(std::uint64_t done, std::uint64_t total) {

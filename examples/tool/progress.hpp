@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -21,6 +22,10 @@ class progress_display {
   void show(std::uint64_t done, std::uint64_t total);
   /// `bytes` more, of `total`.
   void add(std::uint64_t bytes, std::uint64_t total);
+  /// That `rank` has waited `seconds` for `what` in `phase`, and gives up after `deadline_seconds`: a line of its own, from every
+  /// rank, enabled or not, since each knows only its own waits.
+  void show_wait(std::size_t rank, const char* phase, const char* what, double seconds,
+                 double deadline_seconds) noexcept;
 
  private:
   void show_locked(std::uint64_t done, std::uint64_t total);

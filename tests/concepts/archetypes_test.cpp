@@ -653,6 +653,15 @@ struct progress_asks_back : without_progress {
   bool progress(std::uint64_t, std::uint64_t);
 };
 static_assert(!Observer<progress_asks_back>);
+static_assert(WaitingObserver<minimal_waiting_observer> && !WaitingObserver<minimal_observer>);
+struct waiting_may_throw : minimal_observer {
+  void waiting(const char*, double);
+};
+static_assert(Observer<waiting_may_throw> && !WaitingObserver<waiting_may_throw>);
+struct waiting_asks_back : minimal_observer {
+  bool waiting(const char*, double) noexcept;
+};
+static_assert(!WaitingObserver<waiting_asks_back>);
 
 // -- decorators model what they decorate, no more and no less
 

@@ -24,7 +24,7 @@ reference_model foreign_reference() {
 }
 
 /// Data on `Data`, control on `Control`, each on a world of its own.
-template <class Policy, class Data, class Control>
+template <class Policy, class Data, class Control, class Watch = minimal_observer>
 void expect_works_with() {
   const reference_model model = foreign_reference();
   for (const std::size_t ranks : {1U, 2U, 3U}) {
@@ -34,7 +34,7 @@ void expect_works_with() {
       Control control(control_world.rank(rank));
       foreign_module module;
       minimal_source source(model.source());
-      minimal_observer watch;
+      Watch watch;
       initialize<Policy>(module, source, channels{data, control}, {.bucket_bytes = 13}, minimal_memory(host_memory()),
                          watch);
       host_memory memory;
@@ -68,6 +68,10 @@ TEST(Archetypes, StartedScatterIsUsedWithoutInterruption) {
 
 TEST(Archetypes, EveryRankLoadsWithAMinimalCommunicator) {
   expect_works_with<every_rank_loads, minimal_communicator, minimal_communicator>();
+}
+
+TEST(Archetypes, AnObserverHearsOfWaitsOverMinimalCommunicators) {
+  expect_works_with<native_sharding<>, minimal_communicator, minimal_communicator, minimal_waiting_observer>();
 }
 
 TEST(Archetypes, AMinimalOpenerIsEnough) {

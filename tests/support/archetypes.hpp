@@ -322,6 +322,10 @@ struct minimal_observer {
   void progress(std::uint64_t, std::uint64_t) {}
 };
 
+struct minimal_waiting_observer : minimal_observer {
+  void waiting(const char*, double) noexcept {}
+};
+
 }  // namespace fsdpinit::testing_support
 
 template <>

@@ -285,6 +285,43 @@ pid_t process_of_rank(const std::string& mark, const std::string& rank) {
   return 0;
 }
 
+/// Until `done()`, or for so long that a test that waits for it has failed.
+template <class Done>
+void wait_for(Done&& done) {
+  for (int i = 0; i < 4000 && !done(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
+/// Has a load that dumps to `out` begun? Rank 0 makes a folder first.
+bool has_begun(const fs::path& out) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(out.parent_path())) {
+    if (entry.path().filename().string().rfind("." + out.filename().string() + ".partial", 0) == 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+TEST_F(mpi, a_rank_says_how_long_it_has_waited_for_one_that_is_stopped) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", {{"layers.0.weight", made_up("U8", 1, {4096, 4096})}});
+  const fs::path out = dir / "out";
+  const started_process job(
+      command(2, {"load", dir / "model.safetensors", "--shards", "2", "--bucket-bytes", "300", "--dump", out}));
+  wait_for([&] { return has_begun(out); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const pid_t rank = process_of_rank(out, "1");
+  ASSERT_NE(rank, 0);
+  ::kill(rank, SIGSTOP);
+  wait_for([&] { return job.err().find("load: rank 0 has waited ") != std::string::npos; });
+  ::kill(rank, SIGCONT);
+  const finished_process process = job.wait();
+  expect_success(process);
+  EXPECT_NE(process.err.find(" s for "), std::string::npos) << process.err;
+  EXPECT_NE(process.err.find(", and gives up after 600 s\n"), std::string::npos) << process.err;
+}
+
 TEST_F(mpi, a_rank_that_is_stopped_ends_the_load_by_its_deadline) {
   const temp_dir dir;
   write_plain(dir / "model.safetensors", {{"layers.0.weight", made_up("U8", 1, {4096, 4096})}});
@@ -292,17 +329,7 @@ TEST_F(mpi, a_rank_that_is_stopped_ends_the_load_by_its_deadline) {
   // Thousands of buckets, so that there is time to stop a rank in the middle.
   const started_process job(command(3, {"load", dir / "model.safetensors", "--shards", "3", "--bucket-bytes", "300",
                                         "--deadline", "1", "--dump", out}));
-  const auto in_the_middle = [&] {
-    for (const fs::directory_entry& entry : fs::directory_iterator(dir.path())) {
-      if (entry.path().filename().string().rfind(".out.partial", 0) == 0) {
-        return true;
-      }
-    }
-    return false;
-  };
-  for (int i = 0; i < 2000 && !in_the_middle(); ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
+  wait_for([&] { return has_begun(out); });
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   const pid_t rank = process_of_rank(out, "1");
   ASSERT_NE(rank, 0);

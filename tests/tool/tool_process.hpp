@@ -51,6 +51,8 @@ class started_process {
   }
 
   [[nodiscard]] pid_t pid() const noexcept { return pid_; }
+  /// What it has written to stderr by now.
+  [[nodiscard]] std::string err() const { return err_.text(); }
 
   [[nodiscard]] finished_process wait() const {
     int status = 0;

@@ -34,7 +34,7 @@ class control_ref {
     return table_->all_reduce_max(control_, value, limit);
   }
   /// Does a failed operation fail on every rank? See FailableControl.
-  [[nodiscard]] bool fails_together() const noexcept { return table_->fail != nullptr; }
+  [[nodiscard]] bool fails_together() const { return table_->fails_together(control_); }
   /// The error that all ranks get for this one; the same where ranks do not fail together.
   [[nodiscard]] error fail(const error& cause) const {
     return table_->fail == nullptr ? cause : table_->fail(control_, cause);
@@ -52,6 +52,7 @@ class control_ref {
     std::size_t (*size)(const void*);
     void (*broadcast)(void*, mutable_bytes, std::size_t, deadline);
     std::uint64_t (*all_reduce_max)(void*, std::uint64_t, deadline);
+    bool (*fails_together)(const void*);
     error (*fail)(void*, const error&);    // nullptr for a channel that is no FailableControl
     void (*suspect)(void*, const error&);  // the same of SuspectingControl
   };
@@ -82,6 +83,15 @@ class control_ref {
       return most;
     }
   }
+  /// A channel that stands for another says what that does.
+  template <class C>
+  static bool fails_together_of([[maybe_unused]] const void* control) {
+    if constexpr (requires(const C& channel) { channel.fails_together(); }) {
+      return static_cast<const C*>(control)->fails_together();
+    } else {
+      return FailableControl<C>;
+    }
+  }
   template <class C>
   static constexpr auto fail_of() noexcept -> error (*)(void*, const error&) {
     if constexpr (FailableControl<C>) {
@@ -104,6 +114,7 @@ class control_ref {
       .size = [](const void* control) -> std::size_t { return static_cast<const C*>(control)->size(); },
       .broadcast = &broadcast_of<C>,
       .all_reduce_max = &all_reduce_max_of<C>,
+      .fails_together = &fails_together_of<C>,
       .fail = fail_of<C>(),
       .suspect = suspect_of<C>()};
 

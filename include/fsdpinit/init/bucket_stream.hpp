@@ -8,6 +8,7 @@
 #include <fsdpinit/init/payload_channel.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
@@ -35,10 +36,10 @@ class bucket_stream {
   bucket_stream(const plan& made, payload_link& data, tensor_reader& reader, workspace& work,
                 std::span<const mutable_bytes> slots, transfer_counters& counters, progress_meter& progress,
                 stage_clock& stages, double deadline_seconds, std::span<const tensor_request> names = {},
-                const checksum* hash = nullptr)
+                const checksum* hash = nullptr, wait_watch* watch = nullptr)
       : plan_(made),
         mine_(made, data.rank()),
-        channel_(data, deadline_seconds, stages),
+        channel_(data, deadline_seconds, stages, watch),
         placer_(made, data.rank(), work),
         filler_(made, mine_, reader, placer_, work, progress),
         counters_(counters),
@@ -87,8 +88,8 @@ class bucket_stream {
         finish(next);
         prepare(next, which);
         start(next);
-        if (mine_.reads(which)) {
-          begin_placing(next, which);
+        if (next.to_place && mine_.reads(which)) {
+          timed(&stage_seconds::place, [&] { begin_placing(next, which); });
         }
         if (previous != nullptr && previous != &next) {
           relay(*previous);
@@ -247,8 +248,12 @@ class bucket_stream {
     channel_.wait(each.sums);
     each.which = nullptr;
     count(each, *which);
-    begin_placing(each, *which);
-    finish_placing(each);
+    if (each.to_place || each.placing) {
+      timed(&stage_seconds::place, [&] {
+        begin_placing(each, *which);
+        finish_placing(each);
+      });
+    }
     if (!is_over) {
       channel_.wait(each.payload);
     }
@@ -297,7 +302,7 @@ class bucket_stream {
   void begin_placing(flight& each, const bucket& which) {
     if (std::exchange(each.to_place, false)) {
       each.placing = true;
-      locally([&] { timed(&stage_seconds::place, [&] { place(each, which); }); });
+      locally([&] { place(each, which); });
     }
   }
   /// The staging memory may be written to afterwards, also where it throws.
@@ -305,7 +310,6 @@ class bucket_stream {
     if (!std::exchange(each.placing, false)) {
       return;
     }
-    const stage_scope placing(stages_, &stage_seconds::place);
     if (can_.interrupts) {
       each.placer->wait();
     } else {

@@ -25,6 +25,7 @@
 #include <fsdpinit/init/reread.hpp>
 #include <fsdpinit/init/retained_memory.hpp>
 #include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/memory/in_order.hpp>
 #include <fsdpinit/memory/peak_growth.hpp>
 #include <fsdpinit/observe/report.hpp>
@@ -46,8 +47,10 @@ namespace fsdpinit::detail {
 /// One initialisation on one rank, step by step. Each step ends in an agreement.
 class initialization {
  public:
-  explicit initialization(const initialization_arguments& given) noexcept
+  /// \param waits  nullptr where the observer does not hear of them
+  initialization(const initialization_arguments& given, wait_watch* waits) noexcept
       : given_(given),
+        waits_(waits),
         data_(given.data),
         control_(given.control),
         options_(given.how),
@@ -133,6 +136,9 @@ class initialization {
     work_.emplace(memory, given_.memory.staging(memory));
     memory_growth_.emplace(work_->memory);
     host_growth_.emplace(work_->host);
+    if (waits_ != nullptr) {
+      waits_->start();
+    }
     enter("open");
     return work_->memory;
   }
@@ -267,7 +273,7 @@ class initialization {
       slots.push_back(slot.bytes());
     }
     stream_.emplace(plan_, data_, *reader_, *work_, slots, counters_, *progress_, stages_, options_.deadline_seconds,
-                    requests_, options_.checksum);
+                    requests_, options_.checksum, waits_);
     if (every_rank_loads() && options_.verify != verification::off) {
       full_copy_hash_.emplace(*options_.checksum);
     }
@@ -359,6 +365,7 @@ class initialization {
   }
 
   const initialization_arguments& given_;
+  wait_watch* waits_;  // nullptr where the observer does not hear of them
   payload_link& data_;
   control_ref control_;
   const options& options_;
@@ -394,7 +401,13 @@ class initialization {
 
 /// The whole of it.
 FSDPINIT_INLINE rank_report run_initialization(const initialization_arguments& given) {
-  return over(given.data, [&] { return initialization(given).run(); });
+  return over(given.data, [&] {
+    return with_watched_waits(given.watch, given.control, [&](control_ref control, wait_watch* waits) {
+      initialization_arguments watched = given;
+      watched.control = control;
+      return initialization(watched, waits).run();
+    });
+  });
 }
 
 }  // namespace fsdpinit::detail

@@ -79,7 +79,7 @@ rank_report initialize_with(const policy_facts& policy, Module& module, Source& 
 /// \param links    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order.
 /// \param how      Options, equal on every rank.
 /// \param memory   Where shards live; without one in a `host_memory` of this rank's own. Its account shows the predicted peak, to the byte; one initialisation at a time.
-/// \param watch    An Observer.
+/// \param watch    An Observer; one that is a WaitingObserver also hears of long waits.
 /// \param optimizer  A ShardableOptimizer that was made for the module before: it lets go of the parameters before they are
 ///                 dropped, and is bound to the shards, by name, at the commit.
 /// \param missing  With `strict = false`: what to put into tensors that the source does not have, on each rank into its part
@@ -140,6 +140,8 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
                 "copy_out, wait, accounted, accounted_peak, restart_peak");
   static_assert(Observer<observer>,
                 "fsdpinit: `watch` must model Observer: void phase(name), void progress(done, total)");
+  static_assert(WaitingObserver<observer> || !detail::HasWaiting<observer>,
+                "fsdpinit: `watch` has a member waiting(what, seconds): it must be noexcept and return void");
   static_assert(
       ShardableOptimizer<optimizer_type>,
       "fsdpinit: `optimizer` must model ShardableOptimizer: parameter_groups() const, has_state() const, void "

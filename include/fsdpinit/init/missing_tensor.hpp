@@ -184,7 +184,8 @@ void initialise_missing(F&& initialise, const missing_tensor_info& tensor, const
 class initialiser_ref {
  public:
   template <MissingInitialiser F>
-  explicit initialiser_ref(F& initialise) noexcept : initialise_(const_cast<void*>(static_cast<const void*>(std::addressof(initialise)))), table_(&table_of<F>) {}
+  explicit initialiser_ref(F& initialise) noexcept
+      : initialise_(const_cast<void*>(static_cast<const void*>(std::addressof(initialise)))), table_(&table_of<F>) {}
 
   /// See `require_initialisable`.
   void require_initialisable(const missing_tensor_info& tensor) const { table_->require(initialise_, tensor); }

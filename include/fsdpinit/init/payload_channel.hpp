@@ -4,36 +4,47 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/init/payload_link.hpp>
+#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/observe/report.hpp>
 
 #include <cstddef>
 #include <span>
 #include <utility>
+#include <vector>
 
 namespace fsdpinit::detail {
 
 /// The operations of a payload link, each wait with the deadline to itself. Time in the communicator counts as waiting.
 class payload_channel {
  public:
-  payload_channel(payload_link& link, double deadline_seconds, stage_clock& stages)
-      : link_(link), stages_(stages), rank_(link.rank()), deadline_seconds_(deadline_seconds) {}
+  /// \param watch  nullptr where nobody hears of waits
+  payload_channel(payload_link& link, double deadline_seconds, stage_clock& stages, wait_watch* watch = nullptr)
+      : link_(link), stages_(stages), watch_(watch), rank_(link.rank()), deadline_seconds_(deadline_seconds) {}
 
   /// Operations 0 to `operations` - 1 may be started afterwards. \throws std::bad_alloc
-  void reserve(std::size_t operations, const expected_operations& most) { link_.reserve(operations, most); }
+  void reserve(std::size_t operations, const expected_operations& most) {
+    link_.reserve(operations, most);
+    started_.resize(operations);
+  }
 
   /// Among all ranks where `group` is empty; otherwise on a communicator with groups.
   void start_broadcast(std::size_t which, mutable_bytes bytes, std::size_t root, std::span<const std::size_t> group) {
     const stage_scope waiting(stages_, &stage_seconds::wait);
+    const wait_scope watched(watch_, awaited);
     link_.start_broadcast(which, bytes, root, group);
+    started_[which] = 1;
   }
   /// The same, on a rank that only looks at the bytes: see `view`.
   void start_viewed_broadcast(std::size_t which, mutable_bytes bytes, std::size_t root,
                               std::span<const std::size_t> group) {
     const stage_scope waiting(stages_, &stage_seconds::wait);
+    const wait_scope watched(watch_, awaited);
     link_.start_viewed_broadcast(which, bytes, root, group);
+    started_[which] = 1;
   }
   [[nodiscard]] bytes_view view(std::size_t which) {
     const stage_scope waiting(stages_, &stage_seconds::wait);
+    const wait_scope watched(watch_, awaited);
     return link_.view(which, deadline::after(deadline_seconds_));
   }
 
@@ -42,14 +53,17 @@ class payload_channel {
   void start_scatter(std::size_t which, std::span<const bytes_view> windows, mutable_bytes received, std::size_t root,
                      std::span<const std::size_t> group) {
     const stage_scope waiting(stages_, &stage_seconds::wait);
+    const wait_scope watched(watch_, awaited);
     const bool outside = link_.can().groups && group.size() == 1;
     link_.start_scatter(which, windows, outside ? mutable_bytes{} : received, outside ? rank_ : root, group);
+    started_[which] = 1;
   }
 
   /// Nothing to do where none was started. \throws what the communicator throws
   void wait(std::size_t which) {
-    if (link_.is_started(which)) {
+    if (std::exchange(started_[which], 0) != 0) {
       const stage_scope waiting(stages_, &stage_seconds::wait);
+      const wait_scope watched(watch_, awaited);
       link_.wait(which, deadline::after(deadline_seconds_));
     }
   }
@@ -58,8 +72,12 @@ class payload_channel {
   void interrupt() noexcept { link_.interrupt(); }
 
  private:
+  static constexpr const char* awaited = "a bucket";
+
   payload_link& link_;
   stage_clock& stages_;
+  wait_watch* watch_;
+  std::vector<char> started_;  // per operation: has it yet to be waited for?
   std::size_t rank_;
   double deadline_seconds_;
 };

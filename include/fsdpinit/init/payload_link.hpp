@@ -48,10 +48,8 @@ class payload_link {
                                       std::span<const std::size_t> group) = 0;
   /// Where the bytes are that a viewed broadcast has brought, until `wait`.
   [[nodiscard]] virtual bytes_view view(std::size_t which, deadline limit) = 0;
-  /// \pre is_started(which). \throws what the communicator throws
+  /// \pre it was started, and not waited for. \throws what the communicator throws
   virtual void wait(std::size_t which, deadline limit) = 0;
-  /// Was it started, and not waited for? Never of one that was over when it had begun.
-  [[nodiscard]] virtual bool is_started(std::size_t which) const noexcept = 0;
 
   // Each does nothing where the communicator has no such thing.
   virtual void connect() = 0;
@@ -154,7 +152,6 @@ class payload_link_of final : public payload_link {
       data_.wait(started, limit);
     }
   }
-  [[nodiscard]] bool is_started(std::size_t which) const noexcept override { return tokens_[which].has_value(); }
 
   void connect() override {
     if constexpr (ConnectingCommunicator<Data>) {

@@ -37,7 +37,7 @@ namespace fsdpinit {
 /// \param context  Who loads; equal on every rank.
 /// \param how      Options, equal on every rank.
 /// \param memory   Where the weights live: a memory space that host code may touch; without one a `host_memory` of this rank's own.
-/// \param watch    An Observer; progress is reported on the source rank.
+/// \param watch    An Observer; progress is reported on the source rank. A WaitingObserver also hears of long waits.
 ///
 /// Cost: W bytes of `memory` on ranks that load, and at most 256 KiB more while a tie that is stored twice is compared;
 /// nothing elsewhere. Weights that the module held before stay until these are allocated. Control traffic: seven
@@ -78,6 +78,8 @@ pretrained_report load_pretrained(Module& module, Source&& source, Channels&& li
                 "memory, and reach a device as shards");
   static_assert(Observer<observer>,
                 "fsdpinit: `watch` must model Observer: void phase(name), void progress(done, total)");
+  static_assert(WaitingObserver<observer> || !detail::HasWaiting<observer>,
+                "fsdpinit: `watch` has a member waiting(what, seconds): it must be noexcept and return void");
   if constexpr (ShardableModule<Module> && is_source && detail::AreLinks<Channels> && on_host && Observer<observer>) {
     const auto both = detail::channels_of(links);
     detail::payload_link_of data(both.data);

@@ -16,6 +16,7 @@
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/stored_copies.hpp>
 #include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/peak_growth.hpp>
 #include <fsdpinit/observe/report.hpp>
@@ -255,8 +256,17 @@ class pretrained_load {
 /// The whole of it.
 FSDPINIT_INLINE pretrained_report run_pretrained_load(const pretrained_arguments& given) {
   try {
-    agreed(given.control, given.how.deadline_seconds, [&] { require_equal_ranks(given.data, given.control); });
-    return pretrained_load(given).run();
+    return with_watched_waits(given.watch, given.control, [&](control_ref control, wait_watch* waits) {
+      agreed(control, given.how.deadline_seconds, [&] {
+        require_equal_ranks(given.data, control);
+        if (waits != nullptr) {
+          waits->start();
+        }
+      });
+      pretrained_arguments watched = given;
+      watched.control = control;
+      return pretrained_load(watched).run();
+    });
   } catch (...) {
     given.data.rearm();  // a control channel that failed has interrupted what is of one piece with it
     throw;

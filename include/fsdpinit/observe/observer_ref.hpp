@@ -19,17 +19,33 @@ class observer_ref {
 
   void phase(const char* name) const { table_->phase(watch_, name); }
   void progress(std::uint64_t done, std::uint64_t total) const { table_->progress(watch_, done, total); }
+  /// Is it a WaitingObserver?
+  [[nodiscard]] bool hears_of_waits() const noexcept { return table_->waiting != nullptr; }
+  /// \pre hears_of_waits()
+  void waiting(const char* what, double seconds) const noexcept { table_->waiting(watch_, what, seconds); }
 
  private:
   struct table {
     void (*phase)(void*, const char*);
     void (*progress)(void*, std::uint64_t, std::uint64_t);
+    void (*waiting)(void*, const char*, double) noexcept;  // nullptr for one that does not hear of waits
   };
+  template <class Watch>
+  static constexpr auto waiting_of() noexcept -> void (*)(void*, const char*, double) noexcept {
+    if constexpr (WaitingObserver<Watch>) {
+      return [](void* watch, const char* what, double seconds) noexcept {
+        static_cast<Watch*>(watch)->waiting(what, seconds);
+      };
+    } else {
+      return nullptr;
+    }
+  }
   template <class Watch>
   static constexpr table table_of{
       .phase = [](void* watch, const char* name) { static_cast<Watch*>(watch)->phase(name); },
       .progress = [](void* watch, std::uint64_t done,
-                     std::uint64_t total) { static_cast<Watch*>(watch)->progress(done, total); }};
+                     std::uint64_t total) { static_cast<Watch*>(watch)->progress(done, total); },
+      .waiting = waiting_of<Watch>()};
 
   void* watch_;
   const table* table_;

@@ -1,0 +1,14 @@
+// expect: fsdpinit: `watch` has a member waiting(what, seconds): it must be noexcept and return void
+#include <fsdpinit/fsdpinit.hpp>
+
+struct observer : fsdpinit::null_observer {
+#ifdef FSDPINIT_CONTROL
+  void waiting(const char*, double) noexcept {}
+#else
+  void waiting(const char*, double) {}
+#endif
+};
+
+void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
+  fsdpinit::initialize(module, source, links, {}, fsdpinit::host_memory{}, observer{});
+}
