@@ -56,7 +56,7 @@ function(fsdpinit_add_library target name COMPONENT)
   target_compile_features(${target} INTERFACE cxx_std_20)
   target_sources(${target} INTERFACE FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}/include" FILES ${headers})
   target_link_libraries(${target} INTERFACE ${ARGN})
-  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} VERIFY_INTERFACE_HEADER_SETS ${PROJECT_IS_TOP_LEVEL})
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
 endfunction()
 
 fsdpinit_find_needs("${FSDPINIT_CORE_NEEDS}" targets missing)
@@ -101,7 +101,5 @@ endif()
 if(TARGET fsdpinit_cuda)
   target_sources(fsdpinit_cuda INTERFACE FILE_SET kernels TYPE HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}/include"
                                          FILES ${FSDPINIT_CUDA_KERNEL_HEADERS})
-  # The verification of headers compiles as C++; tests/cuda/*.cu include these.
-  set_target_properties(fsdpinit_cuda PROPERTIES INTERFACE_HEADER_SETS_TO_VERIFY HEADERS)
   target_compile_options(fsdpinit_cuda INTERFACE "$<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:--expt-relaxed-constexpr>")
 endif()

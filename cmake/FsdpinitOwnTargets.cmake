@@ -54,11 +54,6 @@ function(fsdpinit_parts_absent out)
 endfunction()
 
 if(PROJECT_IS_TOP_LEVEL)
-  # CMake makes the header verification targets itself, at the end of this directory: only the directory's own options
-  # reach them.
-  set_property(DIRECTORY PROPERTY COMPILE_OPTIONS "${fsdpinit_warnings}")
-  set(CMAKE_CXX_EXTENSIONS OFF)
-
   find_program(FSDPINIT_CCACHE ccache)
   mark_as_advanced(FSDPINIT_CCACHE)
   if(FSDPINIT_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)

@@ -28,9 +28,13 @@ if [[ $preset == tsan ]] && setarch -R true 2>/dev/null; then
 fi
 # One more than cores: many tests wait for a deadline.
 run_ctest() { "${launcher[@]}" ctest --preset "$preset" --parallel $((jobs + 1)) "$@"; }
+status=0
 if [[ -t 1 ]]; then
-  run_ctest --progress "$@"
+  run_ctest --progress "$@" || status=$?
 else
   # Everything but the lines of tests that start or pass.
-  run_ctest "$@" | { grep -Ev '^ *(Start +[0-9]+: |[0-9]+/[0-9]+ Test +#[0-9]+: .* Passed +[0-9.]+ sec$)' || true; }
+  run_ctest "$@" | { grep -Ev '^ *(Start +[0-9]+: |[0-9]+/[0-9]+ Test +#[0-9]+: .* Passed +[0-9.]+ sec$)' || true; } || status=$?
 fi
+# Why tests of GoogleTest were skipped: ctest names them at most.
+sed -n '/: Skipped$/ { N; s/\n/ /p }' "build/$preset/Testing/Temporary/LastTest.log" | sort -u
+exit $status
