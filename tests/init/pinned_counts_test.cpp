@@ -136,8 +136,8 @@ std::vector<rank_counts> load(const reference_model& model, const std::string& p
     allocation_watch watch;
     no_optimizer optimizer;
     no_initialiser missing;
-    counts[rank].report = detail::initialize_with<counting_memory>(policy, module, source, channels{comm, comm}, how, &memory,
-                                                                   watch, optimizer, missing);
+    counts[rank].report = detail::initialize_with<counting_memory>(policy, module, source, channels{comm, comm}, how,
+                                                                   &memory, watch, optimizer, missing);
     EXPECT_FALSE(watch.counts);
     counts[rank].allocations = watch.in_between + by_readers;
     counts[rank].copied = *memory.copied;

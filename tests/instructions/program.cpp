@@ -138,7 +138,7 @@ class prepared_load {
     const options how{.bucket_bytes = size_.bytes / size_.buckets};
     const rank_report report =
         detail::initialize_with<host_memory>({.name = "native-sharding", .transport = transport_}, module_, source_,
-                                   channels{world, world}, how, &memory, watch, optimizer, missing);
+                                             channels{world, world}, how, &memory, watch, optimizer, missing);
     return report.buckets;
   }
 
