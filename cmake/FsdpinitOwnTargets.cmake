@@ -40,6 +40,9 @@ function(fsdpinit_own target)
 endfunction()
 
 fsdpinit_own(fsdpinit_compiled)
+if(FSDPINIT_SANITIZE)
+  target_compile_options(fsdpinit_compiled PRIVATE -O0)  # instrumented code takes the compiler several times as long when optimised
+endif()
 
 # Sets <out> to those of the parts that were left out, as text.
 function(fsdpinit_parts_absent out)

@@ -67,7 +67,8 @@ class memory_ref {
   };
 
   /// \throws std::bad_alloc, what copying the space throws
-  template <MemorySpace Space>
+  template <class Space>
+    requires(!std::same_as<Space, memory_ref> && MemorySpace<Space>)
   explicit memory_ref(Space space);
 
   [[nodiscard]] bool host_accessible() const noexcept { return space_->host_accessible; }
@@ -185,7 +186,8 @@ class memory_ref::model_of final : public memory_ref::model {
   Space space_;
 };
 
-template <MemorySpace Space>
+template <class Space>
+  requires(!std::same_as<Space, memory_ref> && MemorySpace<Space>)
 memory_ref::memory_ref(Space space) : space_(std::make_shared<model_of<Space>>(std::move(space))) {}
 
 template <MemorySpace Space>
