@@ -76,11 +76,15 @@ round 4: finish
 )");
 }
 
-TEST(program_text, shortens_lists_of_ranks_and_turns) {
+TEST(program_text, shortens_lists_of_ranks) {
   EXPECT_EQ(detail::ranks_text(std::vector<std::size_t>{4}), "rank 4");
   EXPECT_EQ(detail::ranks_text(std::vector<std::size_t>{0, 1, 2, 5, 7, 8}), "ranks 0-2, 5, 7-8");
-  EXPECT_EQ(detail::turns_text(std::vector<std::size_t>{4}), "round 4");
-  EXPECT_EQ(detail::turns_text(std::vector<std::size_t>{0, 1, 1, 1}), "rounds 0 and 3 x 1 in turn");
+}
+
+TEST(program_text, counts_rounds_that_are_done_again) {
+  EXPECT_EQ(detail::repeated_text(std::vector<repeated_round>{{.round = 4, .times = 9}}), "round 4");
+  EXPECT_EQ(detail::repeated_text(std::vector<repeated_round>{{.round = 4, .times = 9}, {.round = 6, .times = 1}}),
+            "rounds 4 (9 times) and 6 (1 time)");
 }
 
 }  // namespace

@@ -19,14 +19,14 @@ plan plan_of_bytes(std::uint64_t bytes, const plan_options& how) {
   return make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {bytes}}}, how);
 }
 
-/// `0-0 bucket`, `1-8 as 0`.
+/// `0-0 bucket`, `1-8 as 0 x8`.
 std::vector<std::string> outline_of(const plan& made, std::size_t rank) {
   program of = program_of(made, rank);
   std::vector<std::string> out;
   for (const round_summary& each : summary_of(of).summaries) {
     std::string what = each.as.empty() ? std::string(name(each.kind)) : "as";
-    for (const std::size_t as : each.as) {
-      what += concat(" ", as);
+    for (const repeated_round& as : each.as) {
+      what += concat(" ", as.round, " x", as.times);
     }
     out.push_back(concat(each.first, "-", each.last, " ", what));
   }
@@ -37,14 +37,15 @@ using lines = std::vector<std::string>;
 
 TEST(ProgramSummary, TellsRoundsThatDoAlikeOnce) {
   const plan made = plan_of_bytes(1000, {.ranks = {.shards = 4}, .bucket_bytes = 40});
-  EXPECT_EQ(outline_of(made, 0), (lines{"0-0 bucket", "1-25 as 0", "26-26 finish"}));
-  EXPECT_EQ(outline_of(made, 3), (lines{"0-0 bucket", "1-25 as 0", "26-26 finish"}));
+  EXPECT_EQ(outline_of(made, 0), (lines{"0-0 bucket", "1-25 as 0 x24", "26-26 finish"}));
+  EXPECT_EQ(outline_of(made, 3), (lines{"0-0 bucket", "1-25 as 0 x24", "26-26 finish"}));
 }
 
-TEST(ProgramSummary, TellsWhatIsDoneInTurnOnce) {
+TEST(ProgramSummary, CountsWhatIsDoneInTurn) {
   const plan made = plan_of_bytes(
       400, {.ranks = {.shards = 2, .replicas = 3}, .transport = transport_kind::own_read, .bucket_bytes = 20});
-  EXPECT_EQ(outline_of(made, 0), (lines{"0-0 bucket", "1-1 bucket", "2-2 bucket", "3-10 as 0 1 2", "11-11 finish"}));
+  EXPECT_EQ(outline_of(made, 0),
+            (lines{"0-0 bucket", "1-1 bucket", "2-2 bucket", "3-10 as 0 x3 1 x2 2 x2", "11-11 finish"}));
 }
 
 TEST(ProgramSummary, AddsUpWhatIsPredicted) {

@@ -47,8 +47,9 @@ template <class Name>
 [[nodiscard]] std::string step_text(const step_summary& each, Name&& tensor) {
   const auto region = [&](region_kind kind) {
     const bool indexed = kind == region_kind::slab || kind == region_kind::slot || kind == region_kind::checksums;
-    const std::string which = indexed ? " " + range_text(each.first_region, each.last_region) : "";
-    return fmt::format("{}{}", name(kind), which);
+    return !indexed ? std::string(name(kind))
+                    : fmt::format("{}{} {}", name(kind), each.first_region == each.last_region ? "" : "s",
+                                  range_text(each.first_region, each.last_region));
   };
   const std::string bytes = bytes_text(each.bytes);
   const std::string tensors = !each.has_tensor() ? std::string()
@@ -120,26 +121,28 @@ template <class Name>
   return out;
 }
 
-/// `4`, `4 and 5 in turn`, `4 and 15 x 5 in turn`. \pre not empty.
-[[nodiscard]] inline std::string turns_text(std::span<const std::size_t> rounds) {
-  std::string out = rounds.size() == 1 ? "round " : "rounds ";
-  for (std::size_t i = 0; i < rounds.size();) {
-    std::size_t end = i + 1;
-    while (end < rounds.size() && rounds[end] == rounds[i]) {
-      ++end;
-    }
-    const std::string times = end == i + 1 ? "" : fmt::format("{} x ", end - i);
-    out += fmt::format("{}{}{}", i == 0 ? "" : end == rounds.size() ? " and " : ", ", times, rounds[i]);
-    i = end;
+/// `round 4`, `rounds 4 (15 times) and 7 (2 times)`. \pre not empty.
+[[nodiscard]] inline std::string repeated_text(std::span<const repeated_round> rounds) {
+  if (rounds.size() == 1) {
+    return fmt::format("round {}", rounds.front().round);
   }
-  return out + (rounds.size() == 1 ? "" : " in turn");
+  std::string out = "rounds ";
+  for (std::size_t i = 0; i < rounds.size(); ++i) {
+    const repeated_round& each = rounds[i];
+    out += fmt::format("{}{} ({} time{})",
+                       i == 0                   ? ""
+                       : i + 1 == rounds.size() ? " and "
+                                                : ", ",
+                       each.round, each.times, each.times == 1 ? "" : "s");
+  }
+  return out;
 }
 
 [[nodiscard]] inline std::string heading_of(const round_summary& each) {
   const std::string rounds =
       fmt::format("round{} {}", each.first == each.last ? "" : "s", range_text(each.first, each.last));
   return each.as.empty() ? fmt::format("{}: {}", rounds, name(each.kind))
-                         : fmt::format("{}: as {}{}", rounds, turns_text(each.as), traffic_text(each));
+                         : fmt::format("{}: as {}{}", rounds, repeated_text(each.as), traffic_text(each));
 }
 
 /// Regions of one kind and size are one.

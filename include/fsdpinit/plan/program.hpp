@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/plan/bucket_steps.hpp>
+#include <fsdpinit/plan/bucket_view.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/program_step.hpp>
@@ -183,7 +184,8 @@ class program {
   void for_each_step(const program_round& round, round_phase phase, step_visitor visit) {
     const detail::step_writer write(plan_, mine_, scratch_bytes_, visit);
     if (round.kind == round_kind::bucket) {
-      const detail::bucket_steps steps(write, round.part, round.slot, cursors_);
+      const detail::bucket_view bucket(write, round.part, round.slot, cursors_);
+      const detail::bucket_steps steps(bucket);
       phase == round_phase::begin ? steps.begin() : phase == round_phase::pass_on ? steps.pass_on() : steps.end();
     } else if (phase == round_phase::begin) {
       write_lone_round(write, round);

@@ -43,13 +43,20 @@ struct step_summary {
   }
 };
 
+/// A round that was told, and how often it is done again.
+struct repeated_round {
+  std::size_t round = 0;
+  std::size_t times = 0;
+  friend bool operator==(const repeated_round&, const repeated_round&) = default;
+};
+
 /// A round, a bucket with the agreement that may follow it; or several, of which each does as one that was told before.
 struct round_summary {
   std::size_t first = 0;  ///< numbers of rounds
   std::size_t last = 0;
   round_kind kind = round_kind::finish;  ///< of the first
   std::vector<step_summary> steps{};     ///< of a round that is told
-  std::vector<std::size_t> as{};         ///< else: they do as these, in turn
+  std::vector<repeated_round> as{};      ///< else: in the order in which they are first done again
   std::uint64_t read = 0;                ///< of all these rounds, in bytes
   std::uint64_t sent = 0;                ///< payload x destinations
   std::uint64_t received = 0;
@@ -91,7 +98,6 @@ class program_summariser {
  private:
   using step_key = std::tuple<round_phase, step_kind, region_kind, region_kind, std::size_t, bool, bool>;
   using round_key = std::vector<step_key>;
-  static constexpr std::size_t longest_turn = 64;  ///< rounds that repeat in turn
 
   [[nodiscard]] static step_key key_of(const step_summary& each) {
     return {each.phase, each.kind, each.from, each.to, each.rank, each.copies, each.viewable};
@@ -186,50 +192,44 @@ class program_summariser {
     std::sort(key.begin(), key.end());
     const auto [known, is_new] = known_.try_emplace({told_.back().kind, std::move(key)}, told_.size() - 1);
     like_.push_back(known->second);
+    first_round_.push_back(told_.back().first);
     if (!is_new) {
       told_.back().steps = {};
     }
   }
 
-  /// Rounds that do as those before them, one after the other or several in turn, become one.
+  /// Neighbours of which each does as one that was told become one.
   void compress() {
-    for (std::size_t i = 0; i < told_.size();) {
+    for (std::size_t i = 0; i < told_.size(); ++i) {
       if (like_[i] == i) {
-        out_.summaries.push_back(std::move(told_[i++]));
+        out_.summaries.push_back(std::move(told_[i]));
         continue;
       }
-      std::size_t period = 1;
-      std::size_t end = i;
-      for (std::size_t candidate = 1; candidate <= std::min(longest_turn, i); ++candidate) {
-        std::size_t reaches = i;
-        while (reaches < told_.size() && like_[reaches] == like_[reaches - candidate]) {
-          ++reaches;
-        }
-        if (reaches > end) {
-          end = reaches;
-          period = candidate;
-        }
+      if (like_[i - 1] == i - 1) {
+        out_.summaries.push_back({.first = told_[i].first, .kind = told_[i].kind});
       }
-      end = std::max(end, i + 1);
-      round_summary many{.first = told_[i].first, .last = told_[end - 1].last, .kind = told_[i].kind};
-      for (std::size_t j = i; j < end; ++j) {
-        if (j < i + period) {
-          many.as.push_back(told_[like_[j]].first);
-        }
-        many.read += told_[j].read;
-        many.sent += told_[j].sent;
-        many.received += told_[j].received;
-        many.agreements += told_[j].agreements;
+      round_summary& many = out_.summaries.back();
+      many.last = told_[i].last;
+      many.read += told_[i].read;
+      many.sent += told_[i].sent;
+      many.received += told_[i].received;
+      many.agreements += told_[i].agreements;
+      const std::size_t round = first_round_[like_[i]];
+      const auto known =
+          std::find_if(many.as.begin(), many.as.end(), [&](const repeated_round& each) { return each.round == round; });
+      if (known == many.as.end()) {
+        many.as.push_back({.round = round, .times = 1});
+      } else {
+        ++known->times;
       }
-      out_.summaries.push_back(std::move(many));
-      i = end;
     }
   }
 
   program& program_;
   program_summary out_;
   std::vector<round_summary> told_;
-  std::vector<std::size_t> like_;  // by round told: the first that does alike
+  std::vector<std::size_t> like_;         // by round told: the first that does alike
+  std::vector<std::size_t> first_round_;  // by round told: its number
   std::map<std::pair<round_kind, round_key>, std::size_t> known_;
 };
 
