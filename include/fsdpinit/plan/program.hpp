@@ -26,6 +26,8 @@
 /// is passed on, and bucket k ends before one begins that has the same slot. All other rounds have only the phase `begin`, stand
 /// alone (what was before has ended), and end with all ranks in step.
 ///
+/// **Regions** are all the memory that steps work in, but for two running checksums. They are there before the first round.
+///
 /// **Steps** of a phase are executed in their order, by
 ///
 /// | who | steps |
@@ -38,10 +40,11 @@
 /// | the data channel | `window`, `scatter`, `broadcast` |
 /// | the control channel | `compare_sums`, `agree` |
 ///
-/// A step is over before the next one is begun, with two exceptions. A transfer is started, and over when the bucket's next phase
-/// begins; until then the bytes that it sends may be read. A `place` is begun; it is over before anybody looks at what it has
-/// written, or writes to what it reads, and at the latest when its round ends. Where a transfer is `viewable` and the communicator
-/// lends its bytes where they arrive, places from its region read them there, and the transfer is over after that.
+/// A step is over before the next one is begun, with three exceptions. Reads with nothing but `release` between them, whose bytes
+/// follow each other in a file, may be one request. A transfer is started, and over when the bucket's next phase begins; until then
+/// the bytes that it sends may be read. A `place` is begun; it is over before anybody looks at what it has written, or writes to what
+/// it reads, and at the latest when its round ends. Where a transfer is `viewable` and the communicator lends its bytes where they
+/// arrive, places from its region read them there, and the transfer is over after that.
 ///
 /// A rank that has failed goes through `clear_sums`, `window`, `scatter`, `broadcast`, `compare_sums` and `agree` alone, so that its
 /// peers are not left waiting.

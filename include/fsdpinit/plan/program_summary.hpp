@@ -28,8 +28,7 @@ struct step_summary {
   bool viewable = false;
   std::vector<std::size_t> ranks{};  ///< those that a root sends to, ascending
   std::size_t steps = 0;
-  std::uint64_t bytes =
-      0;  ///< of all steps; of what a root sends, once for each receiver of a scatter, and once in a broadcast
+  std::uint64_t bytes = 0;       ///< of all steps; of a scatter's root all windows, of a broadcast's the payload once
   std::size_t first_region = 0;  ///< the lowest and the highest index of the region that is written to, or else read
   std::size_t last_region = 0;
   std::size_t first_tensor = 0;
