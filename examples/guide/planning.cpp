@@ -3,6 +3,7 @@
 #include <fsdpinit/plan/by_cost.hpp>
 #include <fsdpinit/plan/cluster_cost.hpp>
 #include <fsdpinit/plan/cluster_simulation.hpp>
+#include <fsdpinit/plan/program.hpp>
 #include <fsdpinit/plan/rank_classes.hpp>
 
 #include <cstddef>
@@ -50,6 +51,16 @@ int main() {
               made.schedule.buckets.size(), number(source.bytes_read), number(source.bytes_sent),
               number(source.peak_bytes()), number(other.peak_bytes()));
 
+  // [program]
+  fsdpinit::program mine = fsdpinit::program_of(made, 5);
+  std::uint64_t received = 0;
+  fsdpinit::for_each_round(mine, [&](const fsdpinit::program_round& round) {
+    mine.for_each_step(round, [&](const fsdpinit::program_step& step) {
+      received += step.kind == fsdpinit::step_kind::scatter ? step.bytes : 0;
+    });
+  });
+  // [program]
+
   // [cost]
   const fsdpinit::cluster on{.nodes = 2,
                              .ranks_per_node = 8,
@@ -67,5 +78,6 @@ int main() {
               std::string(name(cost.bottleneck)).c_str(), played.seconds, std::string(name(best)).c_str());
   // What a source reads is the model, and what ranks keep is a sixteenth of it each.
   const std::uint64_t model = 16 * other.shard_bytes;
-  return source.bytes_read == model && played.seconds > 0 && cost.busy_with(cost.bottleneck) <= cost.seconds ? 0 : 1;
+  const bool exact = source.bytes_read == model && other.bytes_received == received;
+  return exact && played.seconds > 0 && cost.busy_with(cost.bottleneck) <= cost.seconds ? 0 : 1;
 }

@@ -199,7 +199,13 @@ CLI::App& add_plan(CLI::App& app, plan_request& how) {
       .add_flag("--simulate", how.simulate,
                 "play each way to load through there, bucket by bucket, beside the model's seconds")
       ->needs("--cluster");
-  command.add_flag("--json", how.json, "every rank, or every way to load, as JSON");
+  command
+      .add_option("--explain", how.explained_rank,
+                  "print what rank N does instead: its rounds, what it reads, sends, receives and places")
+      ->check(CLI::NonNegativeNumber)
+      ->excludes("--cluster")
+      ->type_name("N");
+  command.add_flag("--json", how.json, "every rank, every way to load, or what a rank does, as JSON");
   return command;
 }
 

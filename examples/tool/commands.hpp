@@ -66,6 +66,7 @@ struct inspect_request {
 struct plan_request : sharding_request {
   std::string cluster;    ///< the file of its figures, whose ranks are then planned for; may be empty
   bool simulate = false;  ///< there
+  std::optional<std::size_t> explained_rank;
   bool json = false;
 };
 

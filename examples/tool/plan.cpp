@@ -173,12 +173,22 @@ plan_options options_of(const sharding_request& how) {
           .verify = how.verify};
 }
 
-plan plan_of(const sharding_request& how, const state_dict_contents& contents, const plan_options& options) {
+named_plan named_plan_of(const sharding_request& how, const state_dict_contents& contents,
+                         const plan_options& options) {
   dynamic_module module = module_of(how, contents.tensors);
   const module_view view = view_of(module);
   unmatched_names unmatched;
   const std::vector<load_item> items = match(view, contents, how.strict ? nullptr : &unmatched);
-  return make_plan(requests_of(view, items, contents), options);
+  const std::vector<tensor_request> requests = requests_of(view, items, contents);
+  named_plan out{.made = make_plan(requests, options), .names = {}};
+  for (const planned_tensor& tensor : out.made.tensors) {
+    out.names.emplace_back(requests[tensor.request].fqn);
+  }
+  return out;
+}
+
+plan plan_of(const sharding_request& how, const state_dict_contents& contents, const plan_options& options) {
+  return named_plan_of(how, contents, options).made;
 }
 
 std::uint64_t model_bytes(const plan& made) {
@@ -246,9 +256,17 @@ void run_plan(const plan_request& asked) {
     fit_to(*on, how);
   }
   require_fitting(how, most_planned_ranks);
+  if (how.explained_rank.value_or(0) >= how.ranks()) {
+    throw usage_error(
+        fmt::format("--explain: {} is none of {} ranks; they are counted from 0", *how.explained_rank, how.ranks()));
+  }
   const state_dict_contents contents = published ? published_contents(how) : detail::contents_of(opener_of(how)());
   if (on) {
     print_cluster_plan(how, *on, contents);
+    return;
+  }
+  if (how.explained_rank) {
+    print_program(how, named_plan_of(how, contents, options_of(how)));
     return;
   }
   const plan made = plan_of(how, contents, options_of(how));

@@ -6,6 +6,8 @@
 #include <fsdpinit/plan/plan.hpp>
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace fsdpinit::tool {
 
@@ -14,10 +16,20 @@ namespace fsdpinit::tool {
 /// The plan that `load` will follow: the same module, matched in the same way.
 [[nodiscard]] plan plan_of(const sharding_request& how, const state_dict_contents& contents,
                            const plan_options& options);
+/// The same, and what its tensors are called.
+struct named_plan {
+  plan made;
+  std::vector<std::string> names;  ///< by planned tensor
+};
+[[nodiscard]] named_plan named_plan_of(const sharding_request& how, const state_dict_contents& contents,
+                                       const plan_options& options);
 /// As it is kept once, without shards.
 [[nodiscard]] std::uint64_t model_bytes(const plan& made);
 
 /// Prints what each way to initialise costs on the cluster that `how` names, and which one to take.
 void print_cluster_plan(const plan_request& how, const cluster& on, const state_dict_contents& contents);
+
+/// Prints what the rank that `how` names does, round by round.
+void print_program(const plan_request& how, const named_plan& of);
 
 }  // namespace fsdpinit::tool

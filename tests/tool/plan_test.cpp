@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -115,6 +116,54 @@ TEST(plan, of_many_ranks_stays_readable) {
       at = end + 1;
     }
   }
+}
+
+// -- what one rank does
+
+TEST(plan_explain, adds_up_to_the_plan) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  for (const std::string transport : {"scatter", "broadcast", "own-read"}) {
+    const arguments how{"--shards", "3", "--transport", transport, "--bucket-bytes", "300", "--verify", "transfer"};
+    const json planned = plan_json(dir / "model.safetensors", how);
+    for (std::size_t rank = 0; rank < 3; ++rank) {
+      arguments explained = how;
+      explained.insert(explained.end(), {"--explain", std::to_string(rank)});
+      const json program = plan_json(dir / "model.safetensors", explained);
+      EXPECT_EQ(program["rank"], rank);
+      std::uint64_t next = 0;
+      std::map<std::string, std::uint64_t> bytes;
+      for (const json& rounds : program["explained"]) {
+        EXPECT_EQ(rounds["first"], next);
+        next = rounds["last"].get<std::uint64_t>() + 1;
+        for (const char* key : {"bytes_read", "bytes_sent", "bytes_received"}) {
+          bytes[key] += rounds[key].get<std::uint64_t>();
+        }
+      }
+      EXPECT_EQ(program["rounds"], next);
+      for (const json& region : program["regions"]) {
+        bytes["predicted_peak_bytes"] += region["bytes"].get<std::uint64_t>();
+      }
+      for (const auto& [key, found] : bytes) {
+        EXPECT_EQ(planned["ranks"][rank][key], found) << key << " of rank " << rank << ", " << transport;
+      }
+    }
+  }
+}
+
+TEST(plan_explain, tells_rounds_that_do_alike_once) {
+  const finished_process process = run_tool({"plan", "gpt2", "--layers", "1", "--shards", "4", "--explain", "3"});
+  expect_success(process);
+  EXPECT_EQ(process.out.rfind("rank 3: ", 0), 0U);
+  EXPECT_NE(process.out.find(": as round 0"), std::string::npos) << process.out;
+  EXPECT_LE(std::count(process.out.begin(), process.out.end(), '\n'), 40) << process.out;
+}
+
+TEST(plan_explain, is_of_a_rank_of_a_plan) {
+  expect_failure(run_tool({"plan", "gpt2", "--shards", "4", "--explain", "4"}), 2, "--explain: 4 is none of 4 ranks",
+                 "counted from 0");
+  expect_failure(run_tool({"plan", "gpt2", "--cluster", "examples/clusters/one_node_nvme.json", "--explain", "0"}), 2,
+                 "--cluster excludes --explain", "");
 }
 
 // -- on a cluster

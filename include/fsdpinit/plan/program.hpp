@@ -1,0 +1,370 @@
+#pragma once
+
+#include <fsdpinit/plan/bucket_steps.hpp>
+#include <fsdpinit/plan/bucket_view.hpp>
+#include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/plan/program_step.hpp>
+#include <fsdpinit/plan/rank_groups.hpp>
+#include <fsdpinit/plan/reread_pairs.hpp>
+#include <fsdpinit/plan/step_writer.hpp>
+#include <fsdpinit/plan/turn_steps.hpp>
+#include <fsdpinit/plan/verification.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+/// \file
+/// A program: what one rank does, round by round and step by step, from a plan. Who runs it needs no other knowledge of the plan.
+///
+/// **Rounds** are the same on every rank: as many, of the same kinds, each with the same transfers in the same order. A bucket is a
+/// round of three phases. `begin` ends with the bucket on its way; `pass_on` starts its second transfer, where it has one; `end`
+/// places and checks. Phases of one bucket follow one another, and those of neighbours overlap: bucket k + 1 begins before bucket k
+/// is passed on, and bucket k ends before one begins that has the same slot. All other rounds have only the phase `begin`, stand
+/// alone (what was before has ended), and end with all ranks in step.
+///
+/// **Regions** are all the memory that steps work in, but for two running checksums. They are there before the first round.
+///
+/// **Steps** of a phase are executed in their order, by
+///
+/// | who | steps |
+/// |---|---|
+/// | the source | `read`, and `release` where it holds tensors in memory |
+/// | the module | `capture` |
+/// | the initialiser of missing tensors | `generate` |
+/// | the module's memory space | `place`, `fetch`, `widen` in a slab |
+/// | the host | `copy`, `compare`, `widen` in scratch, and all that is done to checksums |
+/// | the data channel | `window`, `scatter`, `broadcast` |
+/// | the control channel | `compare_sums`, `agree` |
+///
+/// A step is over before the next one is begun, with three exceptions. Reads with nothing but `release` between them, whose bytes
+/// follow each other in a file, may be one request. A transfer is started, and over when the bucket's next phase begins; until then
+/// the bytes that it sends may be read. A `place` is begun; it is over before anybody looks at what it has written, or writes to what
+/// it reads, and at the latest when its round ends. Where a transfer is `viewable` and the communicator lends its bytes where they
+/// arrive, places from its region read them there, and the transfer is over after that.
+///
+/// A rank that has failed goes through `clear_sums`, `window`, `scatter`, `broadcast`, `compare_sums` and `agree` alone, so that its
+/// peers are not left waiting.
+
+namespace fsdpinit {
+
+enum class round_kind : std::uint8_t {
+  generate,  ///< parts of tensors that the source does not have
+  load,      ///< a turn of reading everything, where every rank loads the whole model
+  keep,      ///< each rank's part of that
+  bucket,
+  agree,    ///< ranks hear of each other's failures
+  reread,   ///< a turn of reading everything again
+  compare,  ///< of what several ranks have read: is what each rank holds what its peer has read again?
+  finish,   ///< what has travelled narrow becomes wide
+};
+
+[[nodiscard]] constexpr std::string_view name(round_kind kind) noexcept {
+  switch (kind) {
+    case round_kind::generate:
+      return "generate";
+    case round_kind::load:
+      return "load";
+    case round_kind::keep:
+      return "keep";
+    case round_kind::bucket:
+      return "bucket";
+    case round_kind::agree:
+      return "agree";
+    case round_kind::reread:
+      return "reread";
+    case round_kind::compare:
+      return "compare";
+    case round_kind::finish:
+      return "finish";
+  }
+  return "unknown";
+}
+
+enum class round_phase : std::uint8_t { begin, pass_on, end };
+
+[[nodiscard]] constexpr std::string_view name(round_phase phase) noexcept {
+  return phase == round_phase::begin ? "begin" : phase == round_phase::pass_on ? "pass-on" : "end";
+}
+
+/// The same on every rank. A value: a few of them are all that an interpreter keeps of the rounds in flight.
+struct program_round {
+  round_kind kind = round_kind::finish;
+  std::size_t number = 0;  ///< of all rounds
+  std::size_t part = 0;    ///< of a bucket, or a turn, its index; of an agreement how many buckets were before it
+  std::size_t slot = 0;    ///< of a bucket
+  std::uint64_t unheard =
+      0;  ///< of a bucket: bytes of this and those before it that ranks have read without a word to each other
+  std::size_t unagreed = 0;  ///< of a bucket: how many there are since the last agreement, with this one
+  friend bool operator==(const program_round&, const program_round&) = default;
+};
+
+/// What a program depends on besides the plan.
+struct program_options {
+  /// Where a rank that fails cannot interrupt its peers, they agree after so many buckets. Default: they hear of it at once.
+  std::size_t buckets_per_agreement = ~std::size_t{0};
+};
+
+/// Steps are made when they are asked for, one by one: its memory is that of a few lists of ranks, whatever the plan has of buckets,
+/// and nothing is allocated after it was made. Not for several threads at once.
+class program {
+ public:
+  /// `made` must outlive it. O(tensors + segments + ranks). \pre rank < ranks.
+  program(const plan& made, std::size_t rank, const program_options& how = {})
+      : plan_(made),
+        mine_(made, rank),
+        how_(how),
+        cursors_(made.options.ranks.shards),
+        load_turns_(detail::turns_of(detail::bytes_of_turns(made, detail::fully_loaded_bytes))),
+        reread_turns_(detail::turns_of(detail::bytes_of_turns(made, detail::reread_bytes))) {
+    if (made.options.verify == verification::reread) {
+      const reread_pairs pairs(made.options);
+      peers_shard_ = made.options.ranks.shard_of(pairs.read_by(rank));
+      rereader_ = pairs.reader_of(rank);
+    }
+    for (const planned_tensor& tensor : made.tensors) {
+      generates_ = generates_ || tensor.generated;
+      exchanges_sums_ =
+          exchanges_sums_ || (made.options.verify == verification::reread && is_read_by_several(made.options, tensor));
+    }
+    add_regions();
+  }
+
+  /// All memory that its steps work in, but for single numbers. Slabs first, in the order of the plan.
+  [[nodiscard]] std::span<const program_region> regions() const noexcept { return regions_; }
+  /// Of one kind, all together.
+  [[nodiscard]] std::uint64_t region_bytes(region_kind kind) const noexcept {
+    std::uint64_t bytes = 0;
+    for (const program_region& each : regions_) {
+      bytes += each.kind == kind ? each.bytes : 0;
+    }
+    return bytes;
+  }
+
+  [[nodiscard]] std::size_t rank() const noexcept { return mine_.rank(); }
+  /// The ranks of a group, ascending; empty where it is all ranks.
+  [[nodiscard]] std::span<const std::size_t> ranks_of(rank_group group) const noexcept {
+    switch (group) {
+      case rank_group::served:
+        return mine_.groups().served;
+      case rank_group::scatter:
+        return mine_.groups().scatter;
+      case rank_group::replicas:
+        return mine_.groups().replicas;
+      case rank_group::all:
+        break;
+    }
+    return {};
+  }
+  [[nodiscard]] std::size_t size_of(rank_group group) const noexcept {
+    const std::span<const std::size_t> ranks = ranks_of(group);
+    return ranks.empty() ? plan_.options.ranks.size() : ranks.size();
+  }
+
+  /// There is always one: at least ranks agree in the end.
+  [[nodiscard]] program_round first() const noexcept {
+    const bool loads = plan_.options.transport == transport_kind::none;
+    return generates_ ? program_round{.kind = round_kind::generate}
+           : loads    ? program_round{.kind = round_kind::load}
+                      : stream_from(0);
+  }
+  /// Makes it the round after it. \return false, with the round as it was, where it is the last one.
+  [[nodiscard]] bool advance(program_round& round) const noexcept {
+    if (round.kind == round_kind::finish) {
+      return false;
+    }
+    const std::size_t number = round.number + 1;
+    round = after(round);
+    round.number = number;
+    return true;
+  }
+
+  /// Calls `visit` for each step of a phase of a round. A bucket takes O(its segments x shards + its runs), another round
+  /// O(tensors + its runs).
+  void for_each_step(const program_round& round, round_phase phase, step_visitor visit) {
+    const detail::step_writer write(plan_, mine_, scratch_bytes_, visit);
+    if (round.kind == round_kind::bucket) {
+      const detail::bucket_view bucket(write, round.part, round.slot, cursors_);
+      const detail::bucket_steps steps(bucket);
+      phase == round_phase::begin ? steps.begin() : phase == round_phase::pass_on ? steps.pass_on() : steps.end();
+    } else if (phase == round_phase::begin) {
+      write_lone_round(write, round);
+    }
+  }
+  /// Of all its phases.
+  void for_each_step(const program_round& round, step_visitor visit) {
+    for (const round_phase phase : {round_phase::begin, round_phase::pass_on, round_phase::end}) {
+      for_each_step(round, phase, visit);
+    }
+  }
+
+ private:
+  // -- rounds
+
+  [[nodiscard]] std::size_t buckets() const noexcept { return plan_.schedule.buckets.size(); }
+
+  /// The bucket of that index after an agreement, or the agreement that there is none left.
+  [[nodiscard]] program_round stream_from(std::size_t index) const noexcept {
+    return index < buckets() ? bucket_round(index, 0, 0) : program_round{.kind = round_kind::agree, .part = index};
+  }
+  [[nodiscard]] program_round bucket_round(std::size_t index, std::uint64_t unheard,
+                                           std::size_t unagreed) const noexcept {
+    const bucket& which = plan_.schedule.buckets[index];
+    const bool silent = which.way == route::own_read && !mine_.relays(which);
+    return {.kind = round_kind::bucket,
+            .part = index,
+            .slot = index % plan_.options.buckets_in_flight,
+            .unheard = unheard + (silent ? which.bytes : 0),
+            .unagreed = unagreed + 1};
+  }
+
+  [[nodiscard]] program_round after(const program_round& round) const noexcept {
+    const std::size_t next = round.part + 1;
+    switch (round.kind) {
+      case round_kind::generate:
+        return plan_.options.transport == transport_kind::none ? program_round{.kind = round_kind::load}
+                                                               : stream_from(0);
+      case round_kind::load:
+        return next < load_turns_ ? program_round{.kind = round_kind::load, .part = next}
+                                  : program_round{.kind = round_kind::keep};
+      case round_kind::keep:
+        return stream_from(0);
+      case round_kind::bucket:
+        return next == buckets() || round.unheard >= direct_read_bytes || round.unagreed >= how_.buckets_per_agreement
+                   ? program_round{.kind = round_kind::agree, .part = next}
+                   : bucket_round(next, round.unheard, round.unagreed);
+      case round_kind::agree:
+        return round.part < buckets()                         ? stream_from(round.part)
+               : plan_.options.verify == verification::reread ? program_round{.kind = round_kind::reread}
+                                                              : program_round{};
+      case round_kind::reread:
+        return next < reread_turns_ ? program_round{.kind = round_kind::reread, .part = next}
+               : exchanges_sums_    ? program_round{.kind = round_kind::compare}
+                                    : program_round{};
+      case round_kind::compare:
+      case round_kind::finish:
+        break;
+    }
+    return {};
+  }
+
+  void write_lone_round(const detail::step_writer& write, const program_round& round) const {
+    switch (round.kind) {
+      case round_kind::generate:
+        detail::write_generated(write);
+        break;
+      case round_kind::load:
+        detail::write_load_turn(write, round.part);
+        break;
+      case round_kind::keep:
+        detail::write_kept_parts(write);
+        break;
+      case round_kind::reread:
+        detail::reread_steps(write, peers_shard_).turn(round.part);
+        break;
+      case round_kind::compare:
+        write({.kind = step_kind::compare_sums,
+               .rank = rereader_,
+               .from = {.kind = region_kind::peer_sums},
+               .bytes = region_bytes(region_kind::peer_sums) / 2});
+        return;
+      case round_kind::finish:
+        detail::write_widening(write);
+        break;
+      case round_kind::bucket:
+      case round_kind::agree:
+        break;
+    }
+    write({.kind = step_kind::agree});
+  }
+
+  // -- regions
+
+  void add_regions() {
+    for (std::size_t i = 0; i < plan_.slabs.size(); ++i) {
+      regions_.push_back({.kind = region_kind::slab, .index = i, .bytes = plan_.slabs[i].bytes});
+    }
+    add_slots();
+    scratch_bytes_ = uses_scratch() ? bytes_of_scratch() : 0;
+    add_region(region_kind::scratch, 0, scratch_bytes_);
+    add_region(region_kind::full_copy, 0, detail::bytes_of_turns(plan_, detail::fully_loaded_bytes));
+    for (std::size_t i = 0; exchanges_sums_ && i < 2; ++i) {
+      add_region(region_kind::peer_sums, i, plan_.tensors.size() * sizeof(std::uint64_t));
+    }
+  }
+  void add_region(region_kind kind, std::size_t index, std::uint64_t bytes) {
+    if (bytes != 0) {
+      regions_.push_back({.kind = kind, .index = index, .bytes = bytes});
+    }
+  }
+
+  /// One for each bucket that is in flight at a time, as large as the largest needs.
+  void add_slots() {
+    std::uint64_t staging = 0;
+    std::uint64_t sums = 0;
+    for (const bucket& which : plan_.schedule.buckets) {
+      const std::uint64_t needed = mine_.staging_of(which);
+      staging = needed > staging ? needed : staging;
+      if (mine_.has_checksums(which)) {
+        sums = checksums_bytes(plan_.options.verify, plan_.options.ranks.shards);
+      }
+    }
+    const std::size_t slots = buckets() < plan_.options.buckets_in_flight ? buckets() : plan_.options.buckets_in_flight;
+    for (std::size_t i = 0; i < slots; ++i) {
+      add_region(region_kind::slot, i, staging);
+      add_region(region_kind::checksums, i, sums);
+    }
+  }
+
+  [[nodiscard]] bool uses_scratch() const noexcept {
+    const plan_options& options = plan_.options;
+    bool uses = options.verify != verification::off && !options.access.host;
+    for (const planned_tensor& tensor : plan_.tensors) {
+      const bool from_source = !tensor.captured && !tensor.generated;
+      const bool reads_copies =
+          from_source && tensor.extra_copies != 0 && (tensor.way == route::full_copy || mine_.is_source());
+      const bool takes_apart = tensor.way == route::scatter && mine_.is_source() && !tensor.partition.is_contiguous();
+      const bool joins = tensor.way == route::own_read;
+      const bool rereads = options.verify == verification::reread && from_source;
+      const bool widens_aside = tensor.widening && !options.access.widens;
+      uses = uses || reads_copies || takes_apart || joins || rereads || widens_aside;
+    }
+    return uses;
+  }
+  [[nodiscard]] std::uint64_t bytes_of_scratch() const noexcept {
+    const std::uint64_t bytes = smaller(plan_.options.bucket_bytes, scratch_bound);
+    return bytes < least_scratch ? least_scratch : bytes;
+  }
+
+  const plan& plan_;
+  rank_plan mine_;
+  program_options how_;
+  std::vector<program_region> regions_;
+  std::vector<std::uint64_t> cursors_;  // per shard, for whoever writes steps
+  std::uint64_t scratch_bytes_ = 0;
+  std::size_t load_turns_;
+  std::size_t reread_turns_;
+  std::size_t peers_shard_ = 0;  // whose part this rank reads again
+  std::size_t rereader_ = 0;     // who reads that of this rank again
+  bool generates_ = false;
+  bool exchanges_sums_ = false;
+};
+
+/// What `rank` does to carry out a plan. Pure; see `program`.
+[[nodiscard]] inline program program_of(const plan& made, std::size_t rank, const program_options& how = {}) {
+  return program(made, rank, how);
+}
+
+/// Calls `fn(round)` for each round of a program, in their order.
+template <class Fn>
+void for_each_round(const program& of, Fn&& fn) {
+  program_round round = of.first();
+  do {
+    fn(round);
+  } while (of.advance(round));
+}
+
+}  // namespace fsdpinit
