@@ -65,14 +65,7 @@ if(missing)
                       "build) or name its prefix in CMAKE_PREFIX_PATH")
 endif()
 fsdpinit_add_library(fsdpinit fsdpinit CORE ${targets})
-
-# The same with the engine compiled once, for programs that initialise in many places. It is compiled like what links it: a project that
-# installs the library installs its source.
-add_library(fsdpinit_compiled STATIC EXCLUDE_FROM_ALL "${PROJECT_SOURCE_DIR}/include/fsdpinit/compiled.cpp")
-add_library(fsdpinit::compiled ALIAS fsdpinit_compiled)
-target_link_libraries(fsdpinit_compiled PUBLIC fsdpinit::fsdpinit)
-target_compile_definitions(fsdpinit_compiled PUBLIC FSDPINIT_COMPILED)
-set_target_properties(fsdpinit_compiled PROPERTIES POSITION_INDEPENDENT_CODE ON)
+fsdpinit_add_compiled("${PROJECT_SOURCE_DIR}/include/fsdpinit/compiled.cpp")
 
 foreach(part IN LISTS FSDPINIT_PARTS)
   string(TOUPPER "${part}" PART)

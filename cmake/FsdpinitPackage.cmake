@@ -37,5 +37,6 @@ configure_file("${CMAKE_CURRENT_LIST_DIR}/fsdpinit-config.cmake.in" "${generated
 # As long as the version is 0.x, each minor version may break what the last one promised.
 write_basic_package_version_file("${generated}/fsdpinit-config-version.cmake" COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES "${generated}/fsdpinit-config.cmake" "${generated}/fsdpinit-config-version.cmake"
+              "${PROJECT_SOURCE_DIR}/include/fsdpinit/compiled.cpp" "${CMAKE_CURRENT_LIST_DIR}/FsdpinitCompiled.cmake"
               "${CMAKE_CURRENT_LIST_DIR}/FindNCCL.cmake" "${CMAKE_CURRENT_LIST_DIR}/FindxxHash.cmake" DESTINATION "${destination}")
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}")

@@ -140,6 +140,11 @@ core_alone_is_enough() {
   build_and_run "6 over 4: the last from 6"
 }
 
+compiled_and_header_only_parts_are_one_program() {
+  configure "$here/compiled" -Dfsdpinit_ROOT="$core_prefix" "${nothing_optional[@]}"
+  build_and_run "header-only: 24 bytes, compiled: 24 bytes"
+}
+
 headers_of_absent_parts_stay_away() {
   if [[ ! -f $core_prefix/include/fsdpinit/fsdpinit.hpp ]]; then fail "nothing was installed"; fi
   if grep -rnE '# *include [<"](nlohmann/|fmt/|xxhash|mpi\.h|cuda_|nccl\.h)' "$core_prefix/include"; then fail "headers of parts are installed"; fi
