@@ -61,10 +61,8 @@ class payload_channel {
 
   /// Nothing to do where none was started. \throws what the communicator throws
   void wait(std::size_t which) {
-    if (std::exchange(started_[which], 0) != 0) {
-      const stage_scope waiting(stages_, &stage_seconds::wait);
-      const wait_scope watched(watch_, awaited);
-      link_.wait(which, deadline::after(deadline_seconds_));
+    if (started_[which] != 0) {
+      wait_for(which);
     }
   }
 
@@ -73,6 +71,13 @@ class payload_channel {
 
  private:
   static constexpr const char* awaited = "a bucket";
+
+  void wait_for(std::size_t which) {
+    const stage_scope waiting(stages_, &stage_seconds::wait);
+    const wait_scope watched(watch_, awaited);
+    started_[which] = 0;
+    link_.wait(which, deadline::after(deadline_seconds_));
+  }
 
   payload_link& link_;
   stage_clock& stages_;
