@@ -1,4 +1,4 @@
-// expect: fsdpinit: the module visits a type that does not model ParameterSlot; specialise fsdpinit::slot_traits
+// expect: fsdpinit: the module visits a type T that is no slot; specialise fsdpinit::slot_traits for it
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <string_view>

@@ -46,10 +46,9 @@ class module_ref {
   template <class M>
   static void visit_of(void* module, void* context, visitor visit) {
     module_traits<M>::visit_slots(*static_cast<M*>(module), [=]<class Slot>(std::string_view fqn, Slot& slot) {
-      static_assert(
-          ParameterSlot<Slot>,
-          "fsdpinit: the module visits a type that does not model ParameterSlot; specialise fsdpinit::slot_traits");
-      visit(context, fqn, slot_ref(slot));
+      if constexpr (detail::require_slot<Slot>()) {
+        visit(context, fqn, slot_ref(slot));
+      }
     });
   }
   template <class M>
