@@ -1,5 +1,5 @@
 // expect: fsdpinit: slot_traits<T>::data(const T&) must be static and return const std::byte*
-// expect: T = tensor
+// expect: tensor
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <cstddef>

@@ -1,5 +1,5 @@
 // expect: fsdpinit: slot_traits<T>::drop must be noexcept
-// expect: T = tensor
+// expect: tensor
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <cstddef>

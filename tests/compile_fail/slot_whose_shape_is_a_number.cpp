@@ -1,5 +1,5 @@
 // expect: fsdpinit: slot_traits<T>::shape(const T&) must be static and return the global fsdpinit::shape
-// expect: T = tensor
+// expect: tensor
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <cstddef>

@@ -1,5 +1,5 @@
 // expect: fsdpinit: slot_traits<T> must have a static void adopt(T&, local_shard&&) noexcept
-// expect: T = tensor
+// expect: tensor
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <cstddef>
