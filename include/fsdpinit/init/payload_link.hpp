@@ -147,9 +147,11 @@ class payload_link_of final : public payload_link {
   }
   void wait([[maybe_unused]] std::size_t which, [[maybe_unused]] deadline limit) override {
     if constexpr (NonBlockingCommunicator<Data>) {
-      auto started = std::move(*tokens_[which]);
-      tokens_[which].reset();
-      data_.wait(started, limit);
+      if (tokens_[which]) {  // not of a blocking operation, which some communicators have beside others
+        auto started = std::move(*tokens_[which]);
+        tokens_[which].reset();
+        data_.wait(started, limit);
+      }
     }
   }
 
