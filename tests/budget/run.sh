@@ -11,8 +11,9 @@ include=${1:-include}
 compiler=${CXX:-g++}
 
 # In millions, for g++ 12; about 4,100 are a second on the machine that the aims are from: 0.5 s and 1.0 s. <memory>, <string>, <vector>,
-# <span> and <map> are half of fsdpinit.hpp. The limits keep both from growing.
-declare -A limit=([core.hpp]=2060 [fsdpinit.hpp]=6900)
+# <span> and <map> are half of fsdpinit.hpp. The limits keep both from growing. The engine is ordinary code, and so is paid for where it is
+# included, not where it is called; a program over fsdpinit::compiled does not include it.
+declare -A limit=([core.hpp]=2060 [fsdpinit.hpp]=9900 [fsdpinit.hpp compiled]=6400)
 headers=(core.hpp fsdpinit.hpp)
 forbidden='/(nlohmann|fmt)/|/(ranges|iostream|regex|mpi\.h)$|/boost/hana\.hpp$|/gsl/gsl$'
 
@@ -51,8 +52,8 @@ done
 
 command -v valgrind >/dev/null || { echo "budget: needs valgrind; install it (bash cmake/packages.sh test)"; exit 1; }
 
-millions() {  # name: sets counted
-  "${compile[@]}" -fsyntax-only "$scratch/$1.cpp" \
+millions() {  # name, flags: sets counted
+  "${compile[@]}" "${@:2}" -fsyntax-only "$scratch/$1.cpp" \
     -wrapper valgrind,--tool=cachegrind,--cache-sim=no,--cachegrind-out-file=/dev/null 2>"$scratch/log" || { cat "$scratch/log"; exit 1; }
   counted=$(awk '/I *refs:/ { gsub(",", "", $NF); print int($NF / 1e6 + 0.5) }' "$scratch/log")
   if [[ -z $counted || $counted == 0 ]]; then cat "$scratch/log"; echo "nothing was counted"; exit 1; fi
@@ -61,8 +62,10 @@ millions() {  # name: sets counted
 millions empty
 nothing=$counted
 printf '%-24s %10s %10s\n' "millions of instructions" counted limit
-for header in "${headers[@]}"; do
-  millions "$header"
+for header in "${headers[@]}" "fsdpinit.hpp compiled"; do
+  flags=()
+  if [[ $header == *" compiled" ]]; then flags=(-DFSDPINIT_COMPILED); fi
+  millions "${header% compiled}" "${flags[@]}"
   cost=$((counted - nothing))
   verdict=
   if ((cost > limit[$header])); then
