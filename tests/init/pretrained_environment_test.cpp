@@ -245,8 +245,10 @@ TEST_F(environment, AProgramThatReplacesTheExportingOneMayExportItItself) {
   }
   EXPECT_EQ(in_child([&] {
               const environment_export exported = export_environment();
-              setenv(replacement, "1", 1);     // NOLINT(concurrency-mt-unsafe)
-              unsetenv("GTEST_TOTAL_SHARDS");  // NOLINT(concurrency-mt-unsafe): it runs this test, whatever the shard
+              setenv(replacement, "1", 1);  // NOLINT(concurrency-mt-unsafe)
+              // It runs this test, whatever the shard.
+              unsetenv("GTEST_TOTAL_SHARDS");  // NOLINT(concurrency-mt-unsafe)
+              unsetenv("GTEST_SHARD_INDEX");   // NOLINT(concurrency-mt-unsafe)
               // The process id stays; the program is a new one.
               execl("/proc/self/exe", "replacement", "--gtest_brief=1",
                     "--gtest_filter=environment.AProgramThatReplacesTheExportingOneMayExportItItself", nullptr);
