@@ -2,7 +2,7 @@
 # usage: bench/compile_cost.sh REV
 # What one call of initialize() costs the compiler, at REV and in the working tree: instructions of g++ -O2 for
 # examples/custom_framework.cpp, header-only; for the same with one further combination of arguments; and, where there is
-# fsdpinit::compiled, for the file that links it. Bytes of code of an object file that has four combinations. Counted by valgrind, so that
+# fsdpinit::compiled, for the file that links it. Bytes of an object file that has four combinations. Counted by valgrind, so that
 # the machine and what else it does make no difference; some ten minutes.
 set -euo pipefail
 
@@ -24,7 +24,7 @@ for more in 1 3; do
 struct observer_$i { void phase(const char*) {} void progress(std::uint64_t, std::uint64_t) {} };
 struct source_$i : fsdpinit::in_memory_source { using in_memory_source::in_memory_source; };
 fsdpinit::rank_report load_$i(mine::module& model, source_$i& source, my_communicator& ranks) {
-  return fsdpinit::initialize(model, source, ranks, {}, fsdpinit::default_memory{}, observer_$i{});
+  return fsdpinit::initialize(model, source, ranks, {}, fsdpinit::host_memory{}, observer_$i{});
 }
 CALL
     done
