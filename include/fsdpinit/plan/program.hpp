@@ -26,7 +26,7 @@
 /// is passed on, and bucket k ends before one begins that has the same slot. All other rounds have only the phase `begin`, stand
 /// alone (what was before has ended), and end with all ranks in step.
 ///
-/// **Regions** are all the memory that steps work in, but for two running checksums. They are there before the first round.
+/// **Regions** are all the memory that steps work in, except for two running checksums. They are there before the first round.
 ///
 /// **Steps** of a phase are executed in their order, by
 ///
@@ -133,7 +133,7 @@ class program {
     add_regions();
   }
 
-  /// All memory that its steps work in, but for single numbers. Slabs first, in the order of the plan.
+  /// All memory that its steps work in, except for single numbers. Slabs first, in the order of the plan.
   [[nodiscard]] std::span<const program_region> regions() const noexcept { return regions_; }
   /// Of one kind, all together.
   [[nodiscard]] std::uint64_t region_bytes(region_kind kind) const noexcept {

@@ -35,7 +35,7 @@ class source_ref {
   }
   /// May several threads read at a time?
   [[nodiscard]] bool reads_concurrently() const noexcept { return table_->reads_concurrently; }
-  /// Can a rank read it by itself? Where not, it is on the source rank only.
+  /// Can every rank read it by itself? If not, it is on the source rank only.
   [[nodiscard]] bool readable() const { return table_->readable(source_); }
 
   [[nodiscard]] state_dict_contents contents() const { return table_->contents(source_); }
