@@ -49,6 +49,13 @@ struct hooked_source {
   }
 };
 
+/// Tells of the stream only: ranks read before it too, to compare their checkpoints.
+struct streaming_observer {
+  std::atomic<bool>* streams;
+  void phase(std::string_view name) const { *streams = name == "stream"; }
+  void progress(std::uint64_t, std::uint64_t) const {}
+};
+
 /// Says when this rank waits for payload, and when it comes to an agreement.
 struct hooked_communicator : threads_communicator {
   hooked_communicator(const threads_communicator& inner, std::function<void()> waits, std::function<void()> agrees)
@@ -148,7 +155,11 @@ TEST(Stages, APeerThatReadsLongerShowsAsWaiting) {
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
+    std::atomic<bool> streams = false;
     const auto read = [&] {
+      if (!streams) {
+        return;
+      }
       if (rank == 0) {
         has_read = true;
       } else {
@@ -158,8 +169,8 @@ TEST(Stages, APeerThatReadsLongerShowsAsWaiting) {
     };
     hooked_communicator comm(
         world, [] {}, [&] { agrees = agrees || (rank == 0 && has_read); });
-    const rank_report report =
-        initialize<native_sharding<transport::own_read>>(module, hooked_source{model.source(), read}, comm, {}, memory);
+    const rank_report report = initialize<native_sharding<transport::own_read>>(
+        module, hooked_source{model.source(), read}, comm, {}, memory, streaming_observer{&streams});
     EXPECT_GE(rank == 0 ? report.stages.wait : report.stages.read, pause_seconds);
     expect_to_add_up(report);
   });
