@@ -287,7 +287,8 @@ TEST(ClusterCost, ReplicasGetTheirPartsOnce) {
 
 auto fields_of(const prediction& each) {
   return std::tuple(each.shard_bytes, each.slab_bytes, each.slot_bytes, each.slots, each.scratch_bytes,
-                    each.full_copy_bytes, each.bytes_read, each.bytes_sent, each.bytes_received);
+                    each.full_copy_bytes, each.peer_sum_bytes, each.bytes_read, each.bytes_sent, each.bytes_received,
+                    each.payload_bytes);
 }
 
 TEST(RankClasses, PredictWhatEachRankIsPredicted) {

@@ -171,7 +171,7 @@ class program_machine {
     compared_.clear();
     for (std::size_t rank = 0; rank < programs_.size(); ++rank) {
       std::vector<program_step> windows;
-      programs_[rank].for_each_step(in.round, phase, [&](const program_step& each) {
+      const auto run = [&](const program_step& each) {
         if (each.kind == step_kind::window) {
           windows.push_back(each);
         } else if (each.kind == step_kind::scatter || each.kind == step_kind::broadcast) {
@@ -183,7 +183,8 @@ class program_machine {
           end_places(in, rank);
           execute(rank, each, in.round.kind == round_kind::reread);
         }
-      });
+      };
+      programs_[rank].for_each_step(in.round, phase, [&](const program_step& each) { for_each_single(each, run); });
       require(windows.empty(), "windows without a scatter");
     }
     if (!input_.late) {

@@ -1,4 +1,5 @@
 #include "init/random_case.hpp"
+#include "plan/expected_prediction.hpp"
 #include "plan/program_machine.hpp"
 #include "support/cluster_plans.hpp"
 #include "support/heap_faults.hpp"
@@ -87,12 +88,13 @@ lines program_text(const plan& made, std::size_t rank, const program_options& ho
   for_each_round(of, [&](const program_round& round) {
     out.push_back(concat(name(round.kind), " ", round.part));
     for (const round_phase phase : {round_phase::begin, round_phase::pass_on, round_phase::end}) {
-      of.for_each_step(round, phase, [&](const program_step& each) {
+      const auto tell = [&](const program_step& each) {
         out.push_back(concat(phase == round_phase::begin     ? ""
                              : phase == round_phase::pass_on ? "| "
                                                              : "|| ",
                              text_of(each)));
-      });
+      };
+      of.for_each_step(round, phase, [&](const program_step& each) { for_each_single(each, tell); });
     }
   });
   return out;
@@ -242,10 +244,10 @@ TEST(Program, ReadsAgainWhatAPeerHasReadAndExchangesSums) {
                                                  .bucket_bytes = 6,
                                                  .verify = verification::reread});
   const lines all = program_text(made, 1);
-  EXPECT_EQ(lines(all.end() - 13, all.end()),
-            (lines{"reread 0", "sum 0", "sum 0", "read tensor 0+0 3 -> scratch 0+0", "hash 3 scratch 0+0",
-                   "hash 3 slab 0+0", "store peer-sums 0+0", "store peer-sums 1+0", "agree", "compare 0",
-                   "compare sums of 0", "finish 0", "agree"}));
+  EXPECT_EQ(lines(all.end() - 15, all.end()),
+            (lines{"reread 0", "clear-sums", "clear-sums", "sum 0", "sum 0", "read tensor 0+0 3 -> scratch 0+0",
+                   "hash 3 scratch 0+0", "hash 3 slab 0+0", "store peer-sums 0+0", "store peer-sums 1+0", "agree",
+                   "compare 0", "compare sums of 0", "finish 0", "agree"}));
 }
 
 TEST(Program, WidensInPlaceOrAside) {
@@ -514,16 +516,22 @@ std::string faults_of(const planned_case& of) {
       faults += found == wanted ? "" : concat("rank ", rank, ": ", what, " ", found, " in place of ", wanted, "\n");
     };
     const prediction predicted = predict(made, rank);
-    const program& mine = machine.program_on(rank);
-    require(mine.region_bytes(region_kind::slab), predicted.slab_bytes, "slabs");
-    require(mine.region_bytes(region_kind::slot) + mine.region_bytes(region_kind::checksums),
-            predicted.slots * predicted.slot_bytes, "slots");
-    require(mine.region_bytes(region_kind::scratch), predicted.scratch_bytes, "scratch");
-    require(mine.region_bytes(region_kind::full_copy), predicted.full_copy_bytes, "full copy");
+    const prediction expected = expected_prediction(made, rank);
+    require(predicted.shard_bytes, expected.shard_bytes, "shards");
+    require(predicted.slab_bytes, expected.slab_bytes, "slabs");
+    require(predicted.slots, expected.slots, "slots");
+    require(predicted.slot_bytes, expected.slot_bytes, "bytes of a slot");
+    require(predicted.scratch_bytes, expected.scratch_bytes, "scratch");
+    require(predicted.full_copy_bytes, expected.full_copy_bytes, "full copy");
+    require(predicted.peer_sum_bytes, expected.peer_sum_bytes, "peer sums");
+    require(predicted.bytes_read, expected.bytes_read, "predicted to read");
+    require(predicted.bytes_sent, expected.bytes_sent, "predicted to send");
+    require(predicted.bytes_received, expected.bytes_received, "predicted to receive");
+    require(predicted.payload_bytes, expected.payload_bytes, "predicted payload");
     require(machine.tally(rank).read, predicted.bytes_read, "read");
     require(machine.tally(rank).sent, predicted.bytes_sent, "sent");
     require(machine.tally(rank).received, predicted.bytes_received, "received");
-    require(machine.tally(rank).wanted, bytes_to_read(made, rank), "payload");
+    require(machine.tally(rank).wanted, predicted.payload_bytes, "payload");
 
     std::vector<std::vector<std::uint8_t>> arrivals;
     for (const slab_layout& slab : made.slabs) {

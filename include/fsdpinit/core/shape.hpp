@@ -65,12 +65,17 @@ class shape {
 };
 
 /// `[8, 17]`, `[]` for a scalar.
-[[nodiscard]] inline std::string to_string(const shape& extents) {
-  std::string out = "[";
+inline void append(std::string& out, const shape& extents) {
+  out += '[';
   for (std::size_t dim = 0; dim < extents.rank(); ++dim) {
     append_to(out, dim == 0 ? "" : ", ", extents[dim]);
   }
-  return out + "]";
+  out += ']';
+}
+[[nodiscard]] inline std::string to_string(const shape& extents) {
+  std::string out;
+  append(out, extents);
+  return out;
 }
 
 /// The number of elements, multiplied left to right as the safetensors reference does: `[0, 2^63, 4]` is 0 elements,

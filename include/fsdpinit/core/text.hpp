@@ -18,9 +18,27 @@ namespace detail {
 
 inline void append(std::string& out, std::string_view part) { out += part; }
 
+inline void append_digits(std::string& out, std::uint64_t number) {
+  char digits[20];
+  char* const end = digits + sizeof digits;
+  char* first = end;
+  do {
+    *--first = static_cast<char>('0' + number % 10);
+    number /= 10;
+  } while (number != 0);
+  out.append(first, static_cast<std::size_t>(end - first));
+}
+
 template <std::integral Integer>
 void append(std::string& out, Integer number) {
-  out += std::to_string(number);
+  auto size = static_cast<std::uint64_t>(number);
+  if constexpr (std::signed_integral<Integer>) {
+    if (number < 0) {
+      out += '-';
+      size = 0 - size;
+    }
+  }
+  append_digits(out, size);
 }
 
 /// The length of a prefix without control characters and backslashes, found eight bytes at a time: most names are that.

@@ -15,7 +15,7 @@
 namespace fsdpinit {
 
 /// The reports of all ranks, in rank order, on every rank: what ranks that are processes need for `report_text` and
-/// `report_json`. Collective; two broadcasts of some 200 bytes for each rank.
+/// `report_json`. Collective; two broadcasts of some 220 bytes for each rank.
 ///
 /// What is equal on all ranks of one initialisation (policy, transport, the plan's counts, the names of phases) is taken
 /// from this rank's own.
@@ -29,9 +29,11 @@ namespace fsdpinit {
     visit(predicted.slots);
     visit(predicted.scratch_bytes);
     visit(predicted.full_copy_bytes);
+    visit(predicted.peer_sum_bytes);
     visit(predicted.bytes_read);
     visit(predicted.bytes_sent);
     visit(predicted.bytes_received);
+    visit(predicted.payload_bytes);
     visit(report.accounted_peak_bytes);
     visit(report.bytes_read);
     visit(report.bytes_sent);

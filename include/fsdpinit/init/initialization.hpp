@@ -8,9 +8,7 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/agreed_call.hpp>
 #include <fsdpinit/init/arguments.hpp>
-#include <fsdpinit/init/bucket_stream.hpp>
 #include <fsdpinit/init/engine.hpp>
-#include <fsdpinit/init/full_load.hpp>
 #include <fsdpinit/init/gathered_reports.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
@@ -21,16 +19,20 @@
 #include <fsdpinit/init/payload_channel.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/pending_shards.hpp>
+#include <fsdpinit/init/program_runner.hpp>
+#include <fsdpinit/init/progress_meter.hpp>
 #include <fsdpinit/init/read_threads.hpp>
-#include <fsdpinit/init/reread.hpp>
 #include <fsdpinit/init/retained_memory.hpp>
-#include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/init/step_reader.hpp>
 #include <fsdpinit/init/wait_watch.hpp>
+#include <fsdpinit/init/workspace.hpp>
 #include <fsdpinit/memory/in_order.hpp>
 #include <fsdpinit/memory/peak_growth.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/predict.hpp>
 #include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/plan/program.hpp>
 #include <fsdpinit/sources/as_stored.hpp>
 
 #include <cstddef>
@@ -72,30 +74,9 @@ class initialization {
     agreed([&] { allocate(); });
     drop_to_meta();
     try {
-      if (given_.missing) {
-        agreed([&] {
-          tensor_placer placer(plan_, rank_, *work_);
-          fill_missing(*given_.missing, plan_, call_.view(), items_, placer, call_.ranks().shard_of(rank_));
-        });
+      for (bool more = true; more;) {
+        more = run_phase();
       }
-      if (every_rank_loads()) {
-        load_everything();
-      }
-      move_payload();
-      if (options_.verify == verification::reread) {
-        agreed([&] {
-          count_overflow();  // before they are read again
-          enter("verify");
-        });
-        in_turns([&] { return own_step([&] { return rereader_->compare_some(); }); });
-        rereader_->compare_with_peer(control_, options_.deadline_seconds);
-      }
-      agreed([&] {
-        widen();
-        count_overflow();
-        enter("commit");
-        report_ = describe();
-      });
       // The last moment at which a rank can fail: past it the commit happens everywhere.
       agree_on_slowest(control_, report_, clock_.total(), options_.deadline_seconds);
     } catch (const error& cause) {
@@ -104,7 +85,7 @@ class initialization {
       }
       throw;
     }
-    release_staging();
+    work_->release_staging();
     commit();
     clock_.leave();
     report_.seconds = clock_.total();
@@ -117,16 +98,10 @@ class initialization {
   void agreed(Fn&& fn) {
     fsdpinit::agreed(control_, options_.deadline_seconds, [&] { own_step(fn); });
   }
-  /// As long as `fn` returns true, on every rank as often. Ranks that agree between turns see that the others make progress.
-  template <class Fn>
-  void in_turns(Fn&& fn) {
-    bool more = true;
-    while (more) {
-      fsdpinit::agreed(control_, options_.deadline_seconds, [&] { more = fn(); });
-    }
-  }
   void enter(const char* phase) {
+    phase_ = phase;
     clock_.enter(phase);
+    stages_.enter(phase == stream_phase ? &stage_seconds::wait : nullptr);  // between its turns a rank waits for others
     given_.watch.phase(phase);
   }
 
@@ -142,6 +117,9 @@ class initialization {
     enter("open");
     return work_->memory;
   }
+
+  /// Where ranks that fail cannot interrupt their peers, a failure is known to all after so many.
+  static constexpr std::size_t buckets_per_agreement = 64;
 
   [[nodiscard]] bool every_rank_loads() const noexcept { return call_.transport() == transport_kind::none; }
 
@@ -178,7 +156,10 @@ class initialization {
 
   void make(transport_kind transport) {
     plan_ = make_plan(requests_, planned_by(transport));
-    predicted_ = predict(plan_, rank_);
+    program_.emplace(
+        plan_, rank_,
+        program_options{.buckets_per_agreement = data_.can().interrupts ? ~std::size_t{0} : buckets_per_agreement});
+    predicted_ = predict(*program_);
     if (call_.is_automatic()) {
       reason_ = !call_.reason().empty() ? call_.reason()
                 : call_.chooses()       ? concat("chosen: ", name(transport), "; ", routes_of(plan_))
@@ -202,29 +183,34 @@ class initialization {
   /// Everything a rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
   void allocate() {
     enter("allocate");
-    work_->slabs.reserve(plan_.slabs.size());
-    const auto allocated = [&](const memory_ref& space, std::uint64_t bytes, auto&& purpose) {
-      return block_for(space, bytes, [&] { return purpose() + beside_prediction(); });
-    };
-    for (const slab_layout& slab : plan_.slabs) {
-      work_->slabs.push_back(std::make_shared<block<memory_ref>>(allocated(work_->memory, slab.bytes, [&] {
-        return concat("the shards of ", unit_text(call_.view().units[slab.unit]));
-      })));
+    work_->reserve(program_->regions().size());
+    const memory_ref travelling = given_.memory.slots(work_->host);
+    for (const program_region& each : program_->regions()) {
+      const memory_ref& space = each.kind == region_kind::slab                                          ? work_->memory
+                                : each.kind == region_kind::slot || each.kind == region_kind::checksums ? travelling
+                                                                                                        : work_->host;
+      work_->add(each, block_for(space, each.bytes, [&] { return purpose_of(each) + beside_prediction(); }));
     }
     clear_slabs();
-    const memory_ref travelling = given_.memory.slots(work_->host);
-    for (std::size_t i = 0; i < predicted_.slots; ++i) {
-      slots_.push_back(allocated(travelling, predicted_.slot_bytes,
-                                 [&] { return concat("staging bucket ", i + 1, " of ", predicted_.slots); }));
-    }
-    work_->scratch = allocated(work_->host, predicted_.scratch_bytes, [] { return std::string("scratch"); });
-    work_->full_copy =
-        allocated(work_->host, predicted_.full_copy_bytes, [] { return std::string("a copy of the whole model"); });
     for (const slot_record& slot : call_.view().slots) {  // some are only dropped
       slot.handle.prepare({});
     }
     pending_ = pending_shards(plan_, call_.view(), items_, rank_, *work_);
     prepare_stream();
+  }
+
+  /// For errors.
+  [[nodiscard]] std::string purpose_of(const program_region& region) const {
+    switch (region.kind) {
+      case region_kind::slab:
+        return concat("the shards of ", unit_text(call_.view().units[plan_.slabs[region.index].unit]));
+      case region_kind::slot:
+        return concat("staging bucket ", region.index + 1, " of ", predicted_.slots);
+      case region_kind::full_copy:
+        return "a copy of the whole model";
+      default:
+        return std::string(name(region.kind));
+    }
   }
 
   /// For errors: what the allocation that failed is a part of, and what makes it smaller.
@@ -265,46 +251,86 @@ class initialization {
     const bool reads_together = call_.source() && call_.source()->reads_concurrently();
     threads_.emplace(reads_together ? options_.reader_threads : 1);
     overflow_meter_.emplace(call_.source(), items_);
-    reader_.emplace(plan_, items_, captured_, call_.source(), *threads_, *work_, counters_);
-    progress_.emplace(given_.watch, rank_ == options_.source_rank, bytes_to_read(plan_, rank_),
+    reader_.emplace(plan_, items_, captured_, call_.source(), *threads_, work_->memory);
+    progress_.emplace(given_.watch, rank_ == options_.source_rank, predicted_.payload_bytes,
                       options_.progress_interval_seconds);
-    std::vector<mutable_bytes> slots;
-    for (const block<memory_ref>& slot : slots_) {
-      slots.push_back(slot.bytes());
-    }
-    stream_.emplace(plan_, data_, *reader_, *work_, slots, counters_, *progress_, stages_, options_.deadline_seconds,
-                    requests_, options_.checksum, waits_);
-    if (every_rank_loads() && options_.verify != verification::off) {
-      full_copy_hash_.emplace(*options_.checksum);
-    }
-    if (options_.verify == verification::reread) {
-      rereader_.emplace(plan_, rank_, *reader_, *work_, requests_, *options_.checksum);
-    }
-    enter(every_rank_loads() ? "read" : "stream");
+    runner_.emplace(*program_,
+                    program_machinery{.made = plan_,
+                                      .reader = *reader_,
+                                      .work = *work_,
+                                      .data = data_,
+                                      .control = control_,
+                                      .progress = *progress_,
+                                      .stages = stages_,
+                                      .names = requests_,
+                                      .hash = options_.verify == verification::off ? nullptr : options_.checksum,
+                                      .missing = given_.missing ? &*given_.missing : nullptr,
+                                      .deadline_seconds = options_.deadline_seconds,
+                                      .watch = waits_});
+    enter(every_rank_loads() ? load_phase : stream_phase);
   }
 
-  void load_everything() {
-    full_reader all(plan_, *reader_, *work_, *progress_);
-    in_turns([&] { return own_step([&] { return all.read_some(); }); });
-    agreed([&] {
-      enter("shard");
-      keep_own_part(plan_, rank_, *work_, requests_, full_copy_hash_);
-      enter("stream");
-    });
+  static constexpr const char* load_phase = "read";
+  static constexpr const char* stream_phase = "stream";
+  static constexpr const char* verify_phase = "verify";
+
+  [[nodiscard]] const char* phase_of(round_kind kind) const noexcept {
+    switch (kind) {
+      case round_kind::load:
+        return load_phase;
+      case round_kind::keep:
+        return "shard";
+      case round_kind::bucket:
+      case round_kind::agree:
+        return stream_phase;
+      case round_kind::reread:
+      case round_kind::compare:
+        return verify_phase;
+      case round_kind::generate:
+      case round_kind::finish:
+        break;
+    }
+    return phase_;
   }
 
-  /// Between its turns a rank waits for the others to end theirs.
-  void move_payload() {
-    const stage_scope between(stages_, &stage_seconds::wait);
-    in_turns([&] {
-      const stage_scope turn(stages_, nullptr);
-      try {
-        return stream_->run_some();
-      } catch (...) {
-        retain_if_lost(data_, work_->slabs, slots_);
-        throw;
+  /// Rounds of one phase. Ranks that agree between turns see that the others make progress.
+  /// \return whether there are more
+  bool run_phase() {
+    const char* const phase = phase_;
+    bool more = true;
+    while (more && phase == phase_) {
+      if (runner_->next() == round_kind::compare) {  // with agreements of its own
+        more = runner_->run_turn();
+        continue;
       }
-    });
+      fsdpinit::agreed(control_, options_.deadline_seconds, [&] {
+        more = run_turn();
+        own_step([&] { more ? enter_next() : wind_up(); });
+      });
+    }
+    return more;
+  }
+  bool run_turn() {
+    try {
+      return runner_->run_turn();
+    } catch (...) {
+      retain_if_lost(data_, work_->slabs, work_->staging);
+      throw;
+    }
+  }
+  void enter_next() {
+    const char* const next = phase_of(runner_->next());
+    if (next != phase_) {
+      if (next == verify_phase) {
+        count_overflow();  // before they are read again
+      }
+      enter(next);
+    }
+  }
+  void wind_up() {
+    count_overflow();
+    enter("commit");
+    report_ = describe();
   }
 
   /// Of what was read to be placed: what it says the first time is kept.
@@ -312,18 +338,6 @@ class initialization {
     if (!overflow_) {
       overflow_ = overflow_meter_->count([&](std::size_t i) { return requests_[i].fqn; });
     }
-  }
-
-  void widen() {
-    const bool streams = options_.verify != verification::reread;  // else that phase is over
-    const stage_scope placing(stages_, streams ? &stage_seconds::place : nullptr);
-    tensor_placer(plan_, rank_, *work_).widen();
-  }
-
-  void release_staging() noexcept {
-    slots_.clear();
-    work_->scratch.release();
-    work_->full_copy.release();
   }
 
   void commit() noexcept {
@@ -347,9 +361,9 @@ class initialization {
             .verified = options_.verify,
             .predicted = predicted_,
             .accounted_peak_bytes = memory_growth_->bytes() + of_host,
-            .bytes_read = counters_.read,
-            .bytes_sent = counters_.sent,
-            .bytes_received = counters_.received,
+            .bytes_read = reader_->bytes_read(),
+            .bytes_sent = runner_->counters().sent,
+            .bytes_received = runner_->counters().received,
             .tensors = plan_.tensors.size(),
             .units = plan_.slabs.size(),
             .buckets = plan_.schedule.buckets.size(),
@@ -371,10 +385,10 @@ class initialization {
   const options& options_;
   std::size_t rank_;
   std::optional<workspace> work_;
-  std::vector<block<memory_ref>> slots_;
   std::optional<peak_growth> memory_growth_;
   std::optional<peak_growth> host_growth_;
   phase_clock clock_;
+  const char* phase_ = "";
   stage_clock stages_;
 
   agreed_call call_;
@@ -387,15 +401,13 @@ class initialization {
   plan plan_;
   prediction predicted_;
   std::vector<pending_shard> pending_;
-  transfer_counters counters_;
+  std::optional<program> program_;
   std::optional<read_threads> threads_;
   std::optional<overflow_meter> overflow_meter_;
   std::optional<overflow_count> overflow_;
-  std::optional<tensor_reader> reader_;
+  std::optional<step_reader> reader_;
   std::optional<progress_meter> progress_;
-  std::optional<bucket_stream> stream_;
-  std::optional<part_rereader> rereader_;
-  std::optional<running_checksum> full_copy_hash_;  // where every rank loads, and verifies
+  std::optional<program_runner> runner_;
   rank_report report_;
 };
 

@@ -12,7 +12,7 @@
 namespace fsdpinit {
 
 /// What a rank's module is: a line for each slot with its role, dtype, shape, placement and tie; then, as the units
-/// follow from the slots, a line for each tensor with its unit. Equal on every rank, or the call is an error. Text rather than a
+/// follow from the slots, a line for each tensor that is in another unit than the one before it. Equal on every rank, or the call is an error. Text rather than a
 /// digest, so that equality is exact and the first difference can be named.
 inline void append_manifest(std::string& out, const module_view& view) {
   out.reserve(out.size() + 160 * view.slots.size());  // a guess
@@ -22,7 +22,9 @@ inline void append_manifest(std::string& out, const module_view& view) {
   for (const slot_record& slot : view.slots) {
     append_to(out, name(slot.role), " ");
     detail::append_escaped(out, slot.fqn);
-    append_to(out, " ", name(slot.dtype), " ", to_string(slot.shape), " ", to_string(slot.placement));
+    append_to(out, " ", name(slot.dtype), " ");
+    append(out, slot.shape);
+    append_to(out, " ", to_string(slot.placement));
     const stored_tensor& tensor = view.tensors[slot.tensor];
     if (slot.role == slot_role::parameter && !slot.requires_grad) {
       out += " frozen";
@@ -39,11 +41,15 @@ inline void append_manifest(std::string& out, const module_view& view) {
     detail::append_escaped(out, fqn);
     out += '\n';
   }
+  const stored_tensor* before = nullptr;
   for (const stored_tensor& tensor : view.tensors) {
-    detail::append_escaped(out, first_name(tensor));
-    out += tensor.unit == 0 ? " in the root" : " in unit ";
-    detail::append_escaped(out, view.units[tensor.unit]);  // the root's is empty
-    out += '\n';
+    if (before == nullptr || tensor.unit != before->unit) {
+      detail::append_escaped(out, first_name(tensor));
+      out += tensor.unit == 0 ? " in the root" : " in unit ";
+      detail::append_escaped(out, view.units[tensor.unit]);  // the root's is empty
+      out += '\n';
+    }
+    before = &tensor;
   }
 }
 

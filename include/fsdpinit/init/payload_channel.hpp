@@ -19,7 +19,7 @@ class payload_channel {
  public:
   /// \param watch  nullptr where nobody hears of waits
   payload_channel(payload_link& link, double deadline_seconds, stage_clock& stages, wait_watch* watch = nullptr)
-      : link_(link), stages_(stages), watch_(watch), rank_(link.rank()), deadline_seconds_(deadline_seconds) {}
+      : link_(link), stages_(stages), watch_(watch), deadline_seconds_(deadline_seconds) {}
 
   /// Operations 0 to `operations` - 1 may be started afterwards. \throws std::bad_alloc
   void reserve(std::size_t operations, const expected_operations& most) {
@@ -48,14 +48,12 @@ class payload_channel {
     return link_.view(which, deadline::after(deadline_seconds_));
   }
 
-  /// The same for windows. A group of this rank alone is that of one outside, to which nothing is sent yet: its part is passed on
-  /// to it. \param received  empty on the root
+  /// The same for windows. \param received  empty on the root
   void start_scatter(std::size_t which, std::span<const bytes_view> windows, mutable_bytes received, std::size_t root,
                      std::span<const std::size_t> group) {
     const stage_scope waiting(stages_, &stage_seconds::wait);
     const wait_scope watched(watch_, awaited);
-    const bool outside = link_.can().groups && group.size() == 1;
-    link_.start_scatter(which, windows, outside ? mutable_bytes{} : received, outside ? rank_ : root, group);
+    link_.start_scatter(which, windows, received, root, group);
     started_[which] = 1;
   }
 
@@ -83,7 +81,6 @@ class payload_channel {
   stage_clock& stages_;
   wait_watch* watch_;
   std::vector<char> started_;  // per operation: has it yet to be waited for?
-  std::size_t rank_;
   double deadline_seconds_;
 };
 

@@ -4,7 +4,7 @@
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/module_view.hpp>
-#include <fsdpinit/init/transfer.hpp>
+#include <fsdpinit/init/workspace.hpp>
 #include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/plan/plan.hpp>
 
@@ -54,19 +54,6 @@ inline void adopt(std::vector<pending_shard>& pending) noexcept {
 
 [[nodiscard]] inline missing_tensor_info info_of(const slot_record& slot) {
   return {.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape};
-}
-
-/// Makes this rank's part of every tensor that the source does not have, in its slab.
-inline void fill_missing(initialiser_ref initialise, const plan& made, const module_view& view,
-                         std::span<const load_item> items, tensor_placer& placer, std::size_t shard) {
-  for (std::size_t i = 0; i < made.tensors.size(); ++i) {
-    const planned_tensor& planned = made.tensors[i];
-    if (planned.generated) {
-      const slot_record& slot = view.first_slot(view.tensors[items[planned.request].tensor]);
-      initialise.fill(info_of(slot), planned.partition, shard,
-                      {placer.address(i, 0), planned.partition.local_bytes(shard)});
-    }
-  }
 }
 
 }  // namespace fsdpinit::detail

@@ -14,8 +14,8 @@
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/overflow_meter.hpp>
 #include <fsdpinit/init/preflight.hpp>
+#include <fsdpinit/init/progress_meter.hpp>
 #include <fsdpinit/init/stored_copies.hpp>
-#include <fsdpinit/init/transfer.hpp>
 #include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/peak_growth.hpp>
@@ -184,12 +184,9 @@ class pretrained_load {
         continue;
       }
       const mutable_bytes piece = each.storage->bytes().subspan(offset_, smaller(smaller(bytes, left), read_at_once));
-      const auto read = [&](std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
-        source_->read(tensor, offset, destination);
-      };
-      read(each.item->source, offset_, piece);
+      source_->read(each.item->source, offset_, piece);
       for (const std::size_t copy : each.item->copies) {
-        require_equal_copy(read, contents_.tensors, each.item->source, copy, offset_, piece, scratch_->bytes());
+        require_equal_copy(*source_, each.item->source, copy, offset_, piece, scratch_->bytes());
       }
       bytes_read_ += piece.size() * (1 + each.item->copies.size());
       progress_->add(piece.size());

@@ -122,6 +122,9 @@ class stage_clock {
 
   /// \return the stage before
   stage enter(stage next) noexcept {
+    if (next == current_) {
+      return next;
+    }
     const double now = monotonic_seconds();
     if (current_ != nullptr) {
       seconds_.*current_ += now - entered_;

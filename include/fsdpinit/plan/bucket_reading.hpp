@@ -101,28 +101,31 @@ class bucket_reading {
     read_runs({.tensor = whole.tensor, .begin = last_row, .end = whole.end});
   }
 
-  /// Where the next `bytes` bytes of a shard go, which begin at its local byte `local` of the tensor.
-  [[nodiscard]] region_position claim(std::size_t shard, std::size_t tensor, std::uint64_t local,
-                                      std::uint64_t bytes) const noexcept {
+  /// Where the next `bytes` bytes of a shard go, which begin at its local byte `local` of the tensor; and those of the `count` - 1
+  /// shards after it, as far apart as windows are.
+  [[nodiscard]] region_position claim(std::size_t shard, std::size_t tensor, std::uint64_t local, std::uint64_t bytes,
+                                      std::size_t count = 1) const noexcept {
     if (!bucket_.has_window(shard)) {
       return write_.slab(tensor, local);
     }
-    std::uint64_t& cursor = bucket_.cursors()[shard];
-    return bucket_.slot() + std::exchange(cursor, cursor + bytes);
+    const region_position first = bucket_.slot() + bucket_.cursors()[shard].next;
+    for (window_cursor& each : bucket_.cursors().subspan(shard, count)) {
+      each.next += bytes;
+    }
+    return first;
   }
 
-  /// Each window by itself: one request per contiguous run.
+  /// Each window by itself, with one request per contiguous run.
   void read_runs(const segment& whole) const {
     const partition& how = bucket_.partition_of(whole);
-    for (std::size_t shard = 0; shard < bucket_.shards(); ++shard) {
-      if (bucket_.mine().serves(shard)) {
-        const segment cut = clipped(whole, how, shard);
-        for_each_run(how.region(shard), cut.begin, cut.end,
-                     [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
-                       write_.read(whole.tensor, global, length, claim(shard, whole.tensor, local, length));
-                     });
-      }
-    }
+    const std::uint64_t chunk = how.region(0).run;  // from one shard's run to that of the next
+    bucket_.for_each_alike(whole, [&](std::size_t shard, std::size_t count, const segment& part) {
+      for_each_run(how.region(shard), part.begin, part.end,
+                   [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
+                     write_.read_alike(whole.tensor, global, length, claim(shard, whole.tensor, local, length, count),
+                                       count, chunk, bucket_.which().bytes);
+                   });
+    });
   }
 
   /// Sharded on an inner dim: whole rows of all shards are one request, and taken apart afterwards.
@@ -130,7 +133,7 @@ class bucket_reading {
     const partition& how = bucket_.partition_of(rows);
     const std::uint64_t run = how.region(0).run;  // equal for all shards: such dims divide evenly
     const std::uint64_t period = how.period_bytes();
-    const std::uint64_t at_once = write_.scratch_bytes() / period;
+    const std::uint64_t at_once = write_.piece_bytes() / period;
     for (std::uint64_t row = rows.begin / run; row < rows.end / run;) {
       const std::uint64_t count = smaller(at_once, rows.end / run - row);
       write_.read(rows.tensor, row * period, count * period, step_writer::scratch);

@@ -28,12 +28,12 @@ class bucket_steps {
     }
     if (bucket_.reads()) {
       bucket_reading(bucket_).write();
-      if (bucket_.has_checksums()) {
+      if (bucket_.has_checksums() && !write_.is_coarse()) {
         sums_.make();
       }
     }
     start();
-    if (bucket_.reads()) {
+    if (bucket_.reads() && !write_.is_coarse()) {
       place();
     }
   }
@@ -49,6 +49,9 @@ class bucket_steps {
 
   /// Everything has arrived.
   void end() const {
+    if (write_.is_coarse()) {
+      return;
+    }
     if (!bucket_.reads()) {
       place();
     }
@@ -62,7 +65,7 @@ class bucket_steps {
   // -- transfers
 
   void start() const {
-    const std::size_t root = mine_.root_of(which_);
+    const std::size_t root = bucket_.root();
     if (which_.way == route::scatter) {
       scatter(root);
     } else if (which_.way == route::broadcast) {
@@ -70,7 +73,7 @@ class bucket_steps {
     } else if (mine_.relays(which_)) {
       broadcast(bucket_.own(), root, rank_group::replicas);
     }
-    if (mine_.sends_checksums(which_)) {
+    if (bucket_.has_checksums() && (which_.way != route::own_read || mine_.relays(which_))) {
       broadcast({.at = bucket_.checksums(), .bytes = sums_.bytes()}, root,
                 which_.way == route::own_read ? rank_group::replicas : group_of_broadcast());
     }
@@ -83,24 +86,42 @@ class bucket_steps {
   void scatter(std::size_t root) const {
     const rank_group group = mine_.groups().scatter.empty() ? rank_group::all : rank_group::scatter;
     if (root != mine_.rank() && mine_.groups().scatter.size() != 1) {
-      const bucket_view::part& own = bucket_.own();
+      const bucket_part& own = bucket_.own();
       write_({.kind = step_kind::scatter, .group = group, .rank = root, .to = own.at, .bytes = own.bytes});
       return;
     }
-    bucket_.put_cursors_at_windows();
-    mine_.for_each_scattered_to([&](std::size_t other) {
-      if (other != mine_.rank()) {
-        const std::size_t shard = write_.made().options.ranks.shard_of(other);
-        write_({.kind = step_kind::window,
-                .rank = other,
-                .from = bucket_.slot() + bucket_.cursors()[shard],
-                .bytes = mine_.window_bytes(which_, shard)});
-      }
-    });
+    window_steps();
     write_({.kind = step_kind::scatter, .group = group, .rank = mine_.rank()});
   }
 
-  void broadcast(const bucket_view::part& what, std::size_t root, rank_group group, bool viewable = false) const {
+  /// What was read just now: windows of the same size that follow one another are one step.
+  void window_steps() const {
+    program_step next{.kind = step_kind::window, .stride = which_.bytes, .count = 0};
+    const auto flush = [&] {
+      if (next.count != 0) {
+        write_(next);
+      }
+    };
+    mine_.for_each_scattered_to([&](std::size_t other) {
+      if (other == mine_.rank()) {
+        return;
+      }
+      const window_cursor& window = bucket_.cursors()[write_.made().options.ranks.shard_of(other)];
+      if (other == next.rank + next.count && window.bytes() == next.bytes &&
+          window.begin == next.from.offset + next.count * which_.bytes) {
+        ++next.count;
+        return;
+      }
+      flush();
+      next.rank = other;
+      next.from = bucket_.slot() + window.begin;
+      next.bytes = window.bytes();
+      next.count = 1;
+    });
+    flush();
+  }
+
+  void broadcast(const bucket_part& what, std::size_t root, rank_group group, bool viewable = false) const {
     const bool sends = root == mine_.rank();
     write_({.kind = step_kind::broadcast,
             .group = group,

@@ -31,7 +31,7 @@ class bucket_sums {
   void make() const {
     if (bucket_.scatters()) {
       bucket_.for_each_window([&](std::size_t shard, region_position where) {
-        sum_window(shard, where, bucket_.mine().window_bytes(bucket_.which(), shard));
+        sum_window(shard, where, bucket_.cursors()[shard].bytes());
       });
     } else if (bucket_.which().way == route::own_read) {
       sum_window(bucket_.mine().shard(), bucket_.own().at, bucket_.own().bytes);
@@ -61,7 +61,7 @@ class bucket_sums {
   void check(std::size_t sum) const {
     write_({.kind = step_kind::check_sum,
             .tensor = bucket_.segments().front().tensor,
-            .rank = bucket_.mine().root_of(bucket_.which()),
+            .rank = bucket_.root(),
             .from = place_of(sum),
             .bytes = sizeof(std::uint64_t)});
   }

@@ -108,6 +108,10 @@ class partition {
   }
   /// Exact bytes of the shard of `rank`.
   [[nodiscard]] std::uint64_t local_bytes(std::size_t rank) const noexcept { return region(rank).bytes(); }
+  /// How many ranks, from the first on, hold as much as the first.
+  [[nodiscard]] std::uint64_t full_ranks() const noexcept {
+    return is_whole() ? 1 : extent_ / ceil_div(extent_, shards_);
+  }
   /// Bytes reserved for it on every rank: the first, largest shard's, so that an all-gather is uniform.
   [[nodiscard]] std::uint64_t slot_bytes() const noexcept { return local_bytes(0); }
   /// Bytes of one index of the dims before the sharded one: the period at which the ranks' runs repeat.

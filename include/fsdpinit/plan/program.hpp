@@ -3,9 +3,9 @@
 #include <fsdpinit/plan/bucket_steps.hpp>
 #include <fsdpinit/plan/bucket_view.hpp>
 #include <fsdpinit/plan/plan.hpp>
-#include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/plan/rank_groups.hpp>
+#include <fsdpinit/plan/rank_plan.hpp>
 #include <fsdpinit/plan/reread_pairs.hpp>
 #include <fsdpinit/plan/step_writer.hpp>
 #include <fsdpinit/plan/turn_steps.hpp>
@@ -50,6 +50,11 @@
 /// peers are not left waiting.
 
 namespace fsdpinit {
+
+/// The host memory in which strided shards are taken apart, tied copies compared, and neighbouring runs read at once.
+inline constexpr std::uint64_t scratch_bound = 256 * kib;
+/// And at least so much, however small buckets are: room for two elements.
+inline constexpr std::uint64_t least_scratch = 16;
 
 enum class round_kind : std::uint8_t {
   generate,  ///< parts of tensors that the source does not have
@@ -118,8 +123,8 @@ class program {
         mine_(made, rank),
         how_(how),
         cursors_(made.options.ranks.shards),
-        load_turns_(detail::turns_of(detail::bytes_of_turns(made, detail::fully_loaded_bytes))),
-        reread_turns_(detail::turns_of(detail::bytes_of_turns(made, detail::reread_bytes))) {
+        roles_(made.options.buckets_in_flight) {
+    set_turns();
     if (made.options.verify == verification::reread) {
       const reread_pairs pairs(made.options);
       peers_shard_ = made.options.ranks.shard_of(pairs.read_by(rank));
@@ -133,6 +138,16 @@ class program {
     add_regions();
   }
 
+  /// The same for who adds up what is read and sent: what passes through the scratch region is not cut into pieces, what takes turns
+  /// takes one, between buckets ranks do not agree, and what a rank does with bytes that it has is left out. The same bytes move, in
+  /// fewer steps.
+  [[nodiscard]] program coarse() const {
+    program out = *this;
+    out.coarse_ = true;
+    out.set_turns();
+    return out;
+  }
+
   /// All memory that its steps work in, except for single numbers. Slabs first, in the order of the plan.
   [[nodiscard]] std::span<const program_region> regions() const noexcept { return regions_; }
   /// Of one kind, all together.
@@ -140,6 +155,15 @@ class program {
     std::uint64_t bytes = 0;
     for (const program_region& each : regions_) {
       bytes += each.kind == kind ? each.bytes : 0;
+    }
+    return bytes;
+  }
+
+  /// Of this rank's shards and whole tensors, as they are kept, without padding.
+  [[nodiscard]] std::uint64_t shard_bytes() const noexcept {
+    std::uint64_t bytes = 0;
+    for (const planned_tensor& tensor : plan_.tensors) {
+      bytes += tensor.kept_bytes(tensor.partition.local_bytes(mine_.shard()));
     }
     return bytes;
   }
@@ -164,6 +188,11 @@ class program {
     return ranks.empty() ? plan_.options.ranks.size() : ranks.size();
   }
 
+  /// To how many ranks it sends at a time at most, itself among them.
+  [[nodiscard]] std::size_t most_receivers() const noexcept {
+    return mine_.is_source() ? plan_.options.ranks.size() : plan_.options.ranks.replicas;
+  }
+
   /// There is always one: at least ranks agree in the end.
   [[nodiscard]] program_round first() const noexcept {
     const bool loads = plan_.options.transport == transport_kind::none;
@@ -181,23 +210,40 @@ class program {
     round.number = number;
     return true;
   }
+  /// How many rounds, from this one on, move as many bytes of one tensor by the same steps. \pre a coarse program
+  [[nodiscard]] std::size_t alike(const program_round& round) const noexcept {
+    return round.kind == round_kind::bucket ? buckets_alike(round.part) : 1;
+  }
+  /// The same as so many calls. \pre a coarse program; `rounds` are alike
+  [[nodiscard]] bool advance(program_round& round, std::size_t rounds) const noexcept {
+    round.number += rounds - 1;
+    round.part += rounds - 1;
+    return advance(round);
+  }
 
   /// Calls `visit` for each step of a phase of a round. A bucket takes O(its segments x shards + its runs), another round
   /// O(tensors + its runs).
   void for_each_step(const program_round& round, round_phase phase, step_visitor visit) {
-    const detail::step_writer write(plan_, mine_, scratch_bytes_, visit);
     if (round.kind == round_kind::bucket) {
-      const detail::bucket_view bucket(write, round.part, round.slot, cursors_);
-      const detail::bucket_steps steps(bucket);
-      phase == round_phase::begin ? steps.begin() : phase == round_phase::pass_on ? steps.pass_on() : steps.end();
+      if (phase != round_phase::pass_on || passes_on(round)) {
+        write_bucket(round, visit, [&](const detail::bucket_steps& steps) {
+          phase == round_phase::begin ? steps.begin() : phase == round_phase::pass_on ? steps.pass_on() : steps.end();
+        });
+      }
     } else if (phase == round_phase::begin) {
-      write_lone_round(write, round);
+      write_lone_round(writer(visit), round);
     }
   }
   /// Of all its phases.
   void for_each_step(const program_round& round, step_visitor visit) {
-    for (const round_phase phase : {round_phase::begin, round_phase::pass_on, round_phase::end}) {
-      for_each_step(round, phase, visit);
+    if (round.kind == round_kind::bucket) {
+      write_bucket(round, visit, [&](const detail::bucket_steps& steps) {
+        steps.begin();
+        steps.pass_on();
+        steps.end();
+      });
+    } else {
+      write_lone_round(writer(visit), round);
     }
   }
 
@@ -221,6 +267,24 @@ class program {
             .unagreed = unagreed + 1};
   }
 
+  [[nodiscard]] std::size_t buckets_alike(std::size_t index) const noexcept {
+    const bucket& which = plan_.schedule.buckets[index];
+    const segment& part = plan_.schedule.segments[which.first];
+    const partition& how = plan_.tensors[part.tensor].partition;
+    const bool own_read = which.way == route::own_read;
+    if (which.last - which.first != 1 || (own_read && (mine_.relays(which) || !how.is_contiguous()))) {
+      return 1;
+    }
+    std::uint64_t end = how.bytes();
+    if (which.has_windows()) {  // up to where the part of the last rank that has any ends
+      const std::uint64_t full = how.full_ranks();
+      const std::uint64_t rest = full < plan_.options.ranks.shards ? how.local_bytes(full) : 0;
+      end = part.end <= rest ? rest : how.slot_bytes();
+      end = part.begin < rest && part.end > rest ? part.end : end;
+    }
+    return 1 + static_cast<std::size_t>((end - part.end) / which.bytes);
+  }
+
   [[nodiscard]] program_round after(const program_round& round) const noexcept {
     const std::size_t next = round.part + 1;
     switch (round.kind) {
@@ -233,7 +297,8 @@ class program {
       case round_kind::keep:
         return stream_from(0);
       case round_kind::bucket:
-        return next == buckets() || round.unheard >= direct_read_bytes || round.unagreed >= how_.buckets_per_agreement
+        return next == buckets() || (!coarse_ && (round.unheard >= direct_read_bytes ||
+                                                  round.unagreed >= how_.buckets_per_agreement))
                    ? program_round{.kind = round_kind::agree, .part = next}
                    : bucket_round(next, round.unheard, round.unagreed);
       case round_kind::agree:
@@ -251,24 +316,46 @@ class program {
     return {};
   }
 
+  // -- steps
+
+  [[nodiscard]] detail::step_writer writer(step_visitor visit) const noexcept {
+    return {plan_, mine_, scratch_bytes_, coarse_, visit};
+  }
+  [[nodiscard]] bool passes_on(const program_round& round) const noexcept {
+    const bucket& which = plan_.schedule.buckets[round.part];
+    return which.way == route::scatter && mine_.relays(which);
+  }
+  template <class Fn>
+  void write_bucket(const program_round& round, step_visitor visit, Fn&& fn) {
+    const detail::step_writer write = writer(visit);
+    const detail::bucket_view bucket(write, round.part, round.slot, roles_[round.slot], cursors_);
+    fn(detail::bucket_steps(bucket));
+  }
+
   void write_lone_round(const detail::step_writer& write, const program_round& round) const {
     switch (round.kind) {
       case round_kind::generate:
         detail::write_generated(write);
         break;
       case round_kind::load:
-        detail::write_load_turn(write, round.part);
+        detail::write_load_turn(write, {.index = round.part, .bytes = turn_bytes_});
         break;
       case round_kind::keep:
         detail::write_kept_parts(write);
         break;
       case round_kind::reread:
-        detail::reread_steps(write, peers_shard_).turn(round.part);
+        for (const program_region& each : regions_) {
+          if (round.part == 0 && each.kind == region_kind::peer_sums) {
+            write({.kind = step_kind::clear_sums, .to = {.kind = each.kind, .index = each.index}, .bytes = each.bytes});
+          }
+        }
+        detail::reread_steps(write, peers_shard_).turn({.index = round.part, .bytes = turn_bytes_});
         break;
       case round_kind::compare:
         write({.kind = step_kind::compare_sums,
                .rank = rereader_,
                .from = {.kind = region_kind::peer_sums},
+               .to = {.kind = region_kind::peer_sums, .index = 1},
                .bytes = region_bytes(region_kind::peer_sums) / 2});
         return;
       case round_kind::finish:
@@ -279,6 +366,12 @@ class program {
         break;
     }
     write({.kind = step_kind::agree});
+  }
+
+  void set_turns() {
+    turn_bytes_ = coarse_ ? detail::step_writer::everything : direct_read_bytes;
+    load_turns_ = detail::turns_of(detail::bytes_of_turns(plan_, detail::fully_loaded_bytes), turn_bytes_);
+    reread_turns_ = detail::turns_of(detail::bytes_of_turns(plan_, detail::reread_bytes), turn_bytes_);
   }
 
   // -- regions
@@ -343,12 +436,15 @@ class program {
   rank_plan mine_;
   program_options how_;
   std::vector<program_region> regions_;
-  std::vector<std::uint64_t> cursors_;  // per shard, for whoever writes steps
+  std::vector<detail::window_cursor> cursors_;  // per shard, for whoever writes steps
+  std::vector<detail::bucket_role> roles_;      // per slot
   std::uint64_t scratch_bytes_ = 0;
-  std::size_t load_turns_;
-  std::size_t reread_turns_;
+  std::uint64_t turn_bytes_ = 0;
+  std::size_t load_turns_ = 0;
+  std::size_t reread_turns_ = 0;
   std::size_t peers_shard_ = 0;  // whose part this rank reads again
   std::size_t rereader_ = 0;     // who reads that of this rank again
+  bool coarse_ = false;
   bool generates_ = false;
   bool exchanges_sums_ = false;
 };

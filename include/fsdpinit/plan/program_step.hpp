@@ -25,6 +25,7 @@ enum class region_kind : std::uint8_t {
   full_copy,  ///< the whole model, where every rank reads everything
   peer_sums,  ///< a checksum per tensor: [0] of what this rank holds, [1] of what it reads again for its peer
 };
+inline constexpr std::size_t region_kinds = 7;
 
 struct program_region {
   region_kind kind = region_kind::none;
@@ -55,14 +56,14 @@ enum class rank_group : std::uint8_t {
 /// What one step does; the operands that are not named mean nothing to it. program.hpp says who executes it.
 enum class step_kind : std::uint8_t {
   generate,  ///< makes `bytes` of this rank's part of `tensor`, which is not in the source, at `to`
-  read,  ///< one request: `bytes` at `at` -> `to`, of which `wanted` are payload; of the `copy`-th further stored copy if not 0
+  read,  ///< `count` requests of `bytes`: at `at` and every `stride` after it -> `to` and every `apart` after it; `wanted` are payload
   capture,  ///< takes `bytes` of the module's own value of `tensor`, from `at.offset` on -> `to`
   release,  ///< the source may let go of `tensor`
   copy,     ///< `count` runs of `bytes`, `stride` apart from `from` on -> `to`, one after the other
   place,    ///< likewise into a slab
   fetch,    ///< `bytes` of a slab -> `to`, where the host may not touch slabs
-  widen,   ///< `count` floats of `bytes` each, `narrow` at `from` -> `wide` at `to`; front to back, as they may overlap
-  window,  ///< `bytes` at `from` are what rank `rank` gets of the scatter that is started next
+  widen,  ///< `count` floats of `bytes` each, `narrow` at `from` -> `wide` at `to`; front to back, as they may overlap
+  window,  ///< `count` ranks from `rank` on get `bytes` each of the scatter that is started next, from `from` on, `stride` apart
   scatter,     ///< starts a scatter from rank `rank` in `group`; a receiver gets `bytes` at `to`
   broadcast,   ///< starts a broadcast of `bytes` from `from` of rank `rank` to `to` of all others in `group`
   clear_sums,  ///< says of `bytes` of checksums at `to` that there are none, in case the bucket is not read after all
@@ -70,9 +71,9 @@ enum class step_kind : std::uint8_t {
   hash,        ///< adds `count` runs of `bytes`, `stride` apart from `from` on, to the running checksum `sum`
   store_sum,   ///< writes the running checksum `sum`, 8 bytes, to `to`
   check_sum,  ///< compares it with the 8 bytes at `from`, if there are any, made by rank `rank`; without `from`, with the other one
-  compare,       ///< `bytes` at `from` are those at `to`: a further stored copy (`copy`), or what was read again
-  compare_sums,  ///< what this rank holds is what rank `rank` has read again, and so for every rank: peer sums are exchanged
-  agree,         ///< goes on where no rank has failed
+  compare,  ///< `bytes` at `from` are those at `to`: a further stored copy (`copy`), or what was read again, of this rank's part from `at.offset` on
+  compare_sums,  ///< the peer sums at `from`, of what this rank holds, are those that rank `rank` has at `to`; so for every rank
+  agree,  ///< goes on where no rank has failed
 };
 
 [[nodiscard]] constexpr std::string_view name(step_kind kind) noexcept {
@@ -157,12 +158,37 @@ struct program_step {
   std::uint64_t bytes = 0;
   std::uint64_t stride = 0;
   std::uint64_t count = 1;
+  std::uint64_t apart = 0;
   std::uint64_t wanted = 0;
   std::uint64_t seed = 0;
 
   [[nodiscard]] constexpr std::uint64_t total() const noexcept { return bytes * count; }
   friend bool operator==(const program_step&, const program_step&) = default;
 };
+
+/// Calls `fn` with each request of a read, and each window, as a step of its own; with any other step as it is.
+template <class Fn>
+void for_each_single(const program_step& each, Fn&& fn) {
+  if (each.count == 1 || (each.kind != step_kind::read && each.kind != step_kind::window)) {
+    fn(each);
+    return;
+  }
+  program_step single = each;
+  single.count = 1;
+  single.stride = 0;
+  single.apart = 0;
+  single.wanted = each.wanted / each.count;
+  for (std::uint64_t i = 0; i < each.count; ++i) {
+    if (each.kind == step_kind::read) {
+      single.at.offset = each.at.offset + i * each.stride;
+      single.to.offset = each.to.offset + i * each.apart;
+    } else {
+      single.rank = each.rank + i;
+      single.from.offset = each.from.offset + i * each.stride;
+    }
+    fn(single);
+  }
+}
 
 /// Refers to a function of a step, which must outlive it: one indirect call per step, and no allocation.
 class step_visitor {

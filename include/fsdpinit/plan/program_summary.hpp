@@ -109,8 +109,10 @@ class program_summariser {
       region_position windows_from;
       program_.for_each_step(round, phase, [&](const program_step& each) {
         if (each.kind == step_kind::window) {
-          receivers.push_back(each.rank);
-          windows += each.bytes;
+          for (std::uint64_t i = 0; i < each.count; ++i) {
+            receivers.push_back(each.rank + i);
+          }
+          windows += each.total();
           windows_from = each.from;
           return;
         }
@@ -121,7 +123,7 @@ class program_summariser {
                          .rank = each.rank,
                          .copies = each.copy != 0,
                          .viewable = each.viewable,
-                         .steps = 1,
+                         .steps = each.kind == step_kind::read ? each.count : 1,
                          .bytes = each.total(),
                          .first_region = each.to.kind == region_kind::none ? each.from.index : each.to.index,
                          .first_tensor = each.tensor,
@@ -138,7 +140,7 @@ class program_summariser {
         } else if (each.kind == step_kind::scatter || each.kind == step_kind::broadcast) {
           to.received += each.to.kind == region_kind::checksums ? 0 : each.bytes;
         } else if (each.kind == step_kind::read) {
-          to.read += each.bytes;
+          to.read += each.total();
         }
         one.last_region = one.first_region;
         add(one, to.steps);

@@ -51,6 +51,7 @@ class read_coalescer {
     runs_[count_++] = run;
     wanted_ += run.bytes;
   }
+  [[nodiscard]] bool has_runs() const noexcept { return count_ != 0; }
   template <class Emit>
   void flush(Emit&& emit) {
     if (count_ != 0) {

@@ -3,6 +3,7 @@
 #include <fsdpinit/plan/bucket_loads.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/plan/rank_plan.hpp>
 
 #include <algorithm>
 #include <cstddef>

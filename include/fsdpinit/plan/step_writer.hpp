@@ -3,25 +3,38 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/plan.hpp>
-#include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/program_step.hpp>
+#include <fsdpinit/plan/rank_plan.hpp>
 #include <fsdpinit/plan/read_coalescing.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 namespace fsdpinit::detail {
 
 /// What the rounds of a program have in common: how tensors are read, placed, looked at again. Hands out steps one by one.
 class step_writer {
  public:
-  /// All must outlive it. \param scratch_bytes of this rank's scratch region
-  step_writer(const plan& made, const rank_plan& mine, std::uint64_t scratch_bytes, step_visitor emit) noexcept
-      : plan_(made), mine_(mine), scratch_bytes_(scratch_bytes), emit_(emit) {}
+  /// All must outlive it. \param scratch_bytes of this rank's scratch region \param coarse see `program::coarse`
+  step_writer(const plan& made, const rank_plan& mine, std::uint64_t scratch_bytes, bool coarse,
+              step_visitor emit) noexcept
+      : plan_(made),
+        mine_(mine),
+        scratch_bytes_(scratch_bytes),
+        piece_bytes_(coarse ? everything : scratch_bytes),
+        coarse_(coarse),
+        emit_(emit) {}
+
+  /// More than there is of anything.
+  static constexpr std::uint64_t everything = std::uint64_t{1} << 62U;
 
   [[nodiscard]] const plan& made() const noexcept { return plan_; }
   [[nodiscard]] const rank_plan& mine() const noexcept { return mine_; }
   [[nodiscard]] std::uint64_t scratch_bytes() const noexcept { return scratch_bytes_; }
+  /// Of what passes through it at a time.
+  [[nodiscard]] std::uint64_t piece_bytes() const noexcept { return piece_bytes_; }
+  [[nodiscard]] bool is_coarse() const noexcept { return coarse_; }
   [[nodiscard]] const planned_tensor& tensor(std::size_t index) const noexcept { return plan_.tensors[index]; }
   [[nodiscard]] bool host_touches_slabs() const noexcept { return plan_.options.access.host; }
 
@@ -51,7 +64,7 @@ class step_writer {
     read_once(tensor, offset, bytes, to);
     for (std::size_t copy = 1; copy <= planned.extra_copies; ++copy) {
       for (std::uint64_t done = 0; done < bytes;) {
-        const std::uint64_t piece = smaller(bytes - done, scratch_bytes_);
+        const std::uint64_t piece = smaller(bytes - done, piece_bytes_);
         emit_({.kind = step_kind::read,
                .tensor = tensor,
                .copy = copy,
@@ -68,15 +81,31 @@ class step_writer {
       }
     }
   }
+  /// `count` times: `stride` apart in the tensor, to places that are `apart`.
+  void read_alike(std::size_t tensor, std::uint64_t offset, std::uint64_t bytes, region_position to,
+                  std::uint64_t count, std::uint64_t stride, std::uint64_t apart) const {
+    const planned_tensor& planned = plan_.tensors[tensor];
+    if (!planned.captured && planned.extra_copies == 0) {
+      read_once(tensor, offset, bytes, to, count, stride, apart);
+      return;
+    }
+    for (std::uint64_t i = 0; i < count; ++i) {
+      read(tensor, offset + i * stride, bytes, to + i * apart);
+    }
+  }
   /// The same without further copies. \pre not captured.
-  void read_once(std::size_t tensor, std::uint64_t offset, std::uint64_t bytes, region_position to) const {
-    const file_position begin = plan_.tensors[tensor].position.value_or(file_position{.file = file_of_tensor(tensor)});
+  void read_once(std::size_t tensor, std::uint64_t offset, std::uint64_t bytes, region_position to,
+                 std::uint64_t count = 1, std::uint64_t stride = 0, std::uint64_t apart = 0) const {
+    const std::optional<file_position>& begin = plan_.tensors[tensor].position;
     emit_({.kind = step_kind::read,
            .tensor = tensor,
            .to = to,
-           .at = {.file = begin.file, .offset = begin.offset + offset},
+           .at = {.file = begin ? begin->file : file_of_tensor(tensor), .offset = (begin ? begin->offset : 0) + offset},
            .bytes = bytes,
-           .wanted = bytes});
+           .stride = stride,
+           .count = count,
+           .apart = apart,
+           .wanted = bytes * count});
   }
 
   /// `from` has the tensor's bytes [begin, begin + bytes), whole; this rank's part of them is kept.
@@ -105,7 +134,7 @@ class step_writer {
       return;
     }
     const region_position aside = scratch + scratch_bytes_ / 2;
-    const std::uint64_t most = scratch_bytes_ - scratch_bytes_ / 2;
+    const std::uint64_t most = piece_bytes_ - piece_bytes_ / 2;
     while (bytes != 0) {
       const std::uint64_t piece = smaller(bytes, most);
       emit_({.kind = step_kind::fetch, .tensor = tensor, .from = slab(tensor, local), .to = aside, .bytes = piece});
@@ -138,6 +167,8 @@ class step_writer {
   const plan& plan_;
   const rank_plan& mine_;
   std::uint64_t scratch_bytes_;
+  std::uint64_t piece_bytes_;
+  bool coarse_;
   step_visitor emit_;
 };
 

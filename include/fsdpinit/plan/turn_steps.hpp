@@ -28,12 +28,18 @@ struct turn_part {
   std::uint64_t before = 0;  ///< bytes of all turns and tensors before these
 };
 
-/// Tensors one after the other, `direct_read_bytes` of them in each turn: calls `fn(turn_part)` for those of one turn. `size(tensor)`
-/// is 0 for tensors that take no part. O(tensors).
+/// Which of the turns, and how many bytes belong to each.
+struct turn_cut {
+  std::size_t index = 0;
+  std::uint64_t bytes = direct_read_bytes;
+};
+
+/// Tensors one after the other, cut into turns: calls `fn(turn_part)` for those of one. `size(tensor)` is 0 for tensors that take no
+/// part. O(tensors).
 template <class Size, class Fn>
-void for_each_part_of_turn(const plan& made, std::size_t turn, Size&& size, Fn&& fn) {
-  const std::uint64_t first = turn * direct_read_bytes;
-  const std::uint64_t last = first + direct_read_bytes;
+void for_each_part_of_turn(const plan& made, const turn_cut& turn, Size&& size, Fn&& fn) {
+  const std::uint64_t first = turn.index * turn.bytes;
+  const std::uint64_t last = first + turn.bytes;
   std::uint64_t before = 0;
   for (std::size_t i = 0; i < made.tensors.size() && before < last; ++i) {
     const std::uint64_t bytes = size(made.tensors[i]);
@@ -56,8 +62,8 @@ template <class Size>
 }
 
 /// At least one, in which ranks agree that there is nothing.
-[[nodiscard]] constexpr std::size_t turns_of(std::uint64_t bytes) noexcept {
-  return bytes == 0 ? 1 : static_cast<std::size_t>(ceil_div(bytes, direct_read_bytes));
+[[nodiscard]] constexpr std::size_t turns_of(std::uint64_t bytes, std::uint64_t bytes_of_turn) noexcept {
+  return bytes == 0 ? 1 : static_cast<std::size_t>(ceil_div(bytes, bytes_of_turn));
 }
 
 /// What every rank reads of a tensor where each loads the whole model.
@@ -80,7 +86,7 @@ inline void write_generated(const step_writer& write) {
 }
 
 /// A turn of reading everything into the full copy.
-inline void write_load_turn(const step_writer& write, std::size_t turn) {
+inline void write_load_turn(const step_writer& write, const turn_cut& turn) {
   for_each_part_of_turn(write.made(), turn, fully_loaded_bytes, [&](const turn_part& each) {
     write.read(each.tensor, each.begin, each.end - each.begin, {.kind = region_kind::full_copy, .offset = each.before});
   });
@@ -122,7 +128,7 @@ class reread_steps {
   /// \param peers_shard whose part this rank reads again
   reread_steps(const step_writer& write, std::size_t peers_shard) noexcept : write_(write), peers_shard_(peers_shard) {}
 
-  void turn(std::size_t turn) const {
+  void turn(const turn_cut& turn) const {
     for_each_part_of_turn(write_.made(), turn, reread_bytes, [&](const turn_part& each) {
       const planned_tensor& tensor = write_.tensor(each.tensor);
       const bool by_several = is_read_by_several(write_.made().options, tensor);
@@ -130,7 +136,7 @@ class reread_steps {
         write_.start_sum(each.tensor, held);
         write_.start_sum(each.tensor, again);
       }
-      const std::uint64_t most = write_.scratch_bytes() / 2;
+      const std::uint64_t most = write_.piece_bytes() / 2;
       for (std::uint64_t begin = each.begin; begin < each.end;) {
         const std::uint64_t end = begin + smaller(each.end - begin, most);
         const segment part{.tensor = each.tensor, .begin = begin, .end = end};
@@ -161,6 +167,7 @@ class reread_steps {
                                      .tensor = own.tensor,
                                      .from = step_writer::scratch + (local - own.begin),
                                      .to = where,
+                                     .at = {.offset = local},
                                      .bytes = bytes});
                            });
   }
@@ -219,7 +226,7 @@ inline void write_widening(const step_writer& write) {
       continue;
     }
     while (left != 0) {
-      const std::uint64_t count = smaller(left, write.scratch_bytes() / wide);
+      const std::uint64_t count = smaller(left, write.piece_bytes() / wide);
       const region_position aside = step_writer::scratch + count * (wide - narrow);
       write({.kind = step_kind::fetch, .tensor = i, .from = from, .to = aside, .bytes = count * narrow});
       widen(aside, step_writer::scratch, count);

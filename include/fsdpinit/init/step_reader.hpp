@@ -1,0 +1,165 @@
+#pragma once
+
+#include <fsdpinit/concepts/memory_ref.hpp>
+#include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/read_threads.hpp>
+#include <fsdpinit/init/stored_copies.hpp>
+#include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/program_step.hpp>
+#include <fsdpinit/plan/read_coalescing.hpp>
+#include <fsdpinit/sources/source_ref.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace fsdpinit::detail {
+
+/// Where the values of a buffer are that is not read, on the rank that gives them to all. \throws error{missing_tensor} without any.
+[[nodiscard]] inline const std::byte* captured_values(const slot_record& slot) {
+  const std::byte* const values = slot.handle.data();
+  if (values == nullptr && byte_size(slot.fqn, slot.dtype, slot.shape) != 0) {
+    throw error(errc::missing_tensor, slot.fqn,
+                "a buffer that is not in the checkpoint, without a value on the source rank; compute it there before "
+                "initialising");
+  }
+  return values;
+}
+
+/// Tells the planner where tensors lie in files, on ranks that have opened a source which knows it. `source` is empty on others. A
+/// position is that of the bytes that `read` gives: of no use for what travels as it is stored.
+inline void add_positions(std::vector<tensor_request>& requests, std::span<const load_item> items,
+                          const std::optional<source_ref>& source) {
+  for (std::size_t i = 0; source && i < requests.size(); ++i) {
+    tensor_request& request = requests[i];
+    const bool travels_as_read = request.travels_as.value_or(request.dtype) == request.dtype;
+    if (!request.captured && !request.generated && travels_as_read) {
+      request.position = source->position_of(items[i].source);
+    }
+  }
+}
+
+/// Executes the steps that read: from the state dict, or from the source rank's own buffers. No allocation per step.
+class step_reader {
+ public:
+  /// `source` is empty on ranks that never read. `captured[i]` is the memory of request i, for captured ones.
+  /// \throws std::bad_alloc, what a queue of the space throws
+  step_reader(const plan& made, std::span<const load_item> items, std::span<const std::byte* const> captured,
+              std::optional<source_ref> source, read_threads& threads, const memory_ref& memory)
+      : plan_(made),
+        items_(items),
+        captured_(captured),
+        source_(source),
+        threads_(threads),
+        memory_(memory),
+        queue_(memory.make_queue()),
+        joins_(source && source->reads_into_several()) {}
+
+  /// Its requests; small ones are made with what follows them in the file: see `flush`. \throws what the source throws
+  void read(const program_step& step, std::byte* to) {
+    const planned_tensor& planned = plan_.tensors[step.tensor];
+    const load_item& item = items_[planned.request];
+    const bool in_file = step.copy == 0 && !tensor_of_file(step.at.file);
+    const bool puts_off = joins_ && in_file && step.bytes <= small_read && planned.extra_copies == 0;
+    const std::size_t name = step.copy == 0 ? item.source : item.copies[step.copy - 1];
+    file_position at = step.at;
+    for (std::uint64_t i = 0; i < step.count; ++i, at.offset += step.stride, to += step.apart) {
+      const std::uint64_t offset = in_file ? at.offset - planned.position->offset : at.offset;
+      if (puts_off) {
+        neighbours_.add({.at = at, .bytes = step.bytes, .to = to}, *this);
+      } else if (!in_file || offset + step.bytes <= planned.partition.bytes()) {
+        read_travelling(planned, name, offset, {to, step.bytes});
+      } else {  // of several tensors
+        read_file(at, {to, step.bytes});
+      }
+    }
+    bytes_ += puts_off ? 0 : step.total();
+  }
+  [[nodiscard]] bool has_put_off() const noexcept { return neighbours_.has_runs(); }
+  /// Makes the request that was put off: before any other step but `release`.
+  void flush() { neighbours_.flush(*this); }
+
+  /// From the module's memory, which is that of its space.
+  void capture(const program_step& step, std::byte* to) {
+    const std::byte* const values = captured_[plan_.tensors[step.tensor].request];
+    memory_.copy_out(to, values + step.at.offset, step.bytes, queue_);
+    memory_.wait(queue_);
+  }
+
+  void release(const program_step& step) const noexcept {
+    source_->release(items_[plan_.tensors[step.tensor].request].source);
+  }
+
+  /// \throws error{invalid_tie} where a further stored copy differs from the first.
+  void compare_copy(const program_step& step, const std::byte* copy, const std::byte* first) const {
+    if (std::memcmp(copy, first, step.bytes) != 0) {
+      const load_item& item = items_[plan_.tensors[step.tensor].request];
+      throw differing_copy(source_->tensors(), item.source, item.copies[step.copy - 1]);
+    }
+  }
+
+  /// So far, from the source.
+  [[nodiscard]] std::uint64_t bytes_read() const noexcept { return bytes_; }
+
+  /// Runs of a file that follow one another: one request into several places.
+  void operator()(std::span<const wanted_run> runs) {
+    if (runs.size() == 1) {
+      read_file(runs.front().at, {runs.front().to, runs.front().bytes});
+    } else {
+      std::array<mutable_bytes, read_coalescer::most_runs> to;
+      for (std::size_t i = 0; i < runs.size(); ++i) {
+        to[i] = {runs[i].to, runs[i].bytes};
+      }
+      source_->read_file_into(runs.front().at.file, runs.front().at.offset, std::span(to).first(runs.size()));
+    }
+    bytes_ += covering_bytes(runs);
+  }
+
+ private:
+  /// Of small parts of tensors several are one request: a system call takes longer than they do.
+  static constexpr std::uint64_t small_read = 16 * kib;
+
+  /// Bytes of a tensor under one of its names, as they travel.
+  void read_travelling(const planned_tensor& planned, std::size_t name, std::uint64_t offset, mutable_bytes to) {
+    together(to, [&](std::uint64_t at, mutable_bytes piece) {
+      if (planned.widening) {
+        source_->read_stored(name, offset + at, piece);
+      } else {
+        source_->read(name, offset + at, piece);
+      }
+    });
+  }
+  void read_file(const file_position& at, mutable_bytes to) {
+    together(to,
+             [&](std::uint64_t from, mutable_bytes piece) { source_->read_file(at.file, at.offset + from, piece); });
+  }
+  /// Calls `read(offset, piece)` for all pieces of `to`, by several threads if the source has nothing against it.
+  template <class Read>
+  void together(mutable_bytes to, Read&& read) {
+    if (source_->reads_concurrently()) {
+      threads_.fill(to, std::forward<Read>(read));
+    } else {
+      read(std::uint64_t{0}, to);
+    }
+  }
+
+  const plan& plan_;
+  std::span<const load_item> items_;
+  std::span<const std::byte* const> captured_;
+  std::optional<source_ref> source_;
+  read_threads& threads_;
+  memory_ref memory_;
+  memory_ref::queue queue_;
+  read_coalescer neighbours_{small_read * read_coalescer::most_runs, 1};
+  std::uint64_t bytes_ = 0;
+  bool joins_;  // can one request fill several places?
+};
+
+}  // namespace fsdpinit::detail
