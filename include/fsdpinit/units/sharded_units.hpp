@@ -293,7 +293,8 @@ class sharded_units {
   template <class Module>
   void take(Module& module, const options& how) {
     module_traits<Module>::visit_slots(module, []<class Slot>(std::string_view /*fqn*/, Slot& /*slot*/) {
-      static_assert(LendingSlot<Slot>,
+      constexpr bool is_lending = LendingSlot<Slot>;
+      static_assert(is_lending,
                     "fsdpinit: units need slots that model LendingSlot: give slot_traits a function local(const slot&) "
                     "that returns the local_shard which was adopted");
     });
