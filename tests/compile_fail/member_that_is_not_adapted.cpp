@@ -1,4 +1,4 @@
-// expect: fsdpinit: a member of a module is of a class that is no slot, module, or container of these
+// expect: fsdpinit: a member of a module is of a class T that is no slot, module, or container of these
 // expect: feed_forward_block
 #include <fsdpinit/fsdpinit.hpp>
 

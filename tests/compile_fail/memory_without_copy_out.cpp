@@ -1,4 +1,4 @@
-// expect: fsdpinit: `memory` must model MemorySpace: queue, host_accessible, allocate, deallocate, copy_in, copy_out
+// expect: fsdpinit: `memory`: T must have void copy_out(std::byte* to, const std::byte* from, std::uint64_t bytes, queue&)
 #include <fsdpinit/fsdpinit.hpp>
 
 struct memory_space : fsdpinit::host_memory {

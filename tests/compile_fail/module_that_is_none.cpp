@@ -1,4 +1,5 @@
-// expect: fsdpinit: `module` must model ShardableModule: a member visit_slots(visitor)
+// expect: fsdpinit: `module` must be a ShardableModule: T must have visit_slots(visitor)
+// expect: module_tree
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <string_view>

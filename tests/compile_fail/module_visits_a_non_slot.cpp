@@ -1,4 +1,4 @@
-// expect: fsdpinit: the module visits a type T that is no slot; specialise fsdpinit::slot_traits for it
+// expect: fsdpinit: the module visits a type T that is no slot; specialise fsdpinit::slot_traits<T>
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <string_view>

@@ -1,4 +1,4 @@
-// expect: fsdpinit: `watch` must model Observer: void phase(name), void progress(done, total)
+// expect: fsdpinit: `watch`: T must have void progress(std::uint64_t done, std::uint64_t total)
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <cstdint>

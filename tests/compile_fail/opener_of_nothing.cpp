@@ -1,5 +1,4 @@
-// expect: fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); or
-// SourceOpener
+// expect: fsdpinit: `source`: T is a call, and so it must return a StateDictSource
 #include <fsdpinit/fsdpinit.hpp>
 
 struct opener {

@@ -1,10 +1,11 @@
-// expect: fsdpinit: the optimizer's rebind(group, fqn, slot) must be noexcept
+// expect: fsdpinit: `optimizer`: Optimizer::rebind(group, fqn, slot) must be noexcept: it is called at the commit
+// expect: my_optimizer
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/optimizer_binding.hpp>
 
+#include <cstddef>
 #include <string_view>
 
-struct optimizer : fsdpinit::no_optimizer {
+struct my_optimizer : fsdpinit::no_optimizer {
 #ifdef FSDPINIT_CONTROL
   void rebind(std::size_t, std::string_view, fsdpinit::parameter&) noexcept {}
 #else
@@ -12,6 +13,6 @@ struct optimizer : fsdpinit::no_optimizer {
 #endif
 };
 
-void call(fsdpinit::dynamic_module& module, const fsdpinit::module_view& view, optimizer& given) {
-  static_cast<void>(fsdpinit::bind_optimizer(module, view, fsdpinit::check_optimizer(view, given), given));
+void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
+  fsdpinit::initialize(module, source, links, {}, fsdpinit::host_memory{}, fsdpinit::null_observer{}, my_optimizer{});
 }

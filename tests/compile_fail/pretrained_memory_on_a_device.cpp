@@ -1,4 +1,4 @@
-// expect: fsdpinit: `memory` must model MemorySpace and be host_accessible: whole weights are loaded into host memory
+// expect: fsdpinit: `memory`: T must be host_accessible: whole weights are loaded into host memory
 #include <fsdpinit/fsdpinit.hpp>
 
 struct memory_space : fsdpinit::host_memory {

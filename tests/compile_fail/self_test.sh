@@ -25,6 +25,8 @@ expect control good passes
 expect rejects compiles "compiles, but should be rejected with"
 expect rejects other_error "is rejected without the text"
 expect rejects other_text "is rejected without the text: another text"
+expect rejects other_first "another error is told before: the text"
+expect rejects too_long "lines, more than 25"
 expect control other_error "the control variant does not compile"
 expect rejects no_expectation "the first line must be"
 exit $((failures > 0))

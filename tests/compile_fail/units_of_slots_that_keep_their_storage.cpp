@@ -1,4 +1,4 @@
-// expect: fsdpinit: units need slots that model LendingSlot: give slot_traits a function local(const slot&)
+// expect: fsdpinit: units need slots that model LendingSlot: give slot_traits<T> a function local(const T&)
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/units/sharded_units.hpp>
 

@@ -1,4 +1,4 @@
-// expect: fsdpinit: `watch` has a member waiting(what, seconds): it must be noexcept and return void
+// expect: fsdpinit: `watch`: T::waiting(what, seconds) must be noexcept and return void
 #include <fsdpinit/fsdpinit.hpp>
 
 struct observer : fsdpinit::null_observer {

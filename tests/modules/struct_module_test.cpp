@@ -203,8 +203,8 @@ static_assert(!holds_no_slots<parameter> && !holds_no_slots<shapes::linear> && !
 static_assert(!holds_no_slots<std::vector<std::optional<unknown>>> && !holds_no_slots<unknown[2]>);
 static_assert(!holds_no_slots<std::shared_ptr<unknown>> && !holds_no_slots<std::unique_ptr<unknown[]>>);
 static_assert(!holds_no_slots<std::map<std::string, unknown>> && !holds_no_slots<std::tuple<int, unknown>>);
-static_assert(!detail::IsWalked<unknown> && !detail::IsWalked<unknown_template<float>>);
-static_assert(!detail::IsWalked<std::map<std::string, parameter>> && !detail::IsWalked<std::unique_ptr<parameter[]>>);
+static_assert(!detail::is_walked<unknown> && !detail::is_walked<unknown_template<float>>);
+static_assert(!detail::is_walked<std::map<std::string, parameter>> && !detail::is_walked<std::unique_ptr<parameter[]>>);
 
 TEST(StructModule, TemplatesAreDefinedStructs) {
   shapes::sequential<shapes::linear, 3> module;

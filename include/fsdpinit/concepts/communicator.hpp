@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 /// \file
@@ -214,15 +215,65 @@ concept SuspectingControl = Communicator<C> && requires(C& comm, const error& ca
   { comm.suspect(cause) } -> std::same_as<void>;
 };
 
+namespace detail {
+
+template <class T>
+struct communicator_clauses {
+  static constexpr bool has_rank = requires(const T& constant) {
+    { constant.rank() } -> std::convertible_to<std::size_t>;
+  };
+  static constexpr bool has_size = requires(const T& constant) {
+    { constant.size() } -> std::convertible_to<std::size_t>;
+  };
+  static constexpr bool has_broadcast =
+      requires(T& comm, mutable_bytes buffer, std::size_t root) { comm.broadcast(buffer, root); };
+  static constexpr bool broadcast_returns_void =
+      !has_broadcast || requires(T& comm, mutable_bytes buffer, std::size_t root) {
+        { comm.broadcast(buffer, root) } -> std::same_as<void>;
+      };
+  static constexpr bool is_not_const = !std::is_const_v<T> || !Communicator<std::remove_const_t<T>>;
+  static constexpr bool is_communicator = has_rank || has_size || has_broadcast;
+};
+
+/// Where T is no communicator, the compiler says which clause it does not meet; T is named beside it. \return is it one?
+template <class T>
+[[nodiscard]] consteval bool require_communicator() {
+  if constexpr (!Communicator<T>) {
+    using clauses = communicator_clauses<T>;
+    if constexpr (!clauses::is_communicator) {
+      static_assert(clauses::is_communicator,
+                    "fsdpinit: `links` must be a Communicator (T must have rank() const, size() const, void "
+                    "broadcast(mutable_bytes buffer, std::size_t root)), or channels{data, control} of two");
+    } else if constexpr (!clauses::is_not_const) {
+      static_assert(
+          clauses::is_not_const,
+          "fsdpinit: `links`: T is const, but its broadcast(buffer, root) is not; pass one that is not const");
+    } else {
+      static_assert(clauses::has_rank, "fsdpinit: `links`: T must have std::size_t rank() const");
+      static_assert(clauses::has_size, "fsdpinit: `links`: T must have std::size_t size() const, the number of ranks");
+      static_assert(clauses::has_broadcast,
+                    "fsdpinit: `links`: T must have void broadcast(mutable_bytes buffer, std::size_t root)");
+      static_assert(clauses::broadcast_returns_void,
+                    "fsdpinit: `links`: T::broadcast(buffer, root) must return void: it throws where it fails");
+    }
+  }
+  return Communicator<T>;
+}
+
+}  // namespace detail
+
 /// The two channels: `data` moves payload (device memory with NCCL, say), `control` agrees on the host. Both number the
 /// same ranks alike; whoever takes them checks it, and throws error{invalid_argument} on every rank.
-template <Communicator Data, Communicator Control>
+template <class Data, class Control>
 struct channels {
+  // Each says itself what is missing: a second error would say nothing more.
+  static_assert((static_cast<void>(detail::require_communicator<Data>()), true));
+  static_assert((static_cast<void>(detail::require_communicator<Control>()), true));
   Data& data;
   Control& control;
 };
 
-template <Communicator Data, Communicator Control>
+template <class Data, class Control>
 channels(Data&, Control&) -> channels<Data, Control>;
 
 }  // namespace fsdpinit

@@ -35,6 +35,91 @@ concept MemorySpace = std::copyable<S> && std::default_initializable<typename S:
                         { space.restart_peak() } noexcept;
                       };
 
+namespace detail {
+
+template <class T>
+struct memory_clauses {
+  static constexpr bool is_copyable = std::copyable<T>;
+  static constexpr bool has_queue = requires { requires std::default_initializable<typename T::queue>; };
+  static constexpr bool has_host_accessible = requires {
+    { T::host_accessible } -> std::convertible_to<bool>;
+  };
+  static constexpr bool has_allocate = requires(T& space, std::uint64_t bytes) {
+    { space.allocate(bytes) } -> std::same_as<std::byte*>;
+  };
+  static constexpr bool has_deallocate =
+      requires(T& space, std::byte* address, std::uint64_t bytes) { space.deallocate(address, bytes); };
+  static constexpr bool deallocate_is_noexcept =
+      !has_deallocate || requires(T& space, std::byte* address, std::uint64_t bytes) {
+        { space.deallocate(address, bytes) } noexcept;
+      };
+  static constexpr bool has_copy_in =
+      requires(T& space, typename T::queue& queue, std::byte* address, const std::byte* from, std::uint64_t bytes) {
+        { space.copy_in(address, from, bytes, bytes, bytes, queue) } -> std::same_as<void>;
+      };
+  static constexpr bool has_copy_out =
+      requires(T& space, typename T::queue& queue, std::byte* address, const std::byte* from, std::uint64_t bytes) {
+        { space.copy_out(address, from, bytes, queue) } -> std::same_as<void>;
+      };
+  static constexpr bool has_wait = requires(T& space, typename T::queue& queue) {
+    { space.wait(queue) } -> std::same_as<void>;
+  };
+  static constexpr bool has_accounted = requires(const T& constant) {
+    { constant.accounted() } noexcept -> std::same_as<std::uint64_t>;
+  };
+  static constexpr bool has_accounted_peak = requires(const T& constant) {
+    { constant.accounted_peak() } noexcept -> std::same_as<std::uint64_t>;
+  };
+  static constexpr bool has_restart_peak = requires(T& space) {
+    { space.restart_peak() } noexcept;
+  };
+  static constexpr bool is_memory_space = has_allocate || has_deallocate || has_host_accessible;
+};
+
+/// Where T is no memory space, the compiler says which clause it does not meet; T is named beside it. \return is it one?
+template <class T>
+[[nodiscard]] consteval bool require_memory_space() {
+  if constexpr (!MemorySpace<T>) {
+    using clauses = memory_clauses<T>;
+    if constexpr (!clauses::is_memory_space) {
+      static_assert(clauses::is_memory_space,
+                    "fsdpinit: `memory` must be a MemorySpace: T must have queue, host_accessible, allocate, "
+                    "deallocate, copy_in, copy_out, wait, accounted, accounted_peak, restart_peak");
+    } else {
+      static_assert(clauses::is_copyable,
+                    "fsdpinit: `memory`: T must be copyable: a handle, whose copies share an account");
+      static_assert(clauses::has_host_accessible,
+                    "fsdpinit: `memory`: T must have static constexpr bool host_accessible: may host code touch it?");
+      static_assert(clauses::has_allocate, "fsdpinit: `memory`: T must have std::byte* allocate(std::uint64_t bytes)");
+      static_assert(
+          clauses::has_deallocate,
+          "fsdpinit: `memory`: T must have void deallocate(std::byte* address, std::uint64_t bytes) noexcept");
+      static_assert(clauses::deallocate_is_noexcept,
+                    "fsdpinit: `memory`: T::deallocate(address, bytes) must be noexcept");
+      static_assert(clauses::has_queue,
+                    "fsdpinit: `memory`: T must have a type queue, default-initialisable, which orders copies; where "
+                    "copies are done when they return, struct queue {}");
+      if constexpr (clauses::has_queue) {
+        static_assert(
+            clauses::has_copy_in,
+            "fsdpinit: `memory`: T must have void copy_in(std::byte* to, const std::byte* from, std::uint64_t "
+            "stride, std::uint64_t run, std::uint64_t count, queue&)");
+        static_assert(clauses::has_copy_out,
+                      "fsdpinit: `memory`: T must have void copy_out(std::byte* to, const std::byte* from, "
+                      "std::uint64_t bytes, queue&)");
+        static_assert(clauses::has_wait, "fsdpinit: `memory`: T must have void wait(queue&)");
+      }
+      static_assert(clauses::has_accounted, "fsdpinit: `memory`: T must have std::uint64_t accounted() const noexcept");
+      static_assert(clauses::has_accounted_peak,
+                    "fsdpinit: `memory`: T must have std::uint64_t accounted_peak() const noexcept");
+      static_assert(clauses::has_restart_peak, "fsdpinit: `memory`: T must have void restart_peak() noexcept");
+    }
+  }
+  return MemorySpace<T>;
+}
+
+}  // namespace detail
+
 /// A space that the host may not touch, but that widens floats where they lie: `widen(from, source, to, destination, count, queue)`
 /// converts `count` elements in their turn. The source does not begin before the destination, nor end before the destination ends:
 /// it may be the last bytes of the destination. Elsewhere the bytes go to the host and back, piece by piece.

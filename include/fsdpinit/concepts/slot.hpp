@@ -78,51 +78,59 @@ concept ParameterSlot = requires(T& slot, const T& constant, local_shard&& part)
 
 namespace detail {
 
+template <class T>
+struct slot_clauses {
+  using traits = slot_traits<T>;
+  static constexpr bool has_traits = requires { sizeof(traits); };
+  static constexpr bool has_role = requires(const T& slot) {
+    { traits::role(slot) } -> std::same_as<slot_role>;
+  };
+  static constexpr bool has_dtype = requires(const T& slot) {
+    { traits::dtype(slot) } -> std::same_as<fsdpinit::dtype>;
+  };
+  static constexpr bool has_shape = requires(const T& slot) {
+    { traits::shape(slot) } -> std::convertible_to<const fsdpinit::shape&>;
+  };
+  static constexpr bool has_placement = requires(const T& slot) {
+    { traits::placement(slot) } -> std::convertible_to<fsdpinit::placement>;
+  };
+  static constexpr bool has_data = requires(const T& slot) {
+    { traits::data(slot) } -> std::convertible_to<const std::byte*>;
+  };
+  static constexpr bool has_drop = requires(T& slot) { traits::drop(slot); };
+  static constexpr bool drop_is_noexcept = !has_drop || requires(T& slot) {
+    { traits::drop(slot) } noexcept;
+  };
+  static constexpr bool has_adopt = requires(T& slot, local_shard&& part) { traits::adopt(slot, std::move(part)); };
+  static constexpr bool adopt_is_noexcept = !has_adopt || requires(T& slot, local_shard&& part) {
+    { traits::adopt(slot, std::move(part)) } noexcept;
+  };
+};
+
 /// Where a type that a module visits is no slot, the compiler says which clause it does not meet; T is named beside it. \return is it one?
 template <class T>
 [[nodiscard]] consteval bool require_slot() {
-  if constexpr (!requires { sizeof(slot_traits<T>); }) {
-    static_assert(ParameterSlot<T>,
-                  "fsdpinit: the module visits a type T that is no slot; specialise fsdpinit::slot_traits for it");
-  } else if constexpr (!ParameterSlot<T>) {
-    using traits = slot_traits<T>;
+  using clauses = slot_clauses<T>;
+  static_assert(clauses::has_traits,
+                "fsdpinit: the module visits a type T that is no slot; specialise fsdpinit::slot_traits<T>");
+  if constexpr (clauses::has_traits && !ParameterSlot<T>) {
+    static_assert(clauses::has_role, "fsdpinit: slot_traits<T>::role(const T&) must be static and return slot_role");
+    static_assert(clauses::has_dtype,
+                  "fsdpinit: slot_traits<T>::dtype(const T&) must be static and return fsdpinit::dtype");
+    static_assert(clauses::has_shape,
+                  "fsdpinit: slot_traits<T>::shape(const T&) must be static and return the global fsdpinit::shape");
+    static_assert(clauses::has_placement,
+                  "fsdpinit: slot_traits<T>::placement(const T&) must be static and return shard{dim} or replicate{}");
     static_assert(
-        requires(const T& slot) {
-          { traits::role(slot) } -> std::same_as<slot_role>;
-        }, "fsdpinit: slot_traits<T>::role(const T&) must be static and return slot_role");
+        clauses::has_data,
+        "fsdpinit: slot_traits<T>::data(const T&) must be static and return const std::byte*, nullptr on meta");
+    static_assert(clauses::has_drop,
+                  "fsdpinit: slot_traits<T> must have a static void drop(T&) noexcept, which lets go of the storage");
+    static_assert(clauses::drop_is_noexcept, "fsdpinit: slot_traits<T>::drop must be noexcept");
     static_assert(
-        requires(const T& slot) {
-          { traits::dtype(slot) } -> std::same_as<fsdpinit::dtype>;
-        }, "fsdpinit: slot_traits<T>::dtype(const T&) must be static and return fsdpinit::dtype");
-    static_assert(
-        requires(const T& slot) {
-          { traits::shape(slot) } -> std::convertible_to<const fsdpinit::shape&>;
-        }, "fsdpinit: slot_traits<T>::shape(const T&) must be static and return the global fsdpinit::shape");
-    static_assert(
-        requires(const T& slot) {
-          { traits::placement(slot) } -> std::convertible_to<fsdpinit::placement>;
-        }, "fsdpinit: slot_traits<T>::placement(const T&) must be static and return shard{dim} or replicate{}");
-    static_assert(
-        requires(const T& slot) {
-          { traits::data(slot) } -> std::convertible_to<const std::byte*>;
-        }, "fsdpinit: slot_traits<T>::data(const T&) must be static and return const std::byte*, nullptr on meta");
-    static_assert(
-        requires(T& slot) { traits::drop(slot); },
-        "fsdpinit: slot_traits<T> must have a static void drop(T&) noexcept, which lets go of the storage");
-    static_assert(
-        !requires(T& slot) { traits::drop(slot); } ||
-            requires(T& slot) {
-              { traits::drop(slot) } noexcept;
-            },
-        "fsdpinit: slot_traits<T>::drop must be noexcept");
-    constexpr bool adopts = requires(T& slot, local_shard&& part) { traits::adopt(slot, std::move(part)); };
-    static_assert(
-        adopts,
+        clauses::has_adopt,
         "fsdpinit: slot_traits<T> must have a static void adopt(T&, local_shard&&) noexcept, which takes the storage");
-    static_assert(
-        !adopts || requires(T& slot, local_shard&& part) {
-          { traits::adopt(slot, std::move(part)) } noexcept;
-        }, "fsdpinit: slot_traits<T>::adopt must be noexcept");
+    static_assert(clauses::adopt_is_noexcept, "fsdpinit: slot_traits<T>::adopt must be noexcept");
   }
   return ParameterSlot<T>;
 }

@@ -10,6 +10,8 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace fsdpinit {
@@ -128,5 +130,73 @@ concept SourceOpener = !StateDictSource<O> && requires(O& open) {
   { open() };
   requires StateDictSource<decltype(open())>;
 };
+
+namespace detail {
+
+template <class T>
+struct source_clauses {
+  static constexpr bool has_tensors = requires(const T& constant) {
+    { constant.tensors() } -> std::convertible_to<std::span<const tensor_descriptor>>;
+  };
+  static constexpr bool has_read =
+      requires(T& source, mutable_bytes destination) { source.read(std::size_t{}, std::uint64_t{}, destination); };
+  static constexpr bool read_returns_void = !has_read || requires(T& source, mutable_bytes destination) {
+    { source.read(std::size_t{}, std::uint64_t{}, destination) } -> std::same_as<void>;
+  };
+  static constexpr bool is_not_const = !std::is_const_v<T> || !StateDictSource<std::remove_const_t<T>>;
+  /// Meant to be one, by what it has.
+  static constexpr bool is_source =
+      has_read || requires(T& source) { source.tensors(); } || requires { &T::read; } || !is_not_const;
+  static constexpr bool is_call = requires(T& open) { open(); };
+};
+
+/// Which clauses of StateDictSource T does not meet: compiler errors, one each.
+template <class T>
+consteval void require_clauses_of_source() {
+  using clauses = source_clauses<T>;
+  if constexpr (!clauses::is_not_const) {
+    static_assert(clauses::is_not_const,
+                  "fsdpinit: `source`: T is const, but its read(tensor, offset, destination) is not; pass one that is "
+                  "not const");
+  } else {
+    static_assert(clauses::has_tensors,
+                  "fsdpinit: `source`: T must have tensors() const, which returns the tensor_descriptors as what "
+                  "converts to std::span<const tensor_descriptor>");
+    static_assert(clauses::has_read,
+                  "fsdpinit: `source`: T must have void read(std::size_t tensor, std::uint64_t offset, mutable_bytes "
+                  "destination)");
+    static_assert(clauses::read_returns_void,
+                  "fsdpinit: `source`: T::read(tensor, offset, destination) must return void: it reads all of it or "
+                  "throws");
+  }
+}
+
+/// Where T is neither a state dict nor opens one, the compiler says which clause it does not meet; T is named beside it.
+/// \return is it one of the two?
+template <class T>
+[[nodiscard]] consteval bool require_source() {
+  if constexpr (!StateDictSource<T> && !SourceOpener<T>) {
+    using clauses = source_clauses<T>;
+    if constexpr (clauses::is_source) {
+      require_clauses_of_source<T>();
+    } else if constexpr (clauses::is_call) {
+      using opened = decltype(std::declval<T&>()());
+      if constexpr (source_clauses<opened>::is_source) {
+        require_clauses_of_source<opened>();
+      } else {
+        static_assert(source_clauses<opened>::is_source,
+                      "fsdpinit: `source`: T is a call, and so it must return a StateDictSource: tensors() const, void "
+                      "read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination)");
+      }
+    } else {
+      static_assert(clauses::is_source,
+                    "fsdpinit: `source` must be a StateDictSource (T must have tensors() const, void read(std::size_t "
+                    "tensor, std::uint64_t offset, mutable_bytes destination)), or a call that returns one");
+    }
+  }
+  return StateDictSource<T> || SourceOpener<T>;
+}
+
+}  // namespace detail
 
 }  // namespace fsdpinit

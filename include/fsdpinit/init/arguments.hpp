@@ -20,9 +20,13 @@ template <class T>
 inline constexpr bool is_channels = false;
 template <class Data, class Control>
 inline constexpr bool is_channels<channels<Data, Control>> = true;
+template <class T>
+inline constexpr bool are_communicators = false;
+template <class Data, class Control>
+inline constexpr bool are_communicators<channels<Data, Control>> = Communicator<Data> && Communicator<Control>;
 
 template <class Channels>
-concept AreLinks = is_channels<std::remove_cvref_t<Channels>> || Communicator<std::remove_reference_t<Channels>>;
+concept AreLinks = are_communicators<std::remove_cvref_t<Channels>> || Communicator<std::remove_reference_t<Channels>>;
 
 /// A plain communicator is both channels.
 template <class Channels>

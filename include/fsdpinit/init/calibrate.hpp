@@ -2,10 +2,10 @@
 
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/control_ref.hpp>
-#include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/compiler.hpp>
 #include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/init/argument_checks.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
@@ -47,13 +47,15 @@ FSDPINIT_INLINE cluster run_calibration(source_in_use& source, payload_link& dat
 template <class Source, class Channels>
 [[nodiscard]] cluster calibrate(Source&& source, Channels&& links, const calibration& how = {}) {
   using given = std::remove_reference_t<Source>;
-  static_assert(StateDictSource<given> || SourceOpener<given>,
-                "fsdpinit: `source` must model StateDictSource or SourceOpener");
-  static_assert(detail::AreLinks<Channels>, "fsdpinit: `links` must model Communicator, or be channels{data, control}");
-  const auto both = detail::channels_of(links);
-  detail::payload_link_of data(both.data);
-  typename detail::source_in_use_of<given>::type opened(source);
-  return detail::run_calibration(opened, data, both.control, how);
+  constexpr bool is_sound = detail::require_source<given>() && detail::require_links<Channels>();
+  if constexpr (is_sound) {
+    const auto both = detail::channels_of(links);
+    detail::payload_link_of data(both.data);
+    typename detail::source_in_use_of<given>::type opened(source);
+    return detail::run_calibration(opened, data, both.control, how);
+  } else {
+    return {};
+  }
 }
 
 }  // namespace fsdpinit

@@ -4,7 +4,7 @@
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
-#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/init/argument_checks.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/engine.hpp>
@@ -18,11 +18,8 @@
 #include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
-#include <fsdpinit/plan/transport.hpp>
 
-#include <concepts>
 #include <optional>
-#include <string_view>
 #include <type_traits>
 
 #if !defined(FSDPINIT_COMPILED)
@@ -104,55 +101,20 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
                        Watch&& watch = {}, Optimizer&& optimizer = {}, Initialiser&& missing = {}) {
   using given = std::remove_reference_t<Source>;
   using space = detail::space_of<Space>;
-  using observer = std::remove_reference_t<Watch>;
-  using optimizer_type = std::remove_reference_t<Optimizer>;
-  using initialiser = std::remove_cvref_t<Initialiser>;
-  constexpr bool is_initialiser = MissingInitialiser<initialiser> || std::is_same_v<initialiser, no_initialiser>;
-  constexpr bool is_policy = requires {
-    { Policy::name } -> std::convertible_to<std::string_view>;
-    { Policy::transport } -> std::convertible_to<transport_kind>;
-    { Policy::every_rank_reads } -> std::convertible_to<bool>;
-  };
-  constexpr bool is_source = StateDictSource<given> || SourceOpener<given> || detail::is_module_state<given>;
-  // Assertions rather than constraints: they name the argument and what it lacks.
-  static_assert(is_policy,
-                "fsdpinit: `Policy` must be native_sharding<...>, every_rank_loads, or have their constants");
-  static_assert(ShardableModule<Module>,
-                "fsdpinit: `module` must model ShardableModule: a member visit_slots(visitor), a specialisation of "
-                "fsdpinit::module_traits, or a struct adapted with BOOST_HANA_ADAPT_STRUCT");
-  static_assert(
-      is_source,
-      "fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); "
-      "or SourceOpener: a call that returns one; or be module_state");
-  if constexpr (is_policy && detail::is_module_state<given>) {
-    static_assert(
-        Policy::every_rank_reads || Policy::transport == transport_kind::scatter ||
-            Policy::transport == transport_kind::broadcast,
-        "fsdpinit: `source` is module_state, which is on the source rank only: no rank can read its own part of it; "
-        "use transport::scatter or transport::broadcast");
-  }
-  static_assert(
-      detail::AreLinks<Channels>,
-      "fsdpinit: `links` must model Communicator: rank() const, size() const, void broadcast(bytes, root); or "
-      "be channels{data, control}");
-  static_assert(MemorySpace<space>,
-                "fsdpinit: `memory` must model MemorySpace: queue, host_accessible, allocate, deallocate, copy_in, "
-                "copy_out, wait, accounted, accounted_peak, restart_peak");
-  static_assert(Observer<observer>,
-                "fsdpinit: `watch` must model Observer: void phase(name), void progress(done, total)");
-  static_assert(WaitingObserver<observer> || !detail::HasWaiting<observer>,
-                "fsdpinit: `watch` has a member waiting(what, seconds): it must be noexcept and return void");
-  static_assert(
-      ShardableOptimizer<optimizer_type>,
-      "fsdpinit: `optimizer` must model ShardableOptimizer: parameter_groups() const, has_state() const, void "
-      "drop_references() noexcept");
-  static_assert(is_initialiser,
-                "fsdpinit: `missing` must model MissingInitialiser: a call with missing_tensor_info that returns the "
-                "generator of that tensor's elements");
-  if constexpr (ShardableOptimizer<optimizer_type> && is_initialiser && is_policy && ShardableModule<Module> &&
-                is_source && detail::AreLinks<Channels> && MemorySpace<space> && Observer<observer>) {
+  constexpr bool is_sound = detail::require_policy<Policy>() && detail::require_module<Module>() &&
+                            detail::require_source_for<given, Policy>() && detail::require_links<Channels>() &&
+                            detail::require_memory_space<space>() &&
+                            detail::require_observer<std::remove_reference_t<Watch>>() &&
+                            detail::require_optimizer<std::remove_reference_t<Optimizer>>() &&
+                            detail::require_initialiser<std::remove_cvref_t<Initialiser>>();
+  if constexpr (is_sound) {
+    if (false) {  // compiled, and never called: what is wrong with a slot is told from here rather than from the depths
+      module_traits<Module>::visit_slots(module, detail::slot_check<std::remove_reference_t<Optimizer>>{});
+    }
     return detail::initialize_with<space>(detail::facts_of<Policy>, module, source, detail::channels_of(links), how,
                                           detail::given_space(memory), watch, optimizer, missing);
+  } else {
+    return {};
   }
 }
 

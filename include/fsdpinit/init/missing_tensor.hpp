@@ -21,6 +21,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 /// \file
 /// Values for tensors that the module wants and the checkpoint does not have. Each rank makes its own part, where it
@@ -92,6 +93,51 @@ struct uniform_values {
 
 /// Stands for none: missing tensors stay on meta.
 struct no_initialiser {};
+
+namespace detail {
+
+template <class T>
+struct initialiser_clauses {
+  static constexpr bool takes_a_tensor = requires(T& initialise, const missing_tensor_info& info) { initialise(info); };
+  static constexpr bool returns_a_generator =
+      requires(T& initialise, const missing_tensor_info& info, std::uint64_t index) { initialise(info)(index); };
+  static constexpr bool generates_numbers = MissingInitialiser<T>;
+  static constexpr bool has_makes =
+      requires(T& initialise, const missing_tensor_info& info) { initialise.makes(info); };
+  static constexpr bool makes_is_const_and_returns_bool =
+      !has_makes || requires(const T& initialise, const missing_tensor_info& info) {
+        { initialise.makes(info) } -> std::convertible_to<bool>;
+      };
+};
+
+/// Where T is no initialiser of missing tensors, the compiler says which clause it does not meet; T is named beside it. \return is it
+/// one, or `no_initialiser`?
+template <class T>
+[[nodiscard]] consteval bool require_initialiser() {
+  using clauses = initialiser_clauses<T>;
+  if constexpr (std::is_same_v<T, no_initialiser>) {
+    return true;
+  } else {
+    if constexpr (!clauses::takes_a_tensor) {
+      static_assert(
+          clauses::takes_a_tensor,
+          "fsdpinit: `missing` must be a MissingInitialiser: T must be callable with const missing_tensor_info&, "
+          "and return the generator of that tensor's elements");
+    } else if constexpr (!clauses::returns_a_generator) {
+      static_assert(clauses::returns_a_generator,
+                    "fsdpinit: `missing`: what T returns for a tensor must be callable with std::uint64_t index, and "
+                    "return that element; for one value everywhere use constant_values");
+    } else {
+      static_assert(clauses::generates_numbers,
+                    "fsdpinit: `missing`: what T returns for a tensor must return a number for an index: double");
+    }
+    static_assert(clauses::makes_is_const_and_returns_bool,
+                  "fsdpinit: `missing`: T::makes(info) must be const and return bool");
+    return MissingInitialiser<T> && clauses::makes_is_const_and_returns_bool;
+  }
+}
+
+}  // namespace detail
 
 /// \throws error{invalid_argument} naming the tensor, if the initialiser does not make it, or its dtype has less than a byte.
 template <class F>

@@ -165,11 +165,7 @@ namespace detail {
 
 template <class Optimizer, class Slot>
 [[nodiscard]] constexpr rebinder rebinder_of() noexcept {
-  constexpr bool has_rebind =
-      requires(Optimizer& optimizer, Slot& slot) { optimizer.rebind(std::size_t{}, std::string_view{}, slot); };
-  static_assert(!has_rebind || RebindsTo<Optimizer, Slot>,
-                "fsdpinit: the optimizer's rebind(group, fqn, slot) must be noexcept: it is called at the commit");
-  if constexpr (has_rebind) {
+  if constexpr (require_rebind<Optimizer, Slot>()) {
     return [](void* optimizer, std::size_t group, std::string_view fqn, void* slot) noexcept {
       static_cast<Optimizer*>(optimizer)->rebind(group, fqn, *static_cast<Slot*>(slot));
     };
@@ -206,8 +202,14 @@ class optimizer_of_module {
  public:
   template <ShardableModule Module, ShardableOptimizer Optimizer>
   optimizer_of_module(Module& module, Optimizer& optimizer) noexcept
-      : optimizer_(optimizer), module_(std::addressof(module)), rebinders_([](void* of, const module_view& view) {
-          return detail::rebinders_of<Module, Optimizer>(*static_cast<Module*>(of), view);
+      : optimizer_(optimizer),
+        module_(std::addressof(module)),
+        rebinders_([]([[maybe_unused]] void* of, const module_view& view) {
+          if constexpr (std::is_same_v<Optimizer, no_optimizer>) {  // a visit less to compile
+            return std::vector<rebinder>(view.slots.size());
+          } else {
+            return detail::rebinders_of<Module, Optimizer>(*static_cast<Module*>(of), view);
+          }
         }) {}
 
   [[nodiscard]] optimizer_ref optimizer() const noexcept { return optimizer_; }

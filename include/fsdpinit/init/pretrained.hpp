@@ -1,9 +1,8 @@
 #pragma once
 
 #include <fsdpinit/concepts/communicator.hpp>
-#include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
-#include <fsdpinit/concepts/state_dict_source.hpp>
+#include <fsdpinit/init/argument_checks.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/engine.hpp>
@@ -53,34 +52,13 @@ pretrained_report load_pretrained(Module& module, Source&& source, Channels&& li
                                   Space memory = {}, Watch&& watch = {}) {
   using given = std::remove_reference_t<Source>;
   using space = detail::space_of<Space>;
-  using observer = std::remove_reference_t<Watch>;
-  constexpr bool is_source = StateDictSource<given> || SourceOpener<given>;
-  constexpr bool on_host = [] {
-    if constexpr (MemorySpace<space>) {
-      return static_cast<bool>(space::host_accessible);
-    } else {
-      return false;
+  constexpr bool is_sound = detail::require_module<Module>() && detail::require_source<given>() &&
+                            detail::require_links<Channels>() && detail::require_host_memory<space>() &&
+                            detail::require_observer<std::remove_reference_t<Watch>>();
+  if constexpr (is_sound) {
+    if (false) {  // as in `initialize`
+      module_traits<Module>::visit_slots(module, detail::slot_check<>{});
     }
-  }();
-  static_assert(ShardableModule<Module>,
-                "fsdpinit: `module` must model ShardableModule: a member visit_slots(visitor), a specialisation of "
-                "fsdpinit::module_traits, or a struct adapted with BOOST_HANA_ADAPT_STRUCT");
-  static_assert(
-      is_source,
-      "fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); "
-      "or SourceOpener: a call that returns one");
-  static_assert(
-      detail::AreLinks<Channels>,
-      "fsdpinit: `links` must model Communicator: rank() const, size() const, void broadcast(bytes, root); or "
-      "be channels{data, control}");
-  static_assert(on_host,
-                "fsdpinit: `memory` must model MemorySpace and be host_accessible: whole weights are loaded into host "
-                "memory, and reach a device as shards");
-  static_assert(Observer<observer>,
-                "fsdpinit: `watch` must model Observer: void phase(name), void progress(done, total)");
-  static_assert(WaitingObserver<observer> || !detail::HasWaiting<observer>,
-                "fsdpinit: `watch` has a member waiting(what, seconds): it must be noexcept and return void");
-  if constexpr (ShardableModule<Module> && is_source && detail::AreLinks<Channels> && on_host && Observer<observer>) {
     const auto both = detail::channels_of(links);
     detail::payload_link_of data(both.data);
     typename detail::source_in_use_of<given>::type opened(source);
@@ -94,6 +72,8 @@ pretrained_report load_pretrained(Module& module, Source&& source, Channels&& li
         .memory = detail::memory_in_use(detail::given_space(memory), both.data),
         .watch = watch};
     return detail::run_pretrained_load(arguments);
+  } else {
+    return {};
   }
 }
 

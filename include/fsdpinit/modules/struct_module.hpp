@@ -8,8 +8,8 @@
 #include <boost/hana/concept/struct.hpp>
 #include <boost/hana/core/to.hpp>
 #include <boost/hana/first.hpp>
-#include <boost/hana/for_each.hpp>
 #include <boost/hana/second.hpp>
+#include <boost/hana/size.hpp>
 #include <boost/hana/string.hpp>
 #include <boost/hana/tuple.hpp>
 
@@ -98,14 +98,13 @@ inline constexpr bool is_optional_child<std::shared_ptr<T>> = !std::is_array_v<T
 template <class T>
 concept AdaptedStruct = boost::hana::Struct<T>::value;
 
-/// What may hold slots is walked, whatever it is. A concept, so that compilers name the type that is not.
-template <class T>
-concept IsWalked = ParameterSlot<T> || ShardableModule<T> || AdaptedStruct<T> || is_sequence<T> || is_optional_child<T>;
-
-/// Appends a component to the FQN being built and takes it away again.
+/// Appends a component to the FQN being built and takes it away again; an empty one is none.
 class fqn_scope {
  public:
   fqn_scope(std::string& fqn, std::string_view component) : fqn_(fqn), length_(fqn.size()) {
+    if (component.empty()) {
+      return;
+    }
     if (length_ != 0) {
       fqn_ += '.';
     }
@@ -120,33 +119,62 @@ class fqn_scope {
   std::size_t length_;
 };
 
+/// What may hold slots is walked, whatever it is.
+template <class T>
+inline constexpr bool is_walked =
+    ParameterSlot<T> || ShardableModule<T> || AdaptedStruct<T> || is_sequence<T> || is_optional_child<T>;
+template <class T>
+inline constexpr bool is_walkable = is_walked<T> || holds_no_slots<std::remove_cv_t<T>>;
+
+/// Where T is neither walked nor known to hold no slots, the compiler says so, and names it beside that. \return is it one of the two?
+template <class T>
+[[nodiscard]] consteval bool require_walkable() {
+  static_assert(
+      is_walkable<T>,
+      "fsdpinit: a member of a module is of a class T that is no slot, module, or container of these, and its "
+      "tensors would be skipped; adapt it with BOOST_HANA_ADAPT_STRUCT, or specialise fsdpinit::slot_traits, "
+      "fsdpinit::module_traits, or, if there are none in it, fsdpinit::holds_no_slots");
+  return is_walkable<T>;
+}
+
+template <class T>
+using accessors_of = decltype(boost::hana::accessors<T>());
+template <class T>
+using member_indices = std::make_index_sequence<decltype(boost::hana::size(std::declval<accessors_of<T>>()))::value>;
+
 template <class T, class Visitor>
-void walk(T& node, std::string& fqn, Visitor& visitor) {
-  static_assert(IsWalked<T> || holds_no_slots<std::remove_cv_t<T>>,
-                "fsdpinit: a member of a module is of a class that is no slot, module, or container of these, and its "
-                "tensors would be skipped; adapt it with BOOST_HANA_ADAPT_STRUCT, or specialise fsdpinit::slot_traits, "
-                "fsdpinit::module_traits, or, if there are none in it, fsdpinit::holds_no_slots");
-  if constexpr (holds_no_slots<std::remove_cv_t<T>>) {
+void walk(T& node, std::string& fqn, std::string_view component, Visitor& visitor);
+
+/// A fold rather than `hana::for_each`, in which compilers would tell of each error through a dozen functions.
+template <class T, class Visitor, std::size_t... I>
+void walk_members(T& node, std::string& fqn, Visitor& visitor, std::index_sequence<I...> /*members*/) {
+  [[maybe_unused]] constexpr auto members = boost::hana::accessors<T>();  // unused where there are none
+  (walk(boost::hana::second(boost::hana::at_c<I>(members))(node), fqn,
+        boost::hana::to<const char*>(boost::hana::first(boost::hana::at_c<I>(members))), visitor),
+   ...);
+}
+
+/// \param component  what the node is called in that to which `fqn` belongs.
+template <class T, class Visitor>
+void walk(T& node, std::string& fqn, std::string_view component, Visitor& visitor) {
+  const fqn_scope scope(fqn, component);
+  if constexpr (!require_walkable<T>() || holds_no_slots<std::remove_cv_t<T>>) {
     return;
   } else if constexpr (ParameterSlot<T>) {
     visitor(std::string_view(fqn), node);
   } else if constexpr (is_optional_child<T>) {
     if (node) {
-      walk(*node, fqn, visitor);
+      walk(*node, fqn, {}, visitor);
     }
   } else if constexpr (is_sequence<T>) {
     for (std::size_t i = 0; i < std::size(node); ++i) {
-      const fqn_scope scope(fqn, std::to_string(i));
-      walk(node[i], fqn, visitor);
+      walk(node[i], fqn, std::to_string(i), visitor);
     }
   } else if constexpr (AdaptedStruct<T> && !VisitsSlots<T>) {
-    boost::hana::for_each(boost::hana::accessors<T>(), [&](auto accessor) {
-      const fqn_scope scope(fqn, boost::hana::to<const char*>(boost::hana::first(accessor)));
-      walk(boost::hana::second(accessor)(node), fqn, visitor);
-    });
+    walk_members(node, fqn, visitor, member_indices<T>());
   } else if constexpr (ShardableModule<T>) {
     module_traits<T>::visit_slots(node, [&](std::string_view below, auto& slot) {
-      const fqn_scope scope(fqn, below);
+      const fqn_scope scope_below(fqn, below);
       visitor(std::string_view(fqn), slot);
     });
   }
@@ -164,7 +192,7 @@ struct module_traits<M> {
   template <class Visitor>
   static void visit_slots(M& module, Visitor&& visitor) {
     std::string fqn;
-    detail::walk(module, fqn, visitor);
+    detail::walk_members(module, fqn, visitor, detail::member_indices<M>());
   }
 };
 

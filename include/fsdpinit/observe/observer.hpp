@@ -4,6 +4,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <type_traits>
 
 namespace fsdpinit {
 
@@ -40,9 +41,49 @@ concept WaitingObserver = Observer<O> && requires(O& watch, const char* what, do
 
 namespace detail {
 
-/// Meant to be told of waits: then it has to be a WaitingObserver, or it would silently not be.
-template <class O>
-concept HasWaiting = requires(O& watch, const char* what, double seconds) { watch.waiting(what, seconds); };
+template <class T>
+struct observer_clauses {
+  static constexpr bool has_phase = requires(T& watch, const char* name) { watch.phase(name); };
+  static constexpr bool phase_returns_void = !has_phase || requires(T& watch, const char* name) {
+    { watch.phase(name) } -> std::same_as<void>;
+  };
+  static constexpr bool has_progress = requires(T& watch, std::uint64_t bytes) { watch.progress(bytes, bytes); };
+  static constexpr bool progress_returns_void = !has_progress || requires(T& watch, std::uint64_t bytes) {
+    { watch.progress(bytes, bytes) } -> std::same_as<void>;
+  };
+  /// Meant to be told of waits: then it has to be a WaitingObserver, or it would silently not be.
+  static constexpr bool has_waiting =
+      requires(T& watch, const char* what, double seconds) { watch.waiting(what, seconds); };
+  static constexpr bool waiting_is_noexcept_and_returns_void =
+      !has_waiting || requires(T& watch, const char* what, double seconds) {
+        { watch.waiting(what, seconds) } noexcept -> std::same_as<void>;
+      };
+  static constexpr bool is_not_const = !std::is_const_v<T> || !Observer<std::remove_const_t<T>>;
+  static constexpr bool is_observer = has_phase || has_progress || !is_not_const;
+};
+
+/// Where T is no observer, the compiler says which clause it does not meet; T is named beside it. \return is it one?
+template <class T>
+[[nodiscard]] consteval bool require_observer() {
+  using clauses = observer_clauses<T>;
+  if constexpr (!clauses::is_observer) {
+    static_assert(clauses::is_observer,
+                  "fsdpinit: `watch` must be an Observer: T must have void phase(const char* name), void "
+                  "progress(std::uint64_t done, std::uint64_t total)");
+  } else if constexpr (!clauses::is_not_const && !Observer<T>) {
+    static_assert(clauses::is_not_const,
+                  "fsdpinit: `watch`: T is const, but its phase or progress is not; pass one that is not const");
+  } else {
+    static_assert(clauses::has_phase, "fsdpinit: `watch`: T must have void phase(const char* name)");
+    static_assert(clauses::phase_returns_void, "fsdpinit: `watch`: T::phase(name) must return void");
+    static_assert(clauses::has_progress,
+                  "fsdpinit: `watch`: T must have void progress(std::uint64_t done, std::uint64_t total)");
+    static_assert(clauses::progress_returns_void, "fsdpinit: `watch`: T::progress(done, total) must return void");
+    static_assert(clauses::waiting_is_noexcept_and_returns_void,
+                  "fsdpinit: `watch`: T::waiting(what, seconds) must be noexcept and return void");
+  }
+  return Observer<T> && clauses::waiting_is_noexcept_and_returns_void;
+}
 
 }  // namespace detail
 

@@ -9,6 +9,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/argument_checks.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/manifest.hpp>
@@ -17,6 +18,7 @@
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/plan/mesh.hpp>
 #include <fsdpinit/units/gradient_layout.hpp>
 #include <fsdpinit/units/lockstep.hpp>
@@ -293,9 +295,13 @@ class sharded_units {
   template <class Module>
   void take(Module& module, const options& how) {
     module_traits<Module>::visit_slots(module, []<class Slot>(std::string_view /*fqn*/, Slot& /*slot*/) {
-      static_assert(LendingSlot<Slot>,
-                    "fsdpinit: units need slots that model LendingSlot: give slot_traits a function local(const slot&) "
-                    "that returns the local_shard which was adopted");
+      if constexpr (detail::require_slot<Slot>()) {
+        constexpr bool is_lending = LendingSlot<Slot>;
+        static_assert(
+            is_lending,
+            "fsdpinit: units need slots that model LendingSlot: give slot_traits<T> a function local(const T&) "
+            "that returns the local_shard which was adopted");
+      }
     });
     detail::require_valid(how, ranks_.data().size());
     const std::size_t rank = ranks_.data().rank();
@@ -327,11 +333,48 @@ class sharded_units {
   std::vector<state> units_;
 };
 
-template <class Module, class Channels, class Space = default_memory>
-sharded_units(Module&, Channels&&, const options& = {}, Space = {})
-    -> sharded_units<std::remove_reference_t<decltype(detail::channels_of(std::declval<Channels&>()).data)>,
-                     std::remove_reference_t<decltype(detail::channels_of(std::declval<Channels&>()).control)>,
-                     detail::space_of<Space>>;
+namespace detail {
+
+/// Stands for links of units that cannot be made, which the compiler has said already.
+struct rejected_links {
+  [[nodiscard]] std::size_t rank() const noexcept { return 0; }
+  [[nodiscard]] std::size_t size() const noexcept { return 1; }
+  void broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/) noexcept {}
+};
+
+/// What units are of, by what they are made with.
+template <class Module, class Channels, class Given,
+          bool IsSound =
+              require_module<Module>() && require_links<Channels>() && require_memory_space<space_of<Given>>()>
+struct unit_types {
+  using data = rejected_links;
+  using control = rejected_links;
+  using space = host_memory;
+};
+template <class Module, class Channels, class Given>
+struct unit_types<Module, Channels, Given, true> {
+  using links = decltype(channels_of(std::declval<Channels&>()));
+  using data = std::remove_reference_t<decltype(std::declval<links&>().data)>;
+  using control = std::remove_reference_t<decltype(std::declval<links&>().control)>;
+  using space = space_of<Given>;
+};
+
+}  // namespace detail
+
+/// Takes whatever was given: a second error would say nothing more.
+template <>
+class sharded_units<detail::rejected_links, detail::rejected_links, host_memory> {
+ public:
+  template <class Module, class Channels, class Given = default_memory>
+  explicit sharded_units(Module& /*module*/, Channels&& /*links*/, const options& /*how*/ = {}, Given /*memory*/ = {}) {
+  }
+};
+
+template <class Module, class Channels, class Given = default_memory>
+sharded_units(Module&, Channels&&, const options& = {}, Given = {})
+    -> sharded_units<typename detail::unit_types<Module, Channels, Given>::data,
+                     typename detail::unit_types<Module, Channels, Given>::control,
+                     typename detail::unit_types<Module, Channels, Given>::space>;
 
 /// Holds a unit unsharded for its own life; one that was unsharded before stays so.
 template <class Units>

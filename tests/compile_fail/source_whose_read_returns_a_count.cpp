@@ -1,5 +1,5 @@
-// expect: fsdpinit: `source` must model StateDictSource: tensors() const, void read(tensor, offset, destination); or
-// SourceOpener
+// expect: fsdpinit: `source`: T::read(tensor, offset, destination) must return void: it reads all of it or throws
+// expect: checkpoint
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <cstddef>

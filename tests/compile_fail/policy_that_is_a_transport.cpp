@@ -1,4 +1,4 @@
-// expect: fsdpinit: `Policy` must be native_sharding<...>, every_rank_loads
+// expect: fsdpinit: `Policy`: T is a transport; use native_sharding<T>
 #include <fsdpinit/fsdpinit.hpp>
 
 #ifdef FSDPINIT_CONTROL

@@ -1,0 +1,5 @@
+// expect: the text
+#ifndef FSDPINIT_CONTROL
+static_assert(false, "another text");
+static_assert(false, "the text");
+#endif

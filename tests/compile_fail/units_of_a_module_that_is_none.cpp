@@ -1,0 +1,20 @@
+// expect: fsdpinit: `module` must be a ShardableModule: T must have visit_slots(visitor)
+// expect: module_tree
+#include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/units/sharded_units.hpp>
+
+#include <string_view>
+
+struct module_tree {
+  fsdpinit::parameter weight;
+#ifdef FSDPINIT_CONTROL
+  template <class Visitor>
+  void visit_slots(Visitor&& visitor) {
+    visitor(std::string_view("weight"), weight);
+  }
+#endif
+};
+
+void call(module_tree& module, fsdpinit::threads_communicator& links) {
+  const fsdpinit::sharded_units units(module, links);
+}
