@@ -83,6 +83,7 @@ inline constexpr policy policy_of{
     .name = Policy::name, .transport = Policy::transport, .every_rank_reads = Policy::every_rank_reads};
 
 /// The policy of that name with the transport of that name: what reports call them (`rank_report::policy`, `rank_report::transport`).
+/// Local: where the text is not the same on every rank, parse it on one, and share what it says.
 ///
 /// \param name       "native-sharding", "cpu-ram-efficient-loading" or "every-rank-loads".
 /// \param transport  "scatter", "broadcast", "own-read" or "automatic"; empty: the default of the policy. Of "every-rank-loads" it is
