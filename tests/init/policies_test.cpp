@@ -99,7 +99,7 @@ void expect_same_by_value() {
     const auto run = [&](auto&& initialize_from) {
       host_memory memory;
       dynamic_module module = model.module(memory, rank == 0);
-      const rank_report report = initialize_from(module, model.source(), memory);
+      rank_report report = initialize_from(module, model.source(), memory);
       EXPECT_EQ(model.faults_of(module, memory, 3, rank), "") << "rank " << rank;
       return report;
     };
