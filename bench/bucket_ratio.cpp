@@ -21,12 +21,11 @@ namespace {
 using namespace fsdpinit;
 using namespace fsdpinit::bench;
 
-template <class Policy>
 double load(const std::string& path, const safetensors_source& source, mpi_communicator& world, const options& how) {
   dynamic_module module = tool::module_of(source.tensors());
   static_cast<void>(world.all_reduce_max(0));
   const double began = monotonic_seconds();
-  initialize<Policy>(module, checkpoint{path}, world, how);
+  initialize(module, checkpoint{path}, world, how);
   const double mine = monotonic_seconds() - began;
   return static_cast<double>(world.all_reduce_max(static_cast<std::uint64_t>(mine * 1e6))) * 1e-6;
 }
@@ -37,19 +36,17 @@ int run(int count, char** arguments) {
   const std::uint64_t rounds = number_argument(count, arguments, 2, 9);
   const safetensors_source source = open_safetensors(path);
   std::vector<contender> all;
-  for (const bool scatters : {true, false}) {
+  for (const char* transport : {"scatter", "broadcast"}) {
     for (const std::size_t in_flight : {2U, 4U, 8U}) {
       for (const std::uint64_t bytes : {512 * kib, mib, 2 * mib, 4 * mib, 8 * mib}) {
         if (in_flight * bytes > 16 * mib) {
           continue;
         }
-        const options how{.bucket_bytes = bytes, .buckets_in_flight = in_flight};
-        all.push_back(
-            {.name = fmt::format("{}, {} x {} KiB", scatters ? "scatter" : "broadcast", in_flight, bytes / kib),
-             .run = [=, &source, &world] {
-               return scatters ? load<native_sharding<>>(path, source, world, how)
-                               : load<native_sharding<transport::broadcast>>(path, source, world, how);
-             }});
+        const options how{.policy = policy_named("native-sharding", transport),
+                          .bucket_bytes = bytes,
+                          .buckets_in_flight = in_flight};
+        all.push_back({.name = fmt::format("{}, {} x {} KiB", transport, in_flight, bytes / kib),
+                       .run = [=, &source, &world] { return load(path, source, world, how); }});
       }
     }
   }

@@ -59,15 +59,11 @@ void write(const checkpoint_file& file) {
   out.close();
 }
 
-contender load_of(const checkpoint_file& file, std::size_t ranks, bool own_reads, std::size_t compared_to) {
+contender load_of(const checkpoint_file& file, std::size_t ranks, const char* transport, std::size_t compared_to) {
   const std::string name = fmt::format("{} x {} KiB, {} rank{}, {}", file.tensors, file.bytes / kib, ranks,
-                                       ranks == 1 ? "" : "s", own_reads ? "own-read" : "scatter");
+                                       ranks == 1 ? "" : "s", transport);
   return {.name = name,
-          .run =
-              [=] {
-                return own_reads ? load_seconds<native_sharding<transport::own_read>>(file.path, ranks, {})
-                                 : load_seconds<native_sharding<>>(file.path, ranks, {});
-              },
+          .run = [=] { return load_seconds(file.path, ranks, {.policy = policy_named("native-sharding", transport)}); },
           .compared_to = compared_to};
 }
 
@@ -94,16 +90,16 @@ int run(const std::string& folder, std::uint64_t rounds) {
 
   std::vector<contender> by_bytes;
   for (const checkpoint_file& each : sizes) {
-    by_bytes.push_back(load_of(each, 4, false, 0));
+    by_bytes.push_back(load_of(each, 4, "scatter", 0));
   }
   run_rounds(by_bytes, rounds);
   print_table(by_bytes, 4, rounds, 4 * mib, "x first");
 
   fmt::print("\n| {:<42} | {:>9} | {:>9} | {:>13} |\n", "", "median s", "of 100", "us per tensor");
   fmt::print("|-{:-<42}-|-{:->9}:|-{:->9}:|-{:->13}:|\n", "", "", "", "");
-  for (const bool own_reads : {false, true}) {
+  for (const char* transport : {"scatter", "own-read"}) {
     for (const std::size_t ranks : {1U, 2U, 4U}) {
-      std::array pair{load_of(few, ranks, own_reads, 0), load_of(lots, ranks, own_reads, 0)};
+      std::array pair{load_of(few, ranks, transport, 0), load_of(lots, ranks, transport, 0)};
       run_rounds(pair, rounds);
       const double of_few = median(pair[0].seconds);
       const double of_many = median(pair[1].seconds);

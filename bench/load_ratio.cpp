@@ -33,12 +33,16 @@ int main(int count, char** arguments) {
     const std::uint64_t rounds = number_argument(count, arguments, 2, 9);
     const std::size_t ranks = number_argument(count, arguments, 3, 4);
     const options how{.bucket_bytes = number_argument(count, arguments, 4, 4 * mib)};
+    const auto load_by = [&](const policy& by) {
+      options with = how;
+      with.policy = by;
+      return [&, with] { return load_seconds(path, ranks, with); };
+    };
     std::vector<contender> all{
         {"floor: pread, one thread", [&] { return floor_seconds(path, how.bucket_bytes); }},
-        {"native-sharding, scatter", [&] { return load_seconds<native_sharding<>>(path, ranks, how); }},
-        {"native-sharding, broadcast",
-         [&] { return load_seconds<native_sharding<transport::broadcast>>(path, ranks, how); }},
-        {"every-rank-loads", [&] { return load_seconds<every_rank_loads>(path, ranks, how); }},
+        {"native-sharding, scatter", load_by(policy_of<native_sharding<>>)},
+        {"native-sharding, broadcast", load_by(policy_of<native_sharding<transport::broadcast>>)},
+        {"every-rank-loads", load_by(policy_of<every_rank_loads>)},
     };
     run_rounds(all, rounds);
     print_table(all, ranks, rounds, how.bucket_bytes);

@@ -17,7 +17,6 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include <fcntl.h>
@@ -29,12 +28,12 @@ using namespace fsdpinit;
 using namespace fsdpinit::bench;
 
 /// Giving the memory back is not timed.
-template <class Policy>
 double seconds_of(const std::string& path, std::span<const tensor_descriptor> tensors, mpi_communicator& world,
-                  const options& how) {
+                  const policy& by, options how) {
+  how.policy = by;
   dynamic_module module = tool::module_of(tensors);
   const double began = monotonic_seconds();
-  initialize<Policy>(module, checkpoint{path}, world, how);
+  initialize(module, checkpoint{path}, world, how);
   return monotonic_seconds() - began;
 }
 
@@ -67,10 +66,12 @@ int run(int count, char** arguments) {
       {"floor: pread, one process",
        timed([&] { return world.rank() == 0 ? floor_seconds(path, how.bucket_bytes) : 0.0; })},
       {"native-sharding, scatter",
-       timed([&] { return seconds_of<native_sharding<>>(path, source.tensors(), world, how); })},
-      {"native-sharding, broadcast",
-       timed([&] { return seconds_of<native_sharding<transport::broadcast>>(path, source.tensors(), world, how); })},
-      {"every-rank-loads", timed([&] { return seconds_of<every_rank_loads>(path, source.tensors(), world, how); })},
+       timed([&] { return seconds_of(path, source.tensors(), world, policy_of<native_sharding<>>, how); })},
+      {"native-sharding, broadcast", timed([&] {
+         return seconds_of(path, source.tensors(), world, policy_of<native_sharding<transport::broadcast>>, how);
+       })},
+      {"every-rank-loads",
+       timed([&] { return seconds_of(path, source.tensors(), world, policy_of<every_rank_loads>, how); })},
   };
   const std::size_t one_reader = all.size();
   options replicated = how;
@@ -78,41 +79,44 @@ int run(int count, char** arguments) {
   all.push_back({"floor: pread, a part each",
                  timed([&] { return floor_seconds(path, how.bucket_bytes, world.rank(), world.size()); })});
   all.push_back({"native-sharding, own-read", timed([&] {
-                   return seconds_of<native_sharding<transport::own_read>>(path, source.tensors(), world, how);
+                   return seconds_of(path, source.tensors(), world, policy_of<native_sharding<transport::own_read>>,
+                                     how);
                  })});
   all.push_back({"native-sharding, automatic", timed([&] {
-                   return seconds_of<native_sharding<transport::automatic>>(path, source.tensors(), world, how);
+                   return seconds_of(path, source.tensors(), world, policy_of<native_sharding<transport::automatic>>,
+                                     how);
                  })});
   all.push_back({"own-read, 2 replicas", timed([&] {
-                   return seconds_of<native_sharding<transport::own_read>>(path, source.tensors(), world, replicated);
+                   return seconds_of(path, source.tensors(), world, policy_of<native_sharding<transport::own_read>>,
+                                     replicated);
                  })});
-  all.push_back({"scatter, 2 replicas",
-                 timed([&] { return seconds_of<native_sharding<>>(path, source.tensors(), world, replicated); })});
+  all.push_back({"scatter, 2 replicas", timed([&] {
+                   return seconds_of(path, source.tensors(), world, policy_of<native_sharding<>>, replicated);
+                 })});
   run_rounds(all, rounds);
   // Each beside itself without.
   std::vector<contender> verified;
-  const auto add_verified = [&]<class Policy>(const char* name, std::type_identity<Policy>, verification level,
-                                              bool cached = true) {
+  const auto add_verified = [&](const char* name, const policy& by, verification level, bool cached = true) {
     options checked = how;
     checked.verify = level;
     checked.checksum = &xxh3;
-    const auto load = [&, cached](const options& with) {
-      return [&, cached, with] {
+    const auto load = [&, by, cached](const options& with) {
+      return [&, by, cached, with] {
         if (!cached && world.rank() == 0) {
           forget_pages(source);
         }
-        return timed([&] { return seconds_of<Policy>(path, source.tensors(), world, with); })();
+        return timed([&] { return seconds_of(path, source.tensors(), world, by, with); })();
       };
     };
     const std::size_t without = verified.size();
     verified.push_back({name, load(how), without});
     verified.push_back({concat("  with verify = ", fsdpinit::name(level)), load(checked), without});
   };
-  add_verified("scatter", std::type_identity<native_sharding<>>{}, verification::transfer);
-  add_verified("broadcast", std::type_identity<native_sharding<transport::broadcast>>{}, verification::transfer);
-  add_verified("every-rank-loads", std::type_identity<every_rank_loads>{}, verification::transfer);
-  add_verified("scatter", std::type_identity<native_sharding<>>{}, verification::reread);
-  add_verified("scatter, read from storage", std::type_identity<native_sharding<>>{}, verification::transfer, false);
+  add_verified("scatter", policy_of<native_sharding<>>, verification::transfer);
+  add_verified("broadcast", policy_of<native_sharding<transport::broadcast>>, verification::transfer);
+  add_verified("every-rank-loads", policy_of<every_rank_loads>, verification::transfer);
+  add_verified("scatter", policy_of<native_sharding<>>, verification::reread);
+  add_verified("scatter, read from storage", policy_of<native_sharding<>>, verification::transfer, false);
   for (std::size_t pair = 0; pair < verified.size(); pair += 2) {
     run_rounds(std::span(verified).subspan(pair, 2), 2 * rounds);
   }

@@ -27,10 +27,11 @@ namespace {
 using namespace fsdpinit;
 using namespace fsdpinit::bench;
 
-constexpr std::array ways{transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read,
-                          transport_kind::none};
+constexpr std::array ways{policy_of<native_sharding<transport::scatter>>,
+                          policy_of<native_sharding<transport::broadcast>>,
+                          policy_of<native_sharding<transport::own_read>>, policy_of<every_rank_loads>};
 
-plan plan_of(const safetensors_source& source, std::size_t ranks, transport_kind transport, const options& how) {
+plan plan_of(const safetensors_source& source, std::size_t ranks, const options& how) {
   std::vector<tensor_request> requests;
   for (const tensor_descriptor& tensor : source.tensors()) {
     tensor_request& request = requests.emplace_back();
@@ -40,38 +41,24 @@ plan plan_of(const safetensors_source& source, std::size_t ranks, transport_kind
     request.placement = tensor.shape.is_scalar() ? placement(replicate{}) : placement(shard{0});
   }
   return make_plan(requests, {.ranks = {.shards = ranks},
-                              .transport = transport,
+                              .transport = how.policy->transport,
                               .bucket_bytes = how.bucket_bytes,
                               .buckets_in_flight = how.buckets_in_flight});
 }
 
-double load(const std::string& path, const safetensors_source& source, mpi_communicator& world,
-            transport_kind transport, const options& how) {
+double load(const std::string& path, const safetensors_source& source, mpi_communicator& world, const options& how) {
   dynamic_module module = tool::module_of(source.tensors());
   static_cast<void>(world.all_reduce_max(0));
   const double began = monotonic_seconds();
-  switch (transport) {
-    case transport_kind::broadcast:
-      initialize<native_sharding<transport::broadcast>>(module, checkpoint{path}, world, how);
-      break;
-    case transport_kind::own_read:
-      initialize<native_sharding<transport::own_read>>(module, checkpoint{path}, world, how);
-      break;
-    case transport_kind::none:
-      initialize<every_rank_loads>(module, checkpoint{path}, world, how);
-      break;
-    default:
-      initialize<native_sharding<>>(module, checkpoint{path}, world, how);
-  }
+  initialize(module, checkpoint{path}, world, how);
   const double mine = monotonic_seconds() - began;
   return static_cast<double>(world.all_reduce_max(static_cast<std::uint64_t>(mine * 1e6))) * 1e-6;
 }
 
 void compare(const std::string& path, std::uint64_t rounds, mpi_communicator& world) {
   const safetensors_source source = open_safetensors(path);
-  const options how;
-  for (const transport_kind transport : ways) {
-    load(path, source, world, transport, how);  // brings the files into the page cache
+  for (const policy& each : ways) {
+    load(path, source, world, {.policy = each});  // brings the files into the page cache
   }
   struct row {
     std::vector<double> predicted;
@@ -86,10 +73,11 @@ void compare(const std::string& path, std::uint64_t rounds, mpi_communicator& wo
     probe_seconds.push_back(monotonic_seconds() - began);
     for (std::size_t i = 0; i < ways.size(); ++i) {
       const std::size_t way = round % 2 == 0 ? i : ways.size() - 1 - i;
-      const plan made = plan_of(source, world.size(), ways[way], how);
+      const options how{.policy = ways[way]};
+      const plan made = plan_of(source, world.size(), how);
       rows[way].cost = cost_on(on, made, predict_every_rank(made));
       rows[way].predicted.push_back(rows[way].cost.seconds);
-      rows[way].measured.push_back(load(path, source, world, ways[way], how));
+      rows[way].measured.push_back(load(path, source, world, how));
     }
   }
   if (world.rank() != 0) {
@@ -101,7 +89,7 @@ void compare(const std::string& path, std::uint64_t rounds, mpi_communicator& wo
     fmt::print(
         "{{\"checkpoint\": \"{}\", \"ranks\": {}, \"way\": \"{}\", \"predicted\": {:.6f}, \"measured\": {:.6f}, "
         "\"bottleneck\": \"{}\", \"probe\": {:.6f}}}\n",
-        path, world.size(), ways[way] == transport_kind::none ? "every-rank-loads" : name(ways[way]), predicted,
+        path, world.size(), ways[way].every_rank_reads ? ways[way].name : name(ways[way].transport), predicted,
         measured, name(rows[way].cost.bottleneck), median(probe_seconds));
   }
 }

@@ -13,7 +13,7 @@
 namespace fsdpinit::bench {
 
 /// Of a whole load by ranks that are threads, each into memory of its own: `memory_of(rank)`. Giving it back is not timed.
-template <class Policy, class MemoryOf>
+template <class MemoryOf>
 double load_seconds(const std::string& path, std::size_t ranks, const options& how, MemoryOf&& memory_of) {
   const safetensors_source source = open_safetensors(path);
   std::vector<dynamic_module> modules;
@@ -28,7 +28,7 @@ double load_seconds(const std::string& path, std::size_t ranks, const options& h
     threads.emplace_back([&, r] {
       try {
         auto memory = memory_of(r);
-        initialize<Policy>(modules[r], checkpoint{path}, world.rank(r), how, memory, null_observer());
+        initialize(modules[r], checkpoint{path}, world.rank(r), how, memory, null_observer());
       } catch (...) {
         failures[r] = std::current_exception();
       }
@@ -47,9 +47,8 @@ double load_seconds(const std::string& path, std::size_t ranks, const options& h
 }
 
 /// The same, into host memory.
-template <class Policy>
-double load_seconds(const std::string& path, std::size_t ranks, const options& how) {
-  return load_seconds<Policy>(path, ranks, how, [](std::size_t) { return host_memory(); });
+inline double load_seconds(const std::string& path, std::size_t ranks, const options& how) {
+  return load_seconds(path, ranks, how, [](std::size_t) { return host_memory(); });
 }
 
 }  // namespace fsdpinit::bench

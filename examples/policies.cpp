@@ -113,6 +113,17 @@ shards by_cost(const fsdpinit::in_memory_source& checkpoint, fsdpinit::threads_c
   return shards_of(net);
 }
 
+shards chosen(const fsdpinit::in_memory_source& checkpoint, fsdpinit::threads_communicator world) {
+  auto net = make_model();
+  const std::string policy = "native-sharding";
+  const std::string transport = "own-read";
+  // [chosen]
+  // `policy` and `transport` come from a configuration: "native-sharding" and "own-read", for instance.
+  fsdpinit::initialize(net, checkpoint, world, {.policy = fsdpinit::policy_named(policy, transport)});
+  // [chosen]
+  return shards_of(net);
+}
+
 shards own_state(const fsdpinit::in_memory_source& checkpoint, fsdpinit::threads_communicator world) {
   auto net = make_model();
   fsdpinit::load_pretrained(net, checkpoint, world);
@@ -193,6 +204,7 @@ int main() {
   };
   compare("own-read", own_read);
   compare("by cost", by_cost);
+  compare("chosen", chosen);
   compare("own state", own_state);
   compare("cpu-ram", cpu_ram);
   compare("switched off", switched_off);

@@ -55,10 +55,10 @@ class ceiling {
   block<pinned_memory> pinned_;
 };
 
-template <class Policy>
-double gpu_seconds(const std::string& path, std::size_t ranks, options how, std::size_t threads) {
+double gpu_seconds(const std::string& path, std::size_t ranks, const policy& by, options how, std::size_t threads) {
+  how.policy = by;
   how.reader_threads = threads;
-  return load_seconds<Policy>(path, ranks, how, [](std::size_t) { return cuda_memory(0); });
+  return load_seconds(path, ranks, how, [](std::size_t) { return cuda_memory(0); });
 }
 
 /// One load by which account and prediction can be compared.
@@ -91,18 +91,18 @@ int main(int count, char** arguments) {
       bytes += byte_size(tensor);
     }
     ceiling link(bytes, how.bucket_bytes);
-    using own_read = native_sharding<transport::own_read>;
-    using scatter = native_sharding<transport::scatter>;
+    constexpr policy own_read = policy_of<native_sharding<transport::own_read>>;
+    constexpr policy scatter = policy_of<native_sharding<transport::scatter>>;
     std::vector<contender> all{
         {"ceiling: pinned to device", [&] { return link.seconds(); }},
         {"floor: pread, one thread", [&] { return floor_seconds(path, how.bucket_bytes); }},
     };
     for (const std::size_t threads : {1U, 2U, 4U, 8U, 12U}) {
       all.push_back({fmt::format("1 rank, {} threads", threads),
-                     [&path, &how, threads] { return gpu_seconds<own_read>(path, 1, how, threads); }});
+                     [&, threads] { return gpu_seconds(path, 1, own_read, how, threads); }});
     }
-    all.push_back({"4 ranks, own-read, 3 each", [&] { return gpu_seconds<own_read>(path, 4, how, 3); }});
-    all.push_back({"4 ranks, scatter, 8 threads", [&] { return gpu_seconds<scatter>(path, 4, how, 8); }});
+    all.push_back({"4 ranks, own-read, 3 each", [&] { return gpu_seconds(path, 4, own_read, how, 3); }});
+    all.push_back({"4 ranks, scatter, 8 threads", [&] { return gpu_seconds(path, 4, scatter, how, 8); }});
     std::deque<loader_process> others;
     for (int i = 5; i < count; ++i) {
       const std::string given = arguments[i];

@@ -5,6 +5,7 @@
 #include "published_models.hpp"
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/plan/verification.hpp>
 #include <fsdpinit/sources/page_cache.hpp>
@@ -86,23 +87,24 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
   command.add_option("--source-rank", how.source_rank, "the rank that reads for the others; default 0")
       ->check(CLI::NonNegativeNumber)
       ->type_name("N");
-  add_choice<policy_kind, policy_kind>(
-      command, "--policy", how.policy,
-      {{"native-sharding", policy_kind::native_sharding},
-       {"cpu-ram-efficient-loading", policy_kind::cpu_ram_efficient_loading},
-       {"every-rank-loads", policy_kind::every_rank_loads}},
-      "native-sharding (default); cpu-ram-efficient-loading: the source rank loads the whole model\n"
-      "first, then it is distributed from there; every-rank-loads: the baseline")
+  choices<std::string> policies;
+  for (const std::string_view each :
+       {native_sharding<>::name, cpu_ram_efficient_loading<>::name, every_rank_loads::name}) {
+    policies.emplace_back(each, each);
+  }
+  add_choice(command, "--policy", how.policy_name, policies,
+             "native-sharding (default); cpu-ram-efficient-loading: the source rank loads the whole model\n"
+             "first, then it is distributed from there; every-rank-loads: the baseline")
       ->type_name("P");
-  add_choice<transport_kind, transport_kind>(
-      command, "--transport", how.transport,
-      {{"scatter", transport_kind::scatter},
-       {"broadcast", transport_kind::broadcast},
-       {"own-read", transport_kind::own_read},
-       {"automatic", transport_kind::automatic}},
-      "scatter (default): each rank is sent its part; broadcast: each is sent everything and\n"
-      "keeps its part; own-read: each reads its part; automatic: own-read for large chunks where\n"
-      "every rank can read the checkpoint, else scatter. Means nothing to every-rank-loads")
+  choices<transport_kind> transports;
+  for (const transport_kind each :
+       {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read, transport_kind::automatic}) {
+    transports.emplace_back(name(each), each);
+  }
+  add_choice(command, "--transport", how.transport, transports,
+             "scatter (default): each rank is sent its part; broadcast: each is sent everything and\n"
+             "keeps its part; own-read: each reads its part; automatic: own-read for large chunks where\n"
+             "every rank can read the checkpoint, else scatter. Means nothing to every-rank-loads")
       ->type_name("T");
   command
       .add_option_function<std::string>(

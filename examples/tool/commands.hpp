@@ -3,6 +3,7 @@
 #include "unfinished.hpp"
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/plan/verification.hpp>
 #include <fsdpinit/sources/page_cache.hpp>
@@ -27,8 +28,6 @@ class usage_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class policy_kind : std::uint8_t { native_sharding, cpu_ram_efficient_loading, every_rank_loads };
-
 /// What a rank is. Automatic: a process where mpirun or srun has started this one, else a thread.
 enum class launcher_kind : std::uint8_t { automatic, threads, mpi };
 
@@ -38,7 +37,7 @@ struct sharding_request {
   std::size_t shards = 0;
   std::size_t replicas = 1;
   std::size_t source_rank = 0;
-  policy_kind policy = policy_kind::native_sharding;
+  std::string policy_name{native_sharding<>::name};  ///< as the library calls them
   transport_kind transport = transport_kind::scatter;
   std::uint64_t bucket_bytes = 4 * mib;
   verification verify = verification::off;
@@ -51,6 +50,12 @@ struct sharding_request {
   page_cache pages = page_cache::keep;  ///< of the checkpoint
 
   [[nodiscard]] std::size_t ranks() const noexcept { return shards * replicas; }
+  [[nodiscard]] bool every_rank_loads() const noexcept { return policy_name == fsdpinit::every_rank_loads::name; }
+  [[nodiscard]] bool loads_first() const noexcept { return policy_name == cpu_ram_efficient_loading<>::name; }
+  /// The transport means nothing where every rank loads.
+  [[nodiscard]] policy chosen_policy() const {
+    return policy_named(policy_name, every_rank_loads() ? std::string_view() : name(transport));
+  }
 };
 
 /// Ranks are threads in `load`; more of them than this are not worth it.

@@ -69,7 +69,8 @@ class rank_watch {
 };
 
 [[nodiscard]] inline options options_of(const load_request& how) {
-  return {.bucket_bytes = how.bucket_bytes,
+  return {.policy = how.chosen_policy(),
+          .bucket_bytes = how.bucket_bytes,
           .reader_threads = how.reader_threads,
           .source_rank = how.source_rank,
           .replicas = how.replicas,
@@ -80,7 +81,7 @@ class rank_watch {
 }
 
 /// The source rank loads the whole model into its memory; then every rank gets its part from there.
-template <class Transport, class Source, class Comm>
+template <class Source, class Comm>
 [[nodiscard]] rank_result load_and_prepare(const load_request& how, std::span<const tensor_descriptor> tensors,
                                            Source&& source, Comm& comm, const host_memory& memory, rank_watch& watch) {
   rank_result result;
@@ -91,13 +92,13 @@ template <class Transport, class Source, class Comm>
   pretrained_report loaded =
       load_pretrained(result.module, source, comm, {.active = true, .source_rank = how.source_rank},
                       {.deadline_seconds = how.deadline_seconds}, memory, watch);
-  result.report = prepare<Transport>(result.module, comm, options_of(how), memory, watch);
+  result.report = prepare(result.module, comm, options_of(how), memory, watch);
   result.report.unread_buffers = std::move(loaded.unread_buffers);
   result.report.overflow = std::move(loaded.overflow);
   return result;
 }
 
-template <class Policy, class Source, class Comm>
+template <class Source, class Comm>
 [[nodiscard]] rank_result initialize_from(const load_request& how, std::span<const tensor_descriptor> tensors,
                                           Source&& source, Comm& comm, const host_memory& memory, rank_watch& watch) {
   rank_result result;
@@ -105,7 +106,7 @@ template <class Policy, class Source, class Comm>
     result.module = module_of(how, tensors);
     result.left_alone = left_alone(how, tensors);
   });
-  result.report = initialize<Policy>(result.module, source, comm, options_of(how), memory, watch);
+  result.report = initialize(result.module, source, comm, options_of(how), memory, watch);
   return result;
 }
 
@@ -133,35 +134,20 @@ template <class Comm>
   detail::watched_control control(comm, &waits);
   const auto load = [&] {
     const auto opener = opener_of(how);
-    if (how.policy == policy_kind::every_rank_loads || how.transport == transport_kind::own_read) {
+    if (how.every_rank_loads() || how.transport == transport_kind::own_read) {
       std::optional<decltype(opener())> source;
       agreed(control, how.deadline_seconds, [&] { source.emplace(opener()); });
-      if (how.policy == policy_kind::every_rank_loads) {
-        return initialize_from<every_rank_loads>(how, source->tensors(), *source, comm, memory, watch);
-      }
-      return initialize_from<native_sharding<transport::own_read>>(how, source->tensors(), *source, comm, memory,
-                                                                   watch);
+      return initialize_from(how, source->tensors(), *source, comm, memory, watch);
     }
     // The source rank alone opens the checkpoint; the others learn from it what there is.
     auto source = share_descriptors(opener, control, how.source_rank, how.deadline_seconds);
-    const bool is_broadcast = how.transport == transport_kind::broadcast;
-    if (how.policy == policy_kind::cpu_ram_efficient_loading) {
-      return is_broadcast ? load_and_prepare<transport::broadcast>(how, source.tensors(), source, comm, memory, watch)
-                          : load_and_prepare<transport::scatter>(how, source.tensors(), source, comm, memory, watch);
+    if (how.loads_first()) {
+      return load_and_prepare(how, source.tensors(), source, comm, memory, watch);
     }
-    if (how.transport == transport_kind::automatic) {
-      return initialize_from<native_sharding<transport::automatic>>(how, source.tensors(), opener, comm, memory, watch);
+    if (how.transport == transport_kind::automatic || how.verify == verification::reread) {  // others open it, too
+      return initialize_from(how, source.tensors(), opener, comm, memory, watch);
     }
-    if (how.verify == verification::reread) {  // every rank opens it after all
-      return is_broadcast ? initialize_from<native_sharding<transport::broadcast>>(how, source.tensors(), opener, comm,
-                                                                                   memory, watch)
-                          : initialize_from<native_sharding<transport::scatter>>(how, source.tensors(), opener, comm,
-                                                                                 memory, watch);
-    }
-    if (is_broadcast) {
-      return initialize_from<native_sharding<transport::broadcast>>(how, source.tensors(), source, comm, memory, watch);
-    }
-    return initialize_from<native_sharding<transport::scatter>>(how, source.tensors(), source, comm, memory, watch);
+    return initialize_from(how, source.tensors(), source, comm, memory, watch);
   };
   rank_result result = load();
   result.ready_at = monotonic_seconds();

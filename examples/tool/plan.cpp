@@ -8,7 +8,6 @@
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
-#include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/observe/report_json.hpp>
 #include <fsdpinit/observe/text_table.hpp>
 #include <fsdpinit/plan/cluster_cost.hpp>
@@ -34,12 +33,6 @@
 
 namespace fsdpinit::tool {
 namespace {
-
-std::string_view policy_name(const sharding_request& how) {
-  return how.policy == policy_kind::every_rank_loads            ? every_rank_loads::name
-         : how.policy == policy_kind::cpu_ram_efficient_loading ? cpu_ram_efficient_loading<>::name
-                                                                : native_sharding<>::name;
-}
 
 /// Is CHECKPOINT no path, but the name of a published model?
 bool names_published_model(const plan_request& how) {
@@ -103,7 +96,7 @@ void print_text(const plan_request& how, const plan& made, std::span<const predi
   const std::string mesh_text =
       how.replicas == 1 ? std::string() : fmt::format(" ({} replicas of {} shards)", how.replicas, how.shards);
   fmt::print("{}: {} tensors, {}\n{}{}{}, {} rank{}{}, {} units (slabs), {} buckets of {}, {} in flight\n\n",
-             printable(how.checkpoint), made.tensors.size(), bytes_text(model), policy_name(how),
+             printable(how.checkpoint), made.tensors.size(), bytes_text(model), how.policy_name,
              transport == transport_kind::none ? "" : ", ", transport == transport_kind::none ? "" : name(transport),
              ranks.size(), ranks.size() == 1 ? "" : "s", mesh_text, made.slabs.size(), made.schedule.buckets.size(),
              bytes_text(how.bucket_bytes), made.options.buckets_in_flight);
@@ -147,7 +140,7 @@ void print_json(const plan_request& how, const plan& made, std::span<const predi
   fmt::print("{}", json_text({{"format", "fsdpinit.plan"},
                               {"format_version", 1},
                               {"checkpoint", how.checkpoint},
-                              {"policy", policy_name(how)},
+                              {"policy", how.policy_name},
                               {"transport", name(made.options.transport)},
                               {"shards", how.shards},
                               {"replicas", how.replicas},
@@ -163,11 +156,10 @@ void print_json(const plan_request& how, const plan& made, std::span<const predi
 }  // namespace
 
 plan_options options_of(const sharding_request& how) {
-  const bool alone = how.policy == policy_kind::every_rank_loads;
   const options defaults;
   return {.ranks = {.shards = how.shards, .replicas = how.replicas},
           .sources = {.source_rank = how.source_rank},
-          .transport = alone ? transport_kind::none : how.transport,
+          .transport = how.chosen_policy().transport,
           .bucket_bytes = how.bucket_bytes,
           .buckets_in_flight = defaults.buckets_in_flight,
           .verify = how.verify};
@@ -212,14 +204,13 @@ void require_fitting_module(const sharding_request& how) {
 
 void require_fitting(const sharding_request& how, std::size_t most_ranks) {
   require_fitting_module(how);
-  if (how.policy == policy_kind::cpu_ram_efficient_loading &&
-      (how.transport == transport_kind::own_read || how.transport == transport_kind::automatic)) {
+  if (how.loads_first() && (how.transport == transport_kind::own_read || how.transport == transport_kind::automatic)) {
     throw usage_error(
         fmt::format("--transport: {} is not for cpu-ram-efficient-loading, where the weights are in the memory of "
                     "one rank; use scatter or broadcast",
                     name(how.transport)));
   }
-  if (how.policy == policy_kind::cpu_ram_efficient_loading && how.verify == verification::reread) {
+  if (how.loads_first() && how.verify == verification::reread) {
     throw usage_error(
         "--verify: reread is not for cpu-ram-efficient-loading, whose weights come from memory; use transfer");
   }
@@ -227,7 +218,7 @@ void require_fitting(const sharding_request& how, std::size_t most_ranks) {
     throw usage_error(fmt::format("--bucket-bytes: {} is too small for {} shards; use at least {}", how.bucket_bytes,
                                   how.shards, how.shards));
   }
-  if (how.policy == policy_kind::cpu_ram_efficient_loading && !how.strict) {
+  if (how.loads_first() && !how.strict) {
     throw usage_error("--non-strict: not for cpu-ram-efficient-loading, which loads the whole model first");
   }
   if (how.ranks() > most_ranks) {

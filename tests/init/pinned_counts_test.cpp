@@ -126,7 +126,7 @@ struct rank_counts {
 };
 
 std::vector<rank_counts> load(const reference_model& model, const std::string& path, std::size_t ranks,
-                              const detail::policy_facts& policy, const options& how) {
+                              const options& how) {
   std::vector<rank_counts> counts(ranks);
   run_ranks(ranks, [&](std::size_t rank, threads_communicator& comm) {
     counting_memory memory;
@@ -134,10 +134,7 @@ std::vector<rank_counts> load(const reference_model& model, const std::string& p
     std::atomic<std::uint64_t> by_readers{0};
     watched_checkpoint source{&path, &by_readers};
     allocation_watch watch;
-    no_optimizer optimizer;
-    no_initialiser missing;
-    counts[rank].report = detail::initialize_with<counting_memory>(policy, module, source, channels{comm, comm}, how,
-                                                                   &memory, watch, optimizer, missing);
+    counts[rank].report = initialize(module, source, comm, how, memory, watch);
     EXPECT_FALSE(watch.counts);
     counts[rank].allocations = watch.in_between + by_readers;
     counts[rank].copied = *memory.copied;
@@ -147,20 +144,20 @@ std::vector<rank_counts> load(const reference_model& model, const std::string& p
   return counts;
 }
 
-const std::vector<detail::policy_facts> all_policies{
-    detail::facts_of<native_sharding<transport::scatter>>, detail::facts_of<native_sharding<transport::broadcast>>,
-    detail::facts_of<native_sharding<transport::own_read>>, detail::facts_of<native_sharding<transport::automatic>>,
-    detail::facts_of<every_rank_loads>};
+const std::vector<policy> all_policies{policy_of<native_sharding<transport::scatter>>,
+                                       policy_of<native_sharding<transport::broadcast>>,
+                                       policy_of<native_sharding<transport::own_read>>,
+                                       policy_of<native_sharding<transport::automatic>>, policy_of<every_rank_loads>};
 
-std::string text_of(const detail::policy_facts& policy, const options& how) {
-  return concat(policy.name, " ", name(policy.transport), ", ", how.replicas, " replicas, verify ", name(how.verify),
-                ", ", how.reader_threads, " readers, ", how.buckets_in_flight, " buckets of ", how.bucket_bytes);
+std::string text_of(const options& how) {
+  return concat(how.policy->name, " ", name(how.policy->transport), ", ", how.replicas, " replicas, verify ",
+                name(how.verify), ", ", how.reader_threads, " readers, ", how.buckets_in_flight, " buckets of ",
+                how.bucket_bytes);
 }
 
-void expect_no_allocation(const reference_model& model, const std::string& path, const detail::policy_facts& policy,
-                          const options& how) {
-  SCOPED_TRACE(text_of(policy, how));
-  for (const rank_counts& rank : load(model, path, 4, policy, how)) {
+void expect_no_allocation(const reference_model& model, const std::string& path, const options& how) {
+  SCOPED_TRACE(text_of(how));
+  for (const rank_counts& rank : load(model, path, 4, how)) {
     EXPECT_EQ(rank.allocations, 0U) << "rank " << rank.report.rank;
   }
 }
@@ -169,12 +166,13 @@ TEST(WhileBytesMove, NothingIsAllocated) {
   const reference_model model = varied_model();
   const temp_dir dir;
   const std::string path = write_checkpoint(model, dir);
-  for (const detail::policy_facts& policy : all_policies) {
+  for (const policy& each : all_policies) {
     for (const std::size_t replicas : {1, 2}) {
       for (const verification verify : {verification::off, verification::transfer, verification::reread}) {
         for (const std::size_t in_flight : {1, 2, 5}) {
-          expect_no_allocation(model, path, policy,
-                               {.bucket_bytes = 256,
+          expect_no_allocation(model, path,
+                               {.policy = each,
+                                .bucket_bytes = 256,
                                 .buckets_in_flight = in_flight,
                                 .replicas = replicas,
                                 .verify = verify,
@@ -189,8 +187,8 @@ TEST(WhileBytesMove, ThreadsThatReadAllocateNothing) {
   const reference_model model({{.fqn = "large", .type = dtype::u8, .extents = {2048, 1024}}});
   const temp_dir dir;
   const std::string path = write_checkpoint(model, dir);
-  for (const detail::policy_facts& policy : all_policies) {
-    expect_no_allocation(model, path, policy, {.reader_threads = 3, .replicas = 2});
+  for (const policy& each : all_policies) {
+    expect_no_allocation(model, path, {.policy = each, .reader_threads = 3, .replicas = 2});
   }
 }
 
@@ -223,7 +221,7 @@ constexpr std::uint64_t matrix_bytes = 256 * kib;
 constexpr std::uint64_t vector_bytes = 256;
 constexpr std::uint64_t model_bytes = layers * (matrix_bytes + vector_bytes);
 
-load_counts counts_of(const detail::policy_facts& policy) {
+load_counts counts_of(const policy& chosen) {
   std::vector<reference_tensor> tensors;
   for (std::uint64_t i = 0; i < layers; ++i) {
     tensors.push_back(
@@ -234,7 +232,7 @@ load_counts counts_of(const detail::policy_facts& policy) {
   const temp_dir dir;
   const std::string path = write_checkpoint(model, dir);
   const std::uint64_t before = read_calls_so_far();
-  const std::vector<rank_counts> ranks = load(model, path, 4, policy, {.bucket_bytes = 1 * mib});
+  const std::vector<rank_counts> ranks = load(model, path, 4, {.policy = chosen, .bucket_bytes = 1 * mib});
   load_counts all{.read_calls = read_calls_so_far() - before - 1};
   for (const rank_counts& each : ranks) {
     all.bytes_read += each.report.bytes_read;
@@ -247,34 +245,33 @@ load_counts counts_of(const detail::policy_facts& policy) {
 // On each rank that reads two calls for a header and, where several read, those for samples; then those that read tensors.
 
 TEST(PinnedCounts, OfScatter) {
-  EXPECT_EQ(counts_of(detail::facts_of<native_sharding<transport::scatter>>),
+  EXPECT_EQ(counts_of(policy_of<native_sharding<transport::scatter>>),
             (load_counts{.read_calls = 2 + 185,
                          .bytes_read = model_bytes,
                          .bytes_received = 3 * model_bytes / 4,
                          .bytes_placed = 3 * layers * matrix_bytes / 4}));
 }
 TEST(PinnedCounts, OfBroadcast) {
-  EXPECT_EQ(counts_of(detail::facts_of<native_sharding<transport::broadcast>>),
-            (load_counts{.read_calls = 2 + 65,
-                         .bytes_read = model_bytes,
-                         .bytes_received = 3 * model_bytes,
-                         .bytes_placed = model_bytes}));
+  EXPECT_EQ(counts_of(policy_of<native_sharding<transport::broadcast>>), (load_counts{.read_calls = 2 + 65,
+                                                                                      .bytes_read = model_bytes,
+                                                                                      .bytes_received = 3 * model_bytes,
+                                                                                      .bytes_placed = model_bytes}));
 }
 TEST(PinnedCounts, OfOwnReads) {
-  EXPECT_EQ(counts_of(detail::facts_of<native_sharding<transport::own_read>>),
+  EXPECT_EQ(counts_of(policy_of<native_sharding<transport::own_read>>),
             (load_counts{.read_calls = 4 * (2 + most_samples) + 193, .bytes_read = model_bytes + 12096}));
 }
 TEST(PinnedCounts, OfTheAutomaticTransport) {
-  EXPECT_EQ(counts_of(detail::facts_of<native_sharding<transport::automatic>>),
+  EXPECT_EQ(counts_of(policy_of<native_sharding<transport::automatic>>),
             (load_counts{.read_calls = 4 * (2 + most_samples) + 185,
                          .bytes_read = model_bytes,
                          .bytes_received = 3 * model_bytes / 4,
                          .bytes_placed = 3 * layers * matrix_bytes / 4}));
 }
 TEST(PinnedCounts, WhereEveryRankLoads) {
-  EXPECT_EQ(counts_of(detail::facts_of<every_rank_loads>), (load_counts{.read_calls = 4 * (2 + most_samples + 64),
-                                                                        .bytes_read = 4 * model_bytes,
-                                                                        .bytes_placed = model_bytes}));
+  EXPECT_EQ(counts_of(policy_of<every_rank_loads>), (load_counts{.read_calls = 4 * (2 + most_samples + 64),
+                                                                 .bytes_read = 4 * model_bytes,
+                                                                 .bytes_placed = model_bytes}));
 }
 
 }  // namespace

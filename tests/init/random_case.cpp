@@ -18,8 +18,10 @@
 namespace fsdpinit::testing_support {
 namespace {
 
-constexpr const char* policy_names[random_case::policies] = {
-    "scatter", "broadcast", "own-read", "automatic", "every-rank-loads", "cpu-ram-efficient-loading"};
+/// Does the source rank load the whole model first? Where the host may not touch it, it is streamed under that name.
+bool loads_first(const random_case& made) {
+  return made.how.policy == policy_of<cpu_ram_efficient_loading<>> && !made.device;
+}
 
 /// The same tensors with their floats in `type`, where they are cast.
 std::vector<reference_tensor> with_floats_as(dtype type, const std::vector<reference_tensor>& stored) {
@@ -46,25 +48,13 @@ struct outcome {
 template <class Source, class Space>
 rank_report bring_up(const random_case& made, dynamic_module& module, Source source, threads_communicator& world,
                      Space& memory) {
-  switch (made.policy) {
-    case 0:
-      return initialize<native_sharding<transport::scatter>>(module, source, world, made.how, memory);
-    case 1:
-      return initialize<native_sharding<transport::broadcast>>(module, source, world, made.how, memory);
-    case 2:
-      return initialize<native_sharding<transport::own_read>>(module, source, world, made.how, memory);
-    case 3:
-      return initialize<native_sharding<transport::automatic>>(module, source, world, made.how, memory);
-    case 4:
-      return initialize<every_rank_loads>(module, source, world, made.how, memory);
-    default:
-      if constexpr (Space::host_accessible) {
-        load_pretrained(module, source, world, {.active = true, .source_rank = made.how.source_rank}, {}, memory);
-        return prepare(module, world, made.how, memory);
-      } else {
-        return initialize(module, source, world, made.how, memory);
-      }
+  if constexpr (Space::host_accessible) {
+    if (loads_first(made)) {
+      load_pretrained(module, source, world, {.active = true, .source_rank = made.how.source_rank}, {}, memory);
+      return prepare(module, world, made.how, memory);
+    }
   }
+  return initialize(module, source, world, made.how, memory);
 }
 
 template <class Space>
@@ -72,7 +62,7 @@ outcome run_rank(const random_case& made, const reference_model& stored, const r
                  threads_communicator& world) {
   Space memory;
   dynamic_module module = wanted.module(memory, world.rank() == made.how.source_rank);
-  const bool ignores = !made.how.ignored_prefixes.empty() && made.policy != 5;
+  const bool ignores = !made.how.ignored_prefixes.empty() && !loads_first(made);
   const auto marker = std::make_shared<std::byte>();
   if (ignores) {
     module.add_parameter("ignored.weight", dtype::u8, {5});
@@ -100,7 +90,7 @@ outcome run_rank(const random_case& made, const reference_model& stored, const r
   require_predicted("bytes read", predicted.bytes_read, got.report.bytes_read);
   require_predicted("bytes sent", predicted.bytes_sent, got.report.bytes_sent);
   require_predicted("bytes received", predicted.bytes_received, got.report.bytes_received);
-  if (made.policy != 5) {  // where the account also has the source's own copy
+  if (!loads_first(made)) {  // where the account also has the source's own copy
     require_predicted("peak", predicted.peak_bytes(), got.report.accounted_peak_bytes);
   }
   return got;
@@ -109,12 +99,12 @@ outcome run_rank(const random_case& made, const reference_model& stored, const r
 }  // namespace
 
 std::string to_string(const random_case& made) {
-  std::string out =
-      concat(policy_names[made.policy], ", ", made.shards, " shards x ", made.how.replicas, " replicas, source ",
-             made.how.source_rank, ", buckets of ", made.how.bucket_bytes, ", ", made.how.buckets_in_flight,
-             " in flight, ", made.device ? "device" : "host", made.in_file ? ", in a file" : "", ", verify ",
-             name(made.how.verify), made.cast ? concat(", cast to ", name(*made.cast)) : "",
-             made.how.ignored_prefixes.empty() ? "" : ", something ignored", "\n");
+  std::string out = concat(made.how.policy->name, " ", name(made.how.policy->transport), ", ", made.shards,
+                           " shards x ", made.how.replicas, " replicas, source ", made.how.source_rank, ", buckets of ",
+                           made.how.bucket_bytes, ", ", made.how.buckets_in_flight, " in flight, ",
+                           made.device ? "device" : "host", made.in_file ? ", in a file" : "", ", verify ",
+                           name(made.how.verify), made.cast ? concat(", cast to ", name(*made.cast)) : "",
+                           made.how.ignored_prefixes.empty() ? "" : ", something ignored", "\n");
   for (const reference_tensor& tensor : made.stored) {
     out += concat("  ", name(tensor.role), " ", tensor.fqn, " ", name(tensor.type), " ", to_string(tensor.extents), " ",
                   to_string(tensor.how));

@@ -5,8 +5,10 @@
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/plan/placement.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -19,17 +21,22 @@
 
 namespace fsdpinit::testing_support {
 
+inline constexpr std::array all_policies{policy_of<native_sharding<transport::scatter>>,
+                                         policy_of<native_sharding<transport::broadcast>>,
+                                         policy_of<native_sharding<transport::own_read>>,
+                                         policy_of<native_sharding<transport::automatic>>,
+                                         policy_of<every_rank_loads>,
+                                         policy_of<cpu_ram_efficient_loading<>>};
+
 /// One way to bring one model up.
 struct random_case {
   std::vector<reference_tensor> stored{};
   std::optional<dtype> cast{};  ///< floats become this
-  std::size_t policy = 0;       ///< below `policies`
   std::size_t shards = 1;
   bool device = false;   ///< in memory that the host may not touch
   bool in_file = false;  ///< what is not cast lies in one file
   options how{};
 
-  static constexpr std::size_t policies = 6;
   [[nodiscard]] std::size_t ranks() const { return shards * how.replicas; }
 };
 
@@ -85,7 +92,7 @@ template <class Below>
   random_case made{.shards = 1 + below(6)};
   made.how.replicas = made.shards < 4 ? 1 + below(3) : 1;
   const std::size_t ranks = made.ranks();
-  made.policy = below(random_case::policies);
+  made.how.policy = all_policies[below(all_policies.size())];
   made.device = below(2) == 1;
   made.how.bucket_bytes = ranks + below(below(2) == 0 ? 60 : 3000);
   made.how.buckets_in_flight = 1 + below(4);

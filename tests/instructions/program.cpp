@@ -132,13 +132,8 @@ class prepared_load {
   std::uint64_t run() {
     lone_rank world(rank_, size_.ranks, said_);
     host_memory memory;
-    null_observer watch;
-    no_optimizer optimizer;
-    no_initialiser missing;
-    const options how{.bucket_bytes = size_.bytes / size_.buckets};
-    const rank_report report =
-        detail::initialize_with<host_memory>({.name = "native-sharding", .transport = transport_}, module_, source_,
-                                             channels{world, world}, how, &memory, watch, optimizer, missing);
+    const options how{.policy = policy{.transport = transport_}, .bucket_bytes = size_.bytes / size_.buckets};
+    const rank_report report = initialize(module_, source_, channels{world, world}, how, memory);
     return report.buckets;
   }
 

@@ -33,15 +33,14 @@ using fsdpinit::testing::faulty_observer;
 using fsdpinit::testing::faulty_source;
 
 /// Initialises and compares every byte with the element-by-element reference.
-template <class Policy>
 void expect_exact(const reference_model& model, mpi_communicator& world, const options& how) {
-  SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), ", ", world.size(), " ranks, buckets of ",
+  SCOPED_TRACE(concat(how.policy->name, " ", name(how.policy->transport), ", ", world.size(), " ranks, buckets of ",
                       how.bucket_bytes, ", ", how.buckets_in_flight, " in flight, source ", how.source_rank, ", ",
                       how.replicas, " replicas"));
   const mesh grid{.shards = world.size() / how.replicas, .replicas = how.replicas};
   host_memory memory;
   dynamic_module module = model.module(memory, world.rank() == how.source_rank);
-  const rank_report report = initialize<Policy>(module, model.source(), world, how, memory);
+  const rank_report report = initialize(module, model.source(), world, how, memory);
   EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(world.rank())), "");
   EXPECT_EQ(report.bytes_read, report.predicted.bytes_read);
   EXPECT_EQ(report.bytes_sent, report.predicted.bytes_sent);
@@ -50,12 +49,14 @@ void expect_exact(const reference_model& model, mpi_communicator& world, const o
   EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes) << "staging memory was not given back";
 }
 
-void expect_exact_with_every_policy(const reference_model& model, mpi_communicator& world, const options& how) {
-  expect_exact<native_sharding<transport::scatter>>(model, world, how);
-  expect_exact<native_sharding<transport::broadcast>>(model, world, how);
-  expect_exact<native_sharding<transport::own_read>>(model, world, how);
-  expect_exact<native_sharding<transport::automatic>>(model, world, how);
-  expect_exact<every_rank_loads>(model, world, how);
+void expect_exact_with_every_policy(const reference_model& model, mpi_communicator& world, options how) {
+  for (const policy& each :
+       {policy_of<native_sharding<transport::scatter>>, policy_of<native_sharding<transport::broadcast>>,
+        policy_of<native_sharding<transport::own_read>>, policy_of<native_sharding<transport::automatic>>,
+        policy_of<every_rank_loads>}) {
+    how.policy = each;
+    expect_exact(model, world, how);
+  }
 }
 
 TEST(MpiInitialize, EveryPolicyTransportAndBucketGivesTheSameBytes) {
@@ -184,7 +185,7 @@ TEST(MpiInitialize, TwoAtOnceOnTwoCommunicators) {
   mpi_communicator second(MPI_COMM_WORLD, how);
   const auto work = [&](mpi_communicator& world) {
     for (int round = 0; round < 5; ++round) {
-      expect_exact<native_sharding<>>(model, world, {.bucket_bytes = 150});
+      expect_exact(model, world, {.policy = policy_of<native_sharding<>>, .bucket_bytes = 150});
     }
   };
   std::thread other([&] { work(second); });

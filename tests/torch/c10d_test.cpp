@@ -148,9 +148,9 @@ TEST(C10d, ARankThatComesTooLateIsToldSo) {
   EXPECT_STREQ(errors[0]->what(), errors[1]->what());
 }
 
-template <class Policy>
-void expect_exact(std::size_t ranks, const options& how) {
-  SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport), ", ", ranks, " ranks, ", how.replicas, " replicas"));
+void expect_exact(std::size_t ranks, const policy& chosen, options how) {
+  SCOPED_TRACE(concat(chosen.name, " ", name(chosen.transport), ", ", ranks, " ranks, ", how.replicas, " replicas"));
+  how.policy = chosen;
   const reference_model model = varied_model();
   run_gloo_ranks(ranks, [&](gloo_group& group, c10d::Store& store) {
     communicator data(group);
@@ -158,7 +158,7 @@ void expect_exact(std::size_t ranks, const options& how) {
     host_memory memory;
     dynamic_module module = model.module(memory, data.rank() == how.source_rank);
     const mesh grid{.shards = ranks / how.replicas, .replicas = how.replicas};
-    const rank_report report = initialize<Policy>(module, model.source(), channels{data, control}, how, memory);
+    const rank_report report = initialize(module, model.source(), channels{data, control}, how, memory);
     EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(data.rank())), "");
     expect_as_predicted(report);
   });
@@ -167,18 +167,18 @@ void expect_exact(std::size_t ranks, const options& how) {
 TEST(C10d, EveryTransportGivesTheReferencesShards) {
   const options how{.bucket_bytes = 300, .buckets_in_flight = 3};
   for (const std::size_t ranks : {1U, 2U, 4U}) {
-    expect_exact<native_sharding<transport::scatter>>(ranks, how);
-    expect_exact<native_sharding<transport::broadcast>>(ranks, how);
-    expect_exact<native_sharding<transport::own_read>>(ranks, how);
-    expect_exact<native_sharding<transport::automatic>>(ranks, how);
-    expect_exact<every_rank_loads>(ranks, how);
+    expect_exact(ranks, policy_of<native_sharding<transport::scatter>>, how);
+    expect_exact(ranks, policy_of<native_sharding<transport::broadcast>>, how);
+    expect_exact(ranks, policy_of<native_sharding<transport::own_read>>, how);
+    expect_exact(ranks, policy_of<native_sharding<transport::automatic>>, how);
+    expect_exact(ranks, policy_of<every_rank_loads>, how);
   }
 }
 
 TEST(C10d, ReplicasPassPartsOn) {
   const options how{.bucket_bytes = 300, .source_rank = 1, .replicas = 2};
-  expect_exact<native_sharding<transport::scatter>>(4, how);
-  expect_exact<native_sharding<transport::own_read>>(4, how);
+  expect_exact(4, policy_of<native_sharding<transport::scatter>>, how);
+  expect_exact(4, policy_of<native_sharding<transport::own_read>>, how);
 }
 
 TEST(C10d, AFailureOfOneRankIsEveryRanksAndASecondAttemptWorks) {

@@ -13,6 +13,7 @@
 #include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/init/policy_in_use.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/source_ranks.hpp>
 #include <fsdpinit/plan/plan.hpp>
@@ -33,7 +34,8 @@ class agreed_call {
   explicit agreed_call(const initialization_arguments& given) noexcept
       : given_(given),
         options_(given.how),
-        transport_(transport_of(given)),
+        policy_(policy_in_use(given.policy, given.how.policy)),
+        transport_(transport_of(given, policy_)),
         binding_{.optimizer = given.optimizer.optimizer()} {}
 
   /// Collective. `begin()` is called first, within the first agreement, and returns the memory space. \throws the same error on every rank.
@@ -58,7 +60,7 @@ class agreed_call {
     return fsdpinit::settle_buffers(view_, contents_.tensors, options_.keep_missing_buffers);
   }
 
-  [[nodiscard]] const policy_facts& policy() const noexcept { return given_.policy; }
+  [[nodiscard]] const fsdpinit::policy& policy() const noexcept { return policy_; }
   [[nodiscard]] transport_kind transport() const noexcept { return transport_; }
   [[nodiscard]] bool is_automatic() const noexcept { return transport_ == transport_kind::automatic; }
   /// How sharded tensors travel: the transport, or what an automatic one falls back to.
@@ -84,19 +86,20 @@ class agreed_call {
  private:
   /// A module's own state is where it is: on the source rank alone, or, where every rank loads, on each; then a rank takes
   /// its part of it without another full copy.
-  [[nodiscard]] static transport_kind transport_of(const initialization_arguments& given) noexcept {
-    if (given.source == nullptr && given.policy.every_rank_reads) {
+  [[nodiscard]] static transport_kind transport_of(const initialization_arguments& given,
+                                                   const fsdpinit::policy& by) noexcept {
+    if (given.source == nullptr && by.every_rank_reads) {
       return transport_kind::own_read;
     }
-    return given.policy.transport == transport_kind::scatter && !given.data.can().scatters ? transport_kind::broadcast
-                                                                                           : given.policy.transport;
+    return by.transport == transport_kind::scatter && !given.data.can().scatters ? transport_kind::broadcast
+                                                                                 : by.transport;
   }
   [[nodiscard]] bool is_source() const noexcept {
     const std::size_t rank = given_.control.rank();
     return sources_.serving(rank) == rank;
   }
   [[nodiscard]] bool every_rank_reads() const noexcept {
-    return given_.policy.every_rank_reads || transport_ == transport_kind::own_read;
+    return policy_.every_rank_reads || transport_ == transport_kind::own_read;
   }
   [[nodiscard]] bool rereads() const noexcept { return options_.verify == verification::reread; }
   /// Who opens the source at first. Modules may hold values of their own on each rank, of which each keeps its part
@@ -113,6 +116,7 @@ class agreed_call {
     require_equal_ranks(given_.data, given_.control);
     const std::size_t ranks = given_.control.size();
     require_valid(options_, ranks);
+    require_valid(given_.policy, options_.policy, from_module());
     if (from_module() && rereads()) {
       throw error(errc::invalid_argument, "verify",
                   "a module's own state cannot be read a second time; use verification::transfer");
@@ -120,7 +124,7 @@ class agreed_call {
     mesh_ = {.shards = ranks / options_.replicas, .replicas = options_.replicas};
     sources_ = sources_of(given_.data, options_, ranks);
     // Where every rank loads from its own module replicas have nothing to share.
-    sources_.grouped = sources_.grouped && !(from_module() && given_.policy.every_rank_reads);
+    sources_.grouped = sources_.grouped && !(from_module() && policy_.every_rank_reads);
     view_ = view_of(given_.module, options_.unit_prefixes, options_.ignored_prefixes);
     const std::vector<optimizer_entry> entries = check_optimizer(view_, given_.optimizer.optimizer());
     binding_ = given_.optimizer.bind(view_, entries);
@@ -128,7 +132,7 @@ class agreed_call {
       return {};  // there is nobody to compare with
     }
     std::string out = manifest_of(view_, options_,
-                                  {.policy = given_.policy.name,
+                                  {.policy = policy_.name,
                                    .transport = name(transport_),
                                    .from_module = from_module(),
                                    .initialises_missing = given_.missing.has_value()},
@@ -170,6 +174,7 @@ class agreed_call {
 
   const initialization_arguments& given_;
   const options& options_;
+  fsdpinit::policy policy_;
   transport_kind transport_;
   const memory_ref* memory_ = nullptr;
   mesh mesh_;

@@ -8,7 +8,7 @@
 #include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/payload_link.hpp>
-#include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/init/policy_in_use.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/observe/observer_ref.hpp>
@@ -24,7 +24,7 @@ namespace fsdpinit::detail {
 
 /// What `initialize` was given, without its types.
 struct initialization_arguments {
-  policy_facts policy;
+  typed_policy policy;  ///< `options::policy` may say another
   module_ref module;
   source_in_use* source;  ///< nullptr: the module's own state
   payload_link& data;

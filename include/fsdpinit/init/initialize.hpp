@@ -15,6 +15,7 @@
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/init/policy_in_use.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
@@ -34,7 +35,7 @@ namespace detail {
 /// made.
 template <MemorySpace Space, class Module, class Source, class Data, class Control, class Watch, class Optimizer,
           class Initialiser>
-rank_report initialize_with(const policy_facts& policy, Module& module, Source& source, channels<Data, Control> links,
+rank_report initialize_with(const typed_policy& policy, Module& module, Source& source, channels<Data, Control> links,
                             const options& how, const Space* memory, Watch& watch, Optimizer& optimizer,
                             Initialiser& missing) {
   std::optional<initialiser_ref> initialiser;
@@ -69,7 +70,8 @@ rank_report initialize_with(const policy_facts& policy, Module& module, Source& 
 /// Brings a sharded module up from a state dict: preflight -> plan -> allocate -> meta -> stream -> commit. Collective.
 ///
 /// \tparam Policy  `native_sharding<T>` with one of the transports, `scatter` by default; `cpu_ram_efficient_loading<T>`, as
-///                 `prepare` calls it; or `every_rank_loads`.
+///                 `prepare` calls it; or `every_rank_loads`. A call that leaves it out may say it at run time, by
+///                 `options::policy`.
 /// \param module   This rank's module. Parameters and persistent buffers are on meta while bytes move; afterwards each
 ///                 slot holds this rank's part, in slabs that belong to it, and tied slots share storage.
 /// \param source   A StateDictSource, or a SourceOpener, called on the ranks that read: the source rank, or all.
@@ -95,7 +97,7 @@ rank_report initialize_with(const policy_facts& policy, Module& module, Source& 
 /// \throws fsdpinit::error, the same on every rank: code, FQN, rank, remedy. Before the first byte moves the module is
 /// untouched; later it is on meta on every rank, what was allocated is released, and with a file as source the same call
 /// may be made again. Non-persistent buffers keep their values until the commit.
-template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = default_memory,
+template <class Policy = default_policy, class Module, class Source, class Channels, class Space = default_memory,
           class Watch = null_observer, class Optimizer = no_optimizer, class Initialiser = no_initialiser>
 rank_report initialize(Module& module, Source&& source, Channels&& links, const options& how = {}, Space memory = {},
                        Watch&& watch = {}, Optimizer&& optimizer = {}, Initialiser&& missing = {}) {
@@ -111,8 +113,8 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
     if (false) {  // compiled, and never called: what is wrong with a slot is told from here rather than from the depths
       module_traits<Module>::visit_slots(module, detail::slot_check<std::remove_reference_t<Optimizer>>{});
     }
-    return detail::initialize_with<space>(detail::facts_of<Policy>, module, source, detail::channels_of(links), how,
-                                          detail::given_space(memory), watch, optimizer, missing);
+    return detail::initialize_with<space>(detail::typed_policy_of<Policy>, module, source, detail::channels_of(links),
+                                          how, detail::given_space(memory), watch, optimizer, missing);
   } else {
     return {};
   }

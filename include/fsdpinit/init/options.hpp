@@ -3,11 +3,13 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/init/transport_choice.hpp>
 #include <fsdpinit/plan/verification.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +27,9 @@ inline constexpr std::size_t most_buckets_in_flight = 1024;
 
 /// How to initialise. Must be equal on every rank, seconds and reader threads apart; a difference is an error that names it.
 struct options {
+  /// The policy, for programs whose users choose it: `policy_named(policy, transport)`. A call that names a policy as a type, too, and
+  /// another one, is error{invalid_argument}.
+  std::optional<fsdpinit::policy> policy{};
   /// Staging per bucket in flight. Small enough to stay in cache, large enough that latency does not show.
   std::uint64_t bucket_bytes = 4 * mib;
   /// Buckets being filled, sent and placed at the same time; 2 lets the source read while the others receive.

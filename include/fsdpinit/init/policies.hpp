@@ -1,11 +1,14 @@
 #pragma once
 
+#include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/plan/transport.hpp>
 
 #include <string_view>
 
 /// \file
-/// The strategies, chosen at compile time: `initialize<native_sharding<transport::broadcast>>(...)`.
+/// The strategies. As types, chosen at compile time: `initialize<native_sharding<transport::broadcast>>(...)`; as values, chosen at run
+/// time: `options::policy`.
 
 namespace fsdpinit {
 
@@ -58,19 +61,61 @@ struct every_rank_loads {
   static constexpr bool every_rank_reads = true;
 };
 
-namespace detail {
+/// The policy of a call of `initialize` that names none: `options::policy`, or `native_sharding<>` if that is empty, too.
+struct default_policy : native_sharding<> {};
 
-/// A policy as a value. The algorithm takes it so, and is compiled once for all policies that a program uses with the same
-/// module, source and communicator.
-struct policy_facts {
-  std::string_view name;
-  transport_kind transport = transport_kind::scatter;
-  bool every_rank_reads = false;
+/// The transport of a call of `prepare` that names none: that of `options::policy`, or `scatter` if that is empty, too.
+struct default_transport : transport::scatter {};
+
+/// A policy as a value, for programs whose users choose it: `options::policy`. `policy_of` makes it of a type, `policy_named` of text. Has
+/// the constants of a policy type; as with a type of your own, `name` has to outlive the reports that quote it.
+struct policy {
+  std::string_view name = native_sharding<>::name;
+  transport_kind transport = native_sharding<>::transport;
+  bool every_rank_reads = native_sharding<>::every_rank_reads;
+
+  friend bool operator==(const policy&, const policy&) = default;
 };
+
+/// The value of a policy type: `policy_of<native_sharding<transport::own_read>>`.
 template <class Policy>
-inline constexpr policy_facts facts_of{
+inline constexpr policy policy_of{
     .name = Policy::name, .transport = Policy::transport, .every_rank_reads = Policy::every_rank_reads};
 
-}  // namespace detail
+/// The policy of that name with the transport of that name: what reports call them (`rank_report::policy`, `rank_report::transport`).
+/// Local: where the text is not the same on every rank, parse it on one, and share what it says.
+///
+/// \param name       "native-sharding", "cpu-ram-efficient-loading" or "every-rank-loads".
+/// \param transport  "scatter", "broadcast", "own-read" or "automatic"; empty: the default of the policy. Of "every-rank-loads" it is
+///                   "none" or empty.
+/// \throws fsdpinit::error  invalid_argument, which lists the names that there are
+[[nodiscard]] inline policy policy_named(std::string_view name, std::string_view transport = {}) {
+  policy chosen;
+  if (name == every_rank_loads::name) {
+    chosen = policy_of<every_rank_loads>;
+  } else if (name == cpu_ram_efficient_loading<>::name) {
+    chosen = policy_of<cpu_ram_efficient_loading<>>;
+  } else if (name != native_sharding<>::name) {
+    throw error(errc::invalid_argument, "policy",
+                concat("\"", printable(name), "\" is unknown; use ", native_sharding<>::name, ", ",
+                       cpu_ram_efficient_loading<>::name, " or ", every_rank_loads::name));
+  }
+  if (transport.empty() || transport == fsdpinit::name(chosen.transport)) {
+    return chosen;
+  }
+  if (chosen.every_rank_reads) {
+    throw error(errc::invalid_argument, "transport",
+                concat("\"", printable(transport), "\" is not for every-rank-loads, which has none; leave it out"));
+  }
+  for (const transport_kind kind :
+       {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read, transport_kind::automatic}) {
+    if (transport == fsdpinit::name(kind)) {
+      chosen.transport = kind;
+      return chosen;
+    }
+  }
+  throw error(errc::invalid_argument, "transport",
+              concat("\"", printable(transport), "\" is unknown; use scatter, broadcast, own-read or automatic"));
+}
 
 }  // namespace fsdpinit

@@ -17,9 +17,12 @@ namespace fsdpinit {
 /// (`options::release_source`). Where every rank has loaded (an inactive context), the source rank's values are the ones that
 /// count. Collective.
 ///
+/// \tparam Transport  `transport::scatter` or `transport::broadcast`. A call that leaves it out may say it at run time, by an
+///                    `options::policy` of the name "cpu-ram-efficient-loading"; without, it is scatter.
+///
 /// Parameters, cost and errors are those of `initialize` with `module_state` as the source, and
 /// error{source_consumed} where a failure came too late for a second attempt.
-template <class Transport = transport::scatter, class Module, class Channels, class Space = default_memory,
+template <class Transport = default_transport, class Module, class Channels, class Space = default_memory,
           class Watch = null_observer, class Optimizer = no_optimizer>
 rank_report prepare(Module& module, Channels&& links, const options& how = {}, Space memory = {}, Watch&& watch = {},
                     Optimizer&& optimizer = {}) {

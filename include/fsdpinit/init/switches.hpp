@@ -4,13 +4,14 @@
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/init/policy_in_use.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 
 #include <utility>
 
 /// \file
-/// What users of a program choose when it runs. Each switch compiles both of its ways.
+/// What users of a program choose by a switch when it runs. Which policy: `options::policy`.
 
 namespace fsdpinit {
 
@@ -19,9 +20,9 @@ struct memory_efficient_init {
   bool enabled = true;
 };
 
-/// `initialize<Policy>` where the switch is on, and the baseline, `every_rank_loads`, where it is off: for programs that offer
-/// the choice to their users. The same shards either way.
-template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Space = default_memory,
+/// `initialize<Policy>` where the switch is on, and the baseline, `every_rank_loads`, where it is off, whatever `options::policy` says:
+/// for programs that offer the choice to their users. The same shards either way.
+template <class Policy = default_policy, class Module, class Source, class Channels, class Space = default_memory,
           class Watch = null_observer, class Optimizer = no_optimizer>
 rank_report initialize(memory_efficient_init efficient, Module& module, Source&& source, Channels&& links,
                        const options& how = {}, Space memory = {}, Watch&& watch = {}, Optimizer&& optimizer = {}) {
@@ -29,7 +30,7 @@ rank_report initialize(memory_efficient_init efficient, Module& module, Source&&
     return initialize<Chosen>(module, std::forward<Source>(source), std::forward<Channels>(links), how,
                               std::move(memory), std::forward<Watch>(watch), std::forward<Optimizer>(optimizer));
   };
-  return efficient.enabled ? with(Policy{}) : with(every_rank_loads{});
+  return efficient.enabled ? with(Policy{}) : with(detail::switched_off{});
 }
 
 /// Where shards live: in host memory where the switch is on (for models that compute on a device and bring each unit there when its
@@ -38,8 +39,9 @@ struct cpu_offload {
   bool enabled = false;
 };
 
-/// `initialize<Policy>` into `host` where the switch is on, and into `device` where it is off. The same bytes either way.
-template <class Policy = native_sharding<>, class Module, class Source, class Channels, class Device,
+/// `initialize<Policy>` into `host` where the switch is on, and into `device` where it is off. The same bytes either way. Both are
+/// compiled.
+template <class Policy = default_policy, class Module, class Source, class Channels, class Device,
           class Host = default_memory, class Watch = null_observer, class Optimizer = no_optimizer>
 rank_report initialize(cpu_offload offload, Module& module, Source&& source, Channels&& links, const options& how,
                        Device device, Host host = {}, Watch&& watch = {}, Optimizer&& optimizer = {}) {

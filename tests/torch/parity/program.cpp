@@ -200,34 +200,34 @@ void expect_parity(const experiment<Net>& what) {
   const shared_checkpoint stored(values);
   const outcome wanted = train_whole(what, values);
 
-  const auto expect_from = [&]<class Policy>(Policy /*policy*/) {
-    SCOPED_TRACE(concat(Policy::name, " ", name(Policy::transport)));
+  const auto expect_from = [&](const policy& chosen) {
+    SCOPED_TRACE(concat(chosen.name, " ", name(chosen.transport)));
     for (const bool optimizer_first : {false, true}) {
       expect_equal(train_sharded(what, optimizer_first,
                                  [&](auto& module, auto& ranks, auto& memory, auto& optimizer) {
-                                   initialize<Policy>(module, stored.source(), ranks, {.bucket_bytes = 4096}, memory,
-                                                      null_observer{}, optimizer);
+                                   initialize(module, stored.source(), ranks, {.policy = chosen, .bucket_bytes = 4096},
+                                              memory, null_observer{}, optimizer);
                                  }),
                    wanted);
     }
   };
-  expect_from(native_sharding<transport::scatter>{});
-  expect_from(native_sharding<transport::broadcast>{});
-  expect_from(native_sharding<transport::own_read>{});
-  expect_from(native_sharding<transport::automatic>{});
-  expect_from(every_rank_loads{});
-  const auto expect_from_ram = [&]<class Transport>(Transport /*transport*/) {
-    SCOPED_TRACE(concat("cpu-ram-efficient-loading ", name(Transport::kind)));
+  expect_from(policy_of<native_sharding<transport::scatter>>);
+  expect_from(policy_of<native_sharding<transport::broadcast>>);
+  expect_from(policy_of<native_sharding<transport::own_read>>);
+  expect_from(policy_of<native_sharding<transport::automatic>>);
+  expect_from(policy_of<every_rank_loads>);
+  const auto expect_from_ram = [&](const policy& chosen) {
+    SCOPED_TRACE(concat(chosen.name, " ", name(chosen.transport)));
     expect_equal(train_sharded(what, true,
                                [&](auto& module, auto& ranks, auto& memory, auto& optimizer) {
                                  load_pretrained(module, stored.source(), ranks, {}, {}, memory);
-                                 prepare<Transport>(module, ranks, {.bucket_bytes = 4096}, memory, null_observer{},
-                                                    optimizer);
+                                 prepare(module, ranks, {.policy = chosen, .bucket_bytes = 4096}, memory,
+                                         null_observer{}, optimizer);
                                }),
                  wanted);
   };
-  expect_from_ram(transport::scatter{});
-  expect_from_ram(transport::broadcast{});
+  expect_from_ram(policy_of<cpu_ram_efficient_loading<transport::scatter>>);
+  expect_from_ram(policy_of<cpu_ram_efficient_loading<transport::broadcast>>);
 }
 
 const llama_config small{.vocab_size = 96,
