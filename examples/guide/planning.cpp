@@ -48,8 +48,8 @@ int main() {
   const fsdpinit::prediction other = fsdpinit::predict(made, 5);
   // [plan]
   std::printf("%zu buckets; rank 0 reads %llu bytes, sends %llu; peaks: rank 0 %llu, rank 5 %llu\n",
-              made.schedule.buckets.size(), number(source.bytes_read), number(source.bytes_sent),
-              number(source.peak_bytes()), number(other.peak_bytes()));
+              made.schedule.size(), number(source.bytes_read), number(source.bytes_sent), number(source.peak_bytes()),
+              number(other.peak_bytes()));
 
   // [program]
   fsdpinit::program mine = fsdpinit::program_of(made, 5);

@@ -98,7 +98,7 @@ void print_text(const plan_request& how, const plan& made, std::span<const predi
   fmt::print("{}: {} tensors, {}\n{}{}{}, {} rank{}{}, {} units (slabs), {} buckets of {}, {} in flight\n\n",
              printable(how.checkpoint), made.tensors.size(), bytes_text(model), how.policy_name,
              transport == transport_kind::none ? "" : ", ", transport == transport_kind::none ? "" : name(transport),
-             ranks.size(), ranks.size() == 1 ? "" : "s", mesh_text, made.slabs.size(), made.schedule.buckets.size(),
+             ranks.size(), ranks.size() == 1 ? "" : "s", mesh_text, made.slabs.size(), made.schedule.size(),
              bytes_text(how.bucket_bytes), made.options.buckets_in_flight);
 
   const auto shard = [](const prediction& each) { return each.shard_bytes; };
@@ -148,7 +148,7 @@ void print_json(const plan_request& how, const plan& made, std::span<const predi
                               {"buckets_in_flight", made.options.buckets_in_flight},
                               {"tensors", made.tensors.size()},
                               {"units", made.slabs.size()},
-                              {"buckets", made.schedule.buckets.size()},
+                              {"buckets", made.schedule.size()},
                               {"model_bytes", model_bytes(made)},
                               {"ranks", std::move(ranks)}}));
 }

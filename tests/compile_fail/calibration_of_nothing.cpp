@@ -8,6 +8,4 @@ using given = fsdpinit::in_memory_source;
 using given = const char*;
 #endif
 
-void call(given source, fsdpinit::self_communicator& links) {
-  static_cast<void>(fsdpinit::calibrate(source, links));
-}
+void call(given source, fsdpinit::self_communicator& links) { static_cast<void>(fsdpinit::calibrate(source, links)); }

@@ -9,11 +9,11 @@ struct module_tree {
 #ifdef FSDPINIT_CONTROL
   template <class Visitor>
   void visit_slots(Visitor&& visitor) {
-#else
-  void visit_slots(void (&visitor)(std::string_view, fsdpinit::parameter&)) {
-#endif
     visitor(std::string_view("weight"), weight);
   }
+#else
+  void visit_slots(void (&visitor)(std::string_view, fsdpinit::parameter&)) { visitor("weight", weight); }
+#endif
 };
 
 void call(module_tree& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {

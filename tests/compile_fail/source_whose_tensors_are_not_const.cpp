@@ -16,5 +16,6 @@ struct my_checkpoint {
 };
 
 void call(fsdpinit::dynamic_module& module, fsdpinit::self_communicator& links) {
-  fsdpinit::initialize(module, [] { return my_checkpoint(); }, links);
+  fsdpinit::initialize(
+      module, [] { return my_checkpoint(); }, links);
 }

@@ -130,7 +130,7 @@ class disagreement {
       worst_ = apart;
       worst_job_ = concat(model, ", ", of.on_name, ", ", of.nodes, " x ", of.ranks_per_node, " ranks, ", of.replicas,
                           " replicas, ", name(of.how.transport), of.how.source_per_node ? " per node" : "", ", ",
-                          made.schedule.buckets.size(), " buckets of ", of.bucket_bytes, " bytes, ", of.in_flight,
+                          made.schedule.size(), " buckets of ", of.bucket_bytes, " bytes, ", of.in_flight,
                           " in flight: ", std::to_string(averaged), " s by the model, ", std::to_string(simulated),
                           " s simulated");
     }

@@ -79,7 +79,7 @@ TEST(ClusterCost, ABucketIsReadAtThePaceOfWhatIsSlowestForIt) {
   const std::vector<tensor_request> uneven{{.fqn = "a", .dtype = dtype::u8, .shape = {1, 1024}},
                                            {.fqn = "b", .dtype = dtype::u8, .shape = {4, 1}}};
   const plan made = make_plan(uneven, {.ranks = {.shards = 4}, .bucket_bytes = 4096});
-  ASSERT_EQ(made.schedule.buckets.size(), 2U);
+  ASSERT_EQ(made.schedule.size(), 2U);
   EXPECT_NEAR(cost(on, made).seconds, 10.24 + 4, 1e-6);
 }
 

@@ -55,7 +55,7 @@ cluster reading_and_sending() {
 
 TEST(ClusterSimulation, OneBucketIsReadAndThenSent) {
   const plan made = plan_of({.ranks = {.shards = 4}}, 2048);
-  ASSERT_EQ(made.schedule.buckets.size(), 1U);
+  ASSERT_EQ(made.schedule.size(), 1U);
   const simulated_cost found = simulated(reading_and_sending(), made);
   EXPECT_NEAR(found.seconds, 2000, close);
   EXPECT_NEAR(found.source_waited, 1000, close) << "until all have received it";
@@ -63,7 +63,7 @@ TEST(ClusterSimulation, OneBucketIsReadAndThenSent) {
 
 TEST(ClusterSimulation, TheSecondBucketIsReadWhileTheFirstIsSent) {
   const plan made = plan_of({.ranks = {.shards = 4}}, 1024);
-  ASSERT_EQ(made.schedule.buckets.size(), 2U);
+  ASSERT_EQ(made.schedule.size(), 2U);
   // Windows of 1024 bytes, and of 976: 512 s and 488 s to read, and to send.
   const simulated_cost found = simulated(reading_and_sending(), made);
   EXPECT_NEAR(found.seconds, 512 + 512 + 488, close);
@@ -94,7 +94,7 @@ TEST(ClusterSimulation, ABroadcastTakesAHopForEachNodeAndNoneWithinOne) {
   on.nic_latency = 2;
   const plan one =
       plan_of({.ranks = {.shards = 8}, .transport = transport_kind::broadcast, .bucket_bytes = 8192}, 1024);
-  ASSERT_EQ(one.schedule.buckets.size(), 1U);
+  ASSERT_EQ(one.schedule.size(), 1U);
   EXPECT_NEAR(seconds(on, one), 3 * 2, close);
   const plan scattered = plan_of({.ranks = {.shards = 8}}, 1024);
   EXPECT_NEAR(seconds(on, scattered), 2, close);
@@ -107,7 +107,7 @@ TEST(ClusterSimulation, BucketsFollowOneAnotherRoundARing) {
   on.nic_latency = 3;
   // Each of 4 buckets of 250 s leaves when the one before has left: hops are in a pipeline.
   const plan made = plan_of({.ranks = {.shards = 8}, .transport = transport_kind::broadcast}, 250);
-  ASSERT_EQ(made.schedule.buckets.size(), 4U);
+  ASSERT_EQ(made.schedule.size(), 4U);
   EXPECT_NEAR(seconds(on, made), 1000 + 3 * 3, close);
 }
 
@@ -117,7 +117,7 @@ TEST(ClusterSimulation, NodesCopyABroadcastAtTheSameTime) {
   on.host_copy_bandwidth = 8;
   // 8,000 bytes are copied out of the page cache, and to three neighbours; in the other node they come in piece by piece.
   const plan made = plan_of({.ranks = {.shards = 8}, .transport = transport_kind::broadcast}, 1000);
-  ASSERT_EQ(made.schedule.buckets.size(), 1U);
+  ASSERT_EQ(made.schedule.size(), 1U);
   EXPECT_NEAR(seconds(on, made), 1000 + 3 * 1000 + 4 * 125, close) << "each of a node's ranks keeps 1,000 bytes";
 }
 
@@ -145,7 +145,7 @@ TEST(ClusterSimulation, ReplicasPassTheirPartsOn) {
   on.nic_latency = 1;
   // Replicas are nodes; both shards of 4,000 bytes cross, in two buckets.
   const plan made = plan_of({.ranks = {.shards = 2, .replicas = 2}}, 2048);
-  ASSERT_EQ(made.schedule.buckets.size(), 2U);
+  ASSERT_EQ(made.schedule.size(), 2U);
   EXPECT_NEAR(seconds(on, made), 2000 + 1, close);
   EXPECT_EQ(simulated(on, made).nic_bytes, 8000U);
 }
@@ -349,7 +349,7 @@ TEST(ClusterSimulation, AsManyReplicasReadAtOnceAsBucketsAreInFlight) {
     plan_options options{.ranks = {.replicas = 8}, .transport = transport_kind::own_read};
     options.buckets_in_flight = in_flight;
     const plan made = plan_of(options, 500);
-    ASSERT_EQ(made.schedule.buckets.size(), 16U);
+    ASSERT_EQ(made.schedule.size(), 16U);
     EXPECT_NEAR(seconds(on, made), 1000.0 / static_cast<double>(in_flight), close);
   }
 }

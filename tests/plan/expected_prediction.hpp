@@ -17,7 +17,7 @@ namespace fsdpinit::testing_support {
   for (const planned_tensor& tensor : made.tensors) {
     total += tensor.way == route::full_copy ? tensor.partition.bytes() : 0;
   }
-  for (const bucket& which : made.schedule.buckets) {
+  for (const bucket& which : made.schedule) {
     if (!mine.reads(which)) {
       continue;
     }
@@ -105,7 +105,7 @@ namespace fsdpinit::testing_support {
     out.scratch_bytes = out.scratch_bytes < least_scratch ? least_scratch : out.scratch_bytes;
   }
   bool has_checksums = false;
-  for (const bucket& which : made.schedule.buckets) {
+  for (const bucket& which : made.schedule) {
     const std::uint64_t needed = mine.staging_of(which);
     out.slot_bytes = needed > out.slot_bytes ? needed : out.slot_bytes;
     has_checksums = has_checksums || mine.has_checksums(which);
@@ -137,7 +137,7 @@ namespace fsdpinit::testing_support {
     out.slot_bytes += checksums_bytes(options.verify, ranks.shards);
   }
   if (out.slot_bytes != 0) {
-    const std::size_t buckets = made.schedule.buckets.size();
+    const std::size_t buckets = made.schedule.size();
     out.slots = buckets < options.buckets_in_flight ? buckets : options.buckets_in_flight;
   }
   return out;

@@ -90,13 +90,9 @@ TEST(Schedule, CarriesEveryByteOnceInOrderWithinTheBound) {
         const plan made = make_plan(requests_of(model, 3),
                                     {.ranks = {.shards = shards}, .transport = transport, .bucket_bytes = bound});
         std::vector<std::uint64_t> done(made.tensors.size(), 0);
-        std::size_t next_segment = 0;
         bool broadcasts_began = false;
         std::size_t previous = 0;
-        for (const bucket& which : made.schedule.buckets) {
-          EXPECT_EQ(which.first, next_segment);
-          EXPECT_LT(which.first, which.last);
-          next_segment = which.last;
+        for (const bucket& which : made.schedule) {
           const bool scatters = which.way == route::scatter;
           EXPECT_LE(scatters ? which.bytes * shards : which.bytes, bound);
           EXPECT_FALSE(scatters && broadcasts_began) << "scatter buckets come first";
@@ -105,8 +101,7 @@ TEST(Schedule, CarriesEveryByteOnceInOrderWithinTheBound) {
             previous = 0;
           }
           std::uint64_t bytes = 0;
-          for (std::size_t i = which.first; i < which.last; ++i) {
-            const segment& part = made.schedule.segments[i];
+          for (const segment& part : made.schedule.segments(which)) {
             EXPECT_GE(part.tensor, previous) << "tensors travel in the order in which they lie";
             previous = part.tensor;
             EXPECT_EQ(part.begin, done[part.tensor]);
@@ -116,7 +111,6 @@ TEST(Schedule, CarriesEveryByteOnceInOrderWithinTheBound) {
           }
           EXPECT_EQ(bytes, which.bytes);
         }
-        EXPECT_EQ(next_segment, made.schedule.segments.size());
         for (std::size_t i = 0; i < made.tensors.size(); ++i) {
           const planned_tensor& tensor = made.tensors[i];
           const bool travels = transport != transport_kind::none || tensor.captured;
@@ -132,10 +126,10 @@ TEST(Schedule, FillsBucketsBeforeItOpensNewOnes) {
   const plan made =
       make_plan({{.fqn = "a", .dtype = dtype::u8, .shape = {1000}}, {.fqn = "b", .dtype = dtype::u8, .shape = {1000}}},
                 {.ranks = {.shards = 2}, .transport = transport_kind::broadcast, .bucket_bytes = 600});
-  ASSERT_EQ(made.schedule.buckets.size(), 4U);
-  EXPECT_EQ(made.schedule.buckets[1].bytes, 600U);
-  EXPECT_EQ(made.schedule.buckets[1].last - made.schedule.buckets[1].first, 2U);
-  EXPECT_EQ(made.schedule.buckets[3].bytes, 200U);
+  ASSERT_EQ(made.schedule.size(), 4U);
+  EXPECT_EQ(made.schedule[1].bytes, 600U);
+  EXPECT_EQ(made.schedule[1].last - made.schedule[1].first, 2U);
+  EXPECT_EQ(made.schedule[3].bytes, 200U);
 }
 
 TEST(Schedule, ScatterWindowsAreAlignedWhereTheyAreLarge) {
@@ -170,6 +164,18 @@ TEST(Advice, PointsOutBucketsThatCarryLittleAndAreMany) {
 }
 
 // -- prediction
+
+TEST(Plan, OfAHugeTensorIsNoLargerThanThatOfASmallOne) {
+  const std::uint64_t bytes = std::uint64_t{1} << 48U;
+  const plan made = make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {bytes}}},
+                              {.ranks = {.shards = 16}, .bucket_bytes = 16 * 256});
+  EXPECT_EQ(made.schedule.size(), bytes / 4096);
+  EXPECT_EQ(made.schedule.runs().size(), 1U);
+  const bucket last = made.schedule[made.schedule.size() - 1];
+  EXPECT_EQ(made.schedule.segments(last).front().end, bytes / 16);
+  EXPECT_EQ(predict(made, 0).bytes_sent, bytes / 16 * 15);
+  EXPECT_EQ(predict(made, 1).bytes_received, bytes / 16);
+}
 
 TEST(Prediction, OfTheLargestModelThatCanBeLaidOutDoesNotOverflow) {
   for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::none}) {

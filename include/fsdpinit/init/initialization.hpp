@@ -366,7 +366,7 @@ class initialization {
             .bytes_received = runner_->counters().received,
             .tensors = plan_.tensors.size(),
             .units = plan_.slabs.size(),
-            .buckets = plan_.schedule.buckets.size(),
+            .buckets = plan_.schedule.size(),
             .missing = unmatched_.missing,
             .unexpected = unmatched_.unexpected,
             .unlisted = unlisted_names(call_.contents().unlisted),

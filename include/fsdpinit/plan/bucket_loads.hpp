@@ -37,8 +37,7 @@ class bucket_loads {
     read_whole_ = 0;
     reads_whole_ = 0;
     sharded_ = 0;
-    for (std::size_t i = which.first; i < which.last; ++i) {
-      const segment& part = plan_.schedule.segments[i];
+    for (const segment& part : plan_.schedule.segments(which)) {
       const planned_tensor& tensor = plan_.tensors[part.tensor];
       const std::uint64_t copies = tensor.captured ? 0 : 1 + tensor.extra_copies;
       if (!which.has_windows()) {

@@ -6,9 +6,11 @@
 #include <fsdpinit/plan/slab_layout.hpp>
 #include <fsdpinit/plan/transport.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace fsdpinit {
@@ -21,22 +23,139 @@ struct segment {
   std::uint64_t end = 0;
 };
 
-/// What moves at once, or is read at once. It cuts across tensors: segments [first, last) one after the other.
+/// What moves at once, or is read at once. It cuts across tensors: some segments of the schedule, one after the other.
 struct bucket {
   route way = route::scatter;
   bool captured = false;   ///< of a broadcast: from the source rank's module to all, whoever reads the checkpoint
   std::size_t reader = 0;  ///< of an own read that is relayed: the replica whose ranks read it
-  std::size_t first = 0;
+  std::size_t first = 0;   ///< see `bucket_schedule::segments`
   std::size_t last = 0;
+  std::uint64_t shift = 0;
   std::uint64_t bytes = 0;  ///< of the largest window (scatter, own read), or of the payload (broadcast)
 
   /// Does it hold a window of each shard, rather than whole bytes?
   [[nodiscard]] constexpr bool has_windows() const noexcept { return way != route::broadcast; }
 };
 
-struct bucket_schedule {
-  std::vector<segment> segments;
-  std::vector<bucket> buckets;
+/// Those of one bucket.
+class segment_range {
+ public:
+  class iterator {
+   public:
+    iterator(const segment* at, std::uint64_t shift) noexcept : at_(at), shift_(shift) {}
+    [[nodiscard]] segment operator*() const noexcept {
+      return {.tensor = at_->tensor, .begin = at_->begin + shift_, .end = at_->end + shift_};
+    }
+    iterator& operator++() noexcept {
+      ++at_;
+      return *this;
+    }
+    friend bool operator==(const iterator&, const iterator&) = default;
+
+   private:
+    const segment* at_;
+    std::uint64_t shift_;
+  };
+
+  segment_range(std::span<const segment> of, std::uint64_t shift) noexcept : of_(of), shift_(shift) {}
+  [[nodiscard]] std::size_t size() const noexcept { return of_.size(); }
+  [[nodiscard]] segment front() const noexcept { return *begin(); }
+  [[nodiscard]] iterator begin() const noexcept { return {of_.data(), shift_}; }
+  [[nodiscard]] iterator end() const noexcept { return {of_.data() + of_.size(), shift_}; }
+
+ private:
+  std::span<const segment> of_;
+  std::uint64_t shift_;
+};
+
+/// Buckets in the order in which they move. Those that hold nothing but a stretch of the same tensor are kept as one, and how many there
+/// are: a schedule is as large as there are tensors, however small buckets are.
+class bucket_schedule {
+ public:
+  /// Buckets of one segment each, which follow one another in the same tensor; or a single bucket.
+  struct run {
+    bucket first{};
+    std::size_t index = 0;  ///< of the first
+    std::size_t count = 1;
+  };
+
+  class iterator {
+   public:
+    iterator(const bucket_schedule& of, std::size_t run) noexcept : of_(&of), run_(run) {}
+    [[nodiscard]] bucket operator*() const noexcept { return of_->at(of_->runs_[run_], within_); }
+    iterator& operator++() noexcept {
+      if (++within_ == of_->runs_[run_].count) {
+        ++run_;
+        within_ = 0;
+      }
+      return *this;
+    }
+    friend bool operator==(const iterator&, const iterator&) = default;
+
+   private:
+    const bucket_schedule* of_;
+    std::size_t run_;
+    std::size_t within_ = 0;
+  };
+
+  bucket_schedule() = default;
+  /// \param readers  replicas that take turns at reading own reads
+  explicit bucket_schedule(std::size_t readers) noexcept : readers_(readers) {}
+
+  [[nodiscard]] std::size_t size() const noexcept {
+    return runs_.empty() ? 0 : runs_.back().index + runs_.back().count;
+  }
+  /// O(log runs). \pre index < size()
+  [[nodiscard]] bucket operator[](std::size_t index) const noexcept {
+    std::size_t hint = runs_.size();
+    return near(index, hint);
+  }
+  /// The same for who goes through all, perhaps several at a time: O(1) where it is in the run `hint`, or the next, or the one before.
+  /// \param hint any number; what it becomes is for the next call
+  [[nodiscard]] bucket near(std::size_t index, std::size_t& hint) const noexcept {
+    const auto holds = [&](std::size_t which) {
+      return which < runs_.size() && index - runs_[which].index < runs_[which].count;
+    };
+    if (!holds(hint)) {
+      hint = holds(hint + 1) ? hint + 1 : holds(hint - 1) ? hint - 1 : run_of(index);
+    }
+    return at(runs_[hint], index - runs_[hint].index);
+  }
+  [[nodiscard]] iterator begin() const noexcept { return {*this, 0}; }
+  [[nodiscard]] iterator end() const noexcept { return {*this, runs_.size()}; }
+  [[nodiscard]] std::span<const run> runs() const noexcept { return runs_; }
+
+  [[nodiscard]] segment_range segments(const bucket& of) const noexcept {
+    return {std::span(segments_).subspan(of.first, of.last - of.first), of.shift};
+  }
+
+  /// For who makes a schedule. \return its index
+  std::size_t add(const segment& next) {
+    segments_.push_back(next);
+    return segments_.size() - 1;
+  }
+  /// Buckets that begin with `first`.
+  void add(const bucket& first, std::size_t count) {
+    runs_.push_back({.first = first, .index = size(), .count = count});
+  }
+  [[nodiscard]] std::size_t segments_so_far() const noexcept { return segments_.size(); }
+
+ private:
+  [[nodiscard]] std::size_t run_of(std::size_t index) const noexcept {
+    const auto next = std::upper_bound(runs_.begin(), runs_.end(), index,
+                                       [](std::size_t which, const run& each) { return which < each.index; });
+    return static_cast<std::size_t>(next - runs_.begin()) - 1;
+  }
+  [[nodiscard]] bucket at(const run& of, std::size_t within) const noexcept {
+    bucket out = of.first;
+    out.shift = within * out.bytes;
+    out.reader = readers_ == 1 ? 0 : (out.reader + within) % readers_;
+    return out;
+  }
+
+  std::vector<segment> segments_;
+  std::vector<run> runs_;
+  std::size_t readers_ = 1;
 };
 
 /// The bytes of one rank's window within a scatter bucket of at most `bucket_bytes`: an equal share, rounded down to
@@ -58,7 +177,7 @@ struct schedule_options {
   bool several_sources = false;                      ///< captured tensors travel apart from those that are read
 };
 
-/// Cuts the tensors, in their order, into buckets of at most `bucket_bytes`. Pure; O(tensors + buckets).
+/// Cuts the tensors, in their order, into buckets of at most `bucket_bytes`. Pure; O(tensors).
 /// \throws error{invalid_argument} if a bucket has not a byte for each shard.
 [[nodiscard]] inline bucket_schedule schedule_buckets(const std::vector<planned_tensor>& tensors, const mesh& ranks,
                                                       const schedule_options& how) {
@@ -68,7 +187,7 @@ struct schedule_options {
                 concat(how.bucket_bytes, " is too small for ", ranks.shards, " shards; use at least ", ranks.shards),
                 {.rank = every_rank});
   }
-  bucket_schedule schedule;
+  bucket_schedule schedule(how.readers);
   const auto fill = [&](const bucket& kind, std::uint64_t capacity, auto&& belongs) {
     bucket open = kind;
     std::size_t turn = 0;
@@ -78,10 +197,10 @@ struct schedule_options {
       open.last = at;
       open.reader = kind.way == route::own_read ? turn++ % how.readers : 0;
     };
-    reopen(schedule.segments.size());
+    reopen(schedule.segments_so_far());
     const auto close = [&] {
       if (open.bytes != 0) {
-        schedule.buckets.push_back(open);
+        schedule.add(open, 1);
       }
       reopen(open.last);
     };
@@ -94,13 +213,17 @@ struct schedule_options {
       for (std::uint64_t begin = 0; begin < total;) {
         const std::uint64_t room = capacity - open.bytes;
         const std::uint64_t end = total - begin < room ? total : begin + room;
-        schedule.segments.push_back({.tensor = i, .begin = begin, .end = end});
-        open.last = schedule.segments.size();
+        open.last = schedule.add({.tensor = i, .begin = begin, .end = end}) + 1;
         open.bytes += end - begin;
         begin = end;
-        if (open.bytes == capacity) {
-          close();
+        if (open.bytes < capacity) {
+          continue;
         }
+        const std::uint64_t alike = open.last - open.first == 1 ? (total - begin) / capacity : 0;
+        schedule.add(open, 1 + static_cast<std::size_t>(alike));
+        turn += static_cast<std::size_t>(alike);
+        begin += alike * capacity;
+        reopen(open.last);
       }
     }
     close();
@@ -140,8 +263,7 @@ struct slab_range {
                                                                       const bucket_schedule& schedule,
                                                                       const bucket& which, std::size_t shard) {
   slab_range whole;
-  for (std::size_t i = which.first; i < which.last; ++i) {
-    const segment& part = schedule.segments[i];
+  for (const segment& part : schedule.segments(which)) {
     const planned_tensor& tensor = tensors[part.tensor];
     if (!which.has_windows() && !tensor.partition.is_whole()) {
       return std::nullopt;

@@ -28,7 +28,8 @@ struct window_cursor {
 
 /// What a rank has to do with the bucket that was looked at last in a slot: it is asked for in each phase.
 struct bucket_role {
-  std::size_t bucket = ~std::size_t{0};
+  std::size_t index = ~std::size_t{0};
+  bucket which{};
   std::size_t root = 0;  ///< has the bytes when they begin to move
   bool reads = false;    ///< this rank is the root
   bool has_checksums = false;
@@ -39,18 +40,14 @@ struct bucket_role {
 class bucket_view {
  public:
   /// `write` must outlive it. \param index of the bucket \param slot of the staging memory \param role that of the slot
-  /// \param cursors one per shard
+  /// \param cursors one per shard \param hint see `bucket_schedule::near`
   bucket_view(const step_writer& write, std::size_t index, std::size_t slot, bucket_role& role,
-              std::span<window_cursor> cursors) noexcept
-      : write_(write),
-        index_(index),
-        which_(write.made().schedule.buckets[index]),
-        slot_(slot),
-        cursors_(cursors),
-        role_(role) {
-    if (role.bucket != index) {
+              std::span<window_cursor> cursors, std::size_t& hint) noexcept
+      : write_(write), index_(index), slot_(slot), cursors_(cursors), role_(role), which_(role.which) {
+    if (role.index != index) {
+      role.index = index;
+      role.which = write.made().schedule.near(index, hint);
       const std::size_t root = mine().root_of(which_);
-      role.bucket = index;
       role.root = root;
       role.reads = root == mine().rank();
       role.has_checksums = mine().has_checksums(which_);
@@ -62,9 +59,7 @@ class bucket_view {
   [[nodiscard]] const rank_plan& mine() const noexcept { return write_.mine(); }
   [[nodiscard]] const bucket& which() const noexcept { return which_; }
   [[nodiscard]] std::size_t index() const noexcept { return index_; }
-  [[nodiscard]] std::span<const segment> segments() const noexcept {
-    return std::span(write_.made().schedule.segments).subspan(which_.first, which_.last - which_.first);
-  }
+  [[nodiscard]] segment_range segments() const noexcept { return write_.made().schedule.segments(which_); }
   [[nodiscard]] const partition& partition_of(const segment& each) const noexcept {
     return write_.tensor(each.tensor).partition;
   }
@@ -157,10 +152,10 @@ class bucket_view {
 
   const step_writer& write_;
   std::size_t index_;
-  const bucket& which_;
   std::size_t slot_;
   std::span<window_cursor> cursors_;
   const bucket_role& role_;
+  const bucket& which_;
 };
 
 }  // namespace fsdpinit::detail

@@ -99,12 +99,13 @@ class route_pipelines {
         relays_own_reads_(own_read_is_relayed(grid(), sources())),
         reading_(on, made, served_) {
     const std::vector<bool> drained = drained_after(made);
-    const std::vector<bucket>& buckets = made.schedule.buckets;
-    for (std::size_t i = 0; i < buckets.size(); ++i) {
-      reading_.add(buckets[i]);
-      bucket_pipeline& its = on_way(buckets[i].way);
+    std::size_t so_far = 0;
+    for (const bucket& which : made.schedule) {
+      reading_.add(which);
+      bucket_pipeline& its = on_way(which.way);
       ++its.buckets;
-      its.fills += drained[i] && i + 1 != buckets.size() ? 1U : 0U;
+      its.fills += drained[so_far] && so_far + 1 != drained.size() ? 1U : 0U;
+      ++so_far;
     }
     const auto in_flight = static_cast<double>(made.options.buckets_in_flight);
     for (const route way : {route::scatter, route::own_read, route::broadcast}) {

@@ -24,7 +24,7 @@ namespace fsdpinit::detail {
   const bool relayed = own_read_is_relayed(made.options.ranks, made.options.sources);
   std::vector<bool> out;
   std::uint64_t unheard = 0;
-  for (const bucket& which : made.schedule.buckets) {
+  for (const bucket& which : made.schedule) {
     unheard += which.way == route::own_read && !relayed ? which.bytes : 0;
     out.push_back(unheard >= direct_read_bytes);
     unheard = out.back() ? 0 : unheard;

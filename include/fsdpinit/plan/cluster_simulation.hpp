@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -83,25 +84,25 @@ class simulated_ranks {
   }
 
   [[nodiscard]] simulated_cost run() {
-    const std::vector<bucket>& buckets = plan_.schedule.buckets;
     const std::vector<bool> drained = drained_after(plan_);
     flight* previous = nullptr;
-    for (std::size_t i = 0; i < buckets.size(); ++i) {
-      flight& next = flights_[i % flights_.size()];
+    std::size_t so_far = 0;
+    for (const bucket& which : plan_.schedule) {
+      flight& next = flights_[so_far % flights_.size()];
       finish(next);
-      next.which = &buckets[i];
-      next.loads.load(buckets[i]);
+      next.which = which;
+      next.loads.load(which);
       start(next);
       if (previous != nullptr && previous != &next) {
         relay(*previous);
       }
       previous = &next;
-      if (drained[i]) {
-        finish_all(i + 1);
+      if (drained[so_far++]) {
+        finish_all(so_far);
         previous = nullptr;
       }
     }
-    finish_all(buckets.size());
+    finish_all(so_far);
     read_the_rest();
 
     simulated_cost out;
@@ -117,7 +118,7 @@ class simulated_ranks {
  private:
   struct flight {
     flight(const plan& made, std::size_t ranks) : loads(made), done(ranks) {}
-    const bucket* which = nullptr;  // nullptr: free
+    std::optional<bucket> which{};  // nothing: free
     bool to_relay = false;
     bucket_loads loads;
     std::vector<double> done;  // by rank: when its part in moving this is over
@@ -314,7 +315,7 @@ class simulated_ranks {
   }
 
   void relay(flight& each) {
-    if (each.which == nullptr || !std::exchange(each.to_relay, false)) {
+    if (!each.which || !std::exchange(each.to_relay, false)) {
       return;
     }
     for (std::size_t rank = 0; rank < size(); ++rank) {
@@ -342,8 +343,8 @@ class simulated_ranks {
 
   void finish(flight& each) {
     relay(each);
-    const bucket* const which = std::exchange(each.which, nullptr);
-    if (which == nullptr) {
+    const std::optional<bucket> which = std::exchange(each.which, std::nullopt);
+    if (!which) {
       return;
     }
     for (std::size_t rank = 0; rank < size(); ++rank) {

@@ -44,7 +44,7 @@ struct plan {
   bucket_schedule schedule;
 };
 
-/// Pure, without communication or I/O; O(tensors + buckets).
+/// Pure, without communication or I/O; O(tensors).
 /// \throws error{invalid_placement, invalid_argument} naming the FQN.
 [[nodiscard]] inline plan make_plan(const std::vector<tensor_request>& requests, const plan_options& options) {
   slabs_layout layout = lay_out_slabs(requests, options.ranks);
@@ -79,10 +79,10 @@ struct plan {
   const bool relayed = own_read_is_relayed(options.ranks, options.sources);
   std::uint64_t messages = 0;
   std::uint64_t bytes = 0;
-  for (const bucket& each : made.schedule.buckets) {
-    if (each.way != route::own_read || relayed) {
-      ++messages;
-      bytes += each.bytes;
+  for (const bucket_schedule::run& alike : made.schedule.runs()) {
+    if (alike.first.way != route::own_read || relayed) {
+      messages += alike.count;
+      bytes += alike.first.bytes * alike.count;
     }
   }
   std::vector<std::string> out;

@@ -250,7 +250,7 @@ class program {
  private:
   // -- rounds
 
-  [[nodiscard]] std::size_t buckets() const noexcept { return plan_.schedule.buckets.size(); }
+  [[nodiscard]] std::size_t buckets() const noexcept { return plan_.schedule.size(); }
 
   /// The bucket of that index after an agreement, or the agreement that there is none left.
   [[nodiscard]] program_round stream_from(std::size_t index) const noexcept {
@@ -258,7 +258,7 @@ class program {
   }
   [[nodiscard]] program_round bucket_round(std::size_t index, std::uint64_t unheard,
                                            std::size_t unagreed) const noexcept {
-    const bucket& which = plan_.schedule.buckets[index];
+    const bucket which = plan_.schedule.near(index, hint_);
     const bool silent = which.way == route::own_read && !mine_.relays(which);
     return {.kind = round_kind::bucket,
             .part = index,
@@ -268,8 +268,8 @@ class program {
   }
 
   [[nodiscard]] std::size_t buckets_alike(std::size_t index) const noexcept {
-    const bucket& which = plan_.schedule.buckets[index];
-    const segment& part = plan_.schedule.segments[which.first];
+    const bucket which = plan_.schedule.near(index, hint_);
+    const segment part = plan_.schedule.segments(which).front();
     const partition& how = plan_.tensors[part.tensor].partition;
     const bool own_read = which.way == route::own_read;
     if (which.last - which.first != 1 || (own_read && (mine_.relays(which) || !how.is_contiguous()))) {
@@ -322,13 +322,13 @@ class program {
     return {plan_, mine_, scratch_bytes_, coarse_, visit};
   }
   [[nodiscard]] bool passes_on(const program_round& round) const noexcept {
-    const bucket& which = plan_.schedule.buckets[round.part];
+    const bucket& which = roles_[round.slot].which;
     return which.way == route::scatter && mine_.relays(which);
   }
   template <class Fn>
   void write_bucket(const program_round& round, step_visitor visit, Fn&& fn) {
     const detail::step_writer write = writer(visit);
-    const detail::bucket_view bucket(write, round.part, round.slot, roles_[round.slot], cursors_);
+    const detail::bucket_view bucket(write, round.part, round.slot, roles_[round.slot], cursors_, hint_);
     fn(detail::bucket_steps(bucket));
   }
 
@@ -398,10 +398,10 @@ class program {
   void add_slots() {
     std::uint64_t staging = 0;
     std::uint64_t sums = 0;
-    for (const bucket& which : plan_.schedule.buckets) {
-      const std::uint64_t needed = mine_.staging_of(which);
+    for (const bucket_schedule::run& alike : plan_.schedule.runs()) {  // of which the first needs most
+      const std::uint64_t needed = mine_.staging_of(alike.first);
       staging = needed > staging ? needed : staging;
-      if (mine_.has_checksums(which)) {
+      if (mine_.has_checksums(alike.first)) {
         sums = checksums_bytes(plan_.options.verify, plan_.options.ranks.shards);
       }
     }
@@ -438,6 +438,7 @@ class program {
   std::vector<program_region> regions_;
   std::vector<detail::window_cursor> cursors_;  // per shard, for whoever writes steps
   std::vector<detail::bucket_role> roles_;      // per slot
+  mutable std::size_t hint_ = 0;                // see `bucket_schedule::near`
   std::uint64_t scratch_bytes_ = 0;
   std::uint64_t turn_bytes_ = 0;
   std::size_t load_turns_ = 0;

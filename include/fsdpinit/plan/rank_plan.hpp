@@ -96,8 +96,7 @@ class rank_plan {
   /// The bytes of this rank's window of a bucket. O(its segments).
   [[nodiscard]] std::uint64_t window_bytes(const bucket& which, std::size_t shard) const noexcept {
     std::uint64_t bytes = 0;
-    for (std::size_t i = which.first; i < which.last; ++i) {
-      const segment& part = plan_.schedule.segments[i];
+    for (const segment& part : plan_.schedule.segments(which)) {
       const segment cut = clipped(part, plan_.tensors[part.tensor].partition, shard);
       bytes += cut.end - cut.begin;
     }
@@ -138,8 +137,7 @@ class rank_plan {
   /// says where it goes.
   template <class Place, class Add>
   void for_each_own_run(const bucket& which, Place&& to, Add&& add) const {
-    for (std::size_t i = which.first; i < which.last; ++i) {
-      const segment& part = plan_.schedule.segments[i];
+    for (const segment& part : plan_.schedule.segments(which)) {
       const planned_tensor& tensor = plan_.tensors[part.tensor];
       const segment cut = clipped(part, tensor.partition, shard());
       const file_position begin = tensor.position.value_or(file_position{.file = file_of_tensor(part.tensor)});

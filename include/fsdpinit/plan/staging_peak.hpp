@@ -30,13 +30,14 @@ namespace fsdpinit::detail {
     const rank_plan mine(made, rank);
     std::vector<std::uint64_t> held(made.options.buckets_in_flight);
     std::uint64_t sum = 0;
-    for (std::size_t i = 0; i < made.schedule.buckets.size(); ++i) {
+    std::size_t i = 0;
+    for (const bucket& which : made.schedule) {
       std::uint64_t& slot = held[i % held.size()];
       sum -= slot;
-      slot = mine.staging_of(made.schedule.buckets[i]);
+      slot = mine.staging_of(which);
       sum += slot;
       peak = std::max(peak, sum);
-      if (drained[i]) {
+      if (drained[i++]) {
         held.assign(held.size(), 0);
         sum = 0;
       }
