@@ -57,9 +57,9 @@ struct module_clauses {
     { module_traits<T>::tie_groups(module) } -> std::convertible_to<std::vector<std::vector<std::string>>>;
   };
   static constexpr bool tie_groups_is_const_and_returns_names = tells_ties || !has_tie_groups;
-  static constexpr bool has_is_unit = requires(T& module, std::string_view path) {
-    module.is_unit(path);
-  } || requires(T& module, std::string_view path) { module_traits<T>::is_unit(module, path); };
+  static constexpr bool has_is_unit = requires(T& given, std::string_view path) {
+    given.is_unit(path);
+  } || requires(T& given, std::string_view path) { module_traits<T>::is_unit(given, path); };
   static constexpr bool is_unit_is_const_and_returns_bool = NamesUnits<T> || !has_is_unit;
 };
 
