@@ -23,6 +23,19 @@
 
 namespace fsdpinit::testing_support {
 
+/// A step that is left out, or is a byte shorter than it should be.
+struct mutation {
+  std::size_t rank = 0;
+  std::size_t step = 0;  ///< of those of that rank which can be mutated
+  bool shortens = false;
+};
+
+/// Does it show where a step of the kind is left out of a faultless run? Not of those that only look, or let go.
+[[nodiscard]] constexpr bool is_felt(step_kind kind) noexcept {
+  return kind != step_kind::release && kind != step_kind::clear_sums && kind != step_kind::check_sum &&
+         kind != step_kind::compare && kind != step_kind::compare_sums;
+}
+
 /// What programs are executed on.
 struct machine_input {
   std::vector<std::vector<std::byte>> tensors{};  ///< whole, as they travel, by planned tensor
@@ -30,6 +43,7 @@ struct machine_input {
   bool late = false;                              ///< transfers and places happen at the last moment, else at the first
   std::optional<std::size_t> flipped_transfer{};  ///< its last byte arrives flipped
   std::optional<std::size_t> odd_reader{};        ///< a rank that reads other bytes than the rest
+  std::optional<mutation> mutated{};
 };
 
 /// What one rank did.
@@ -87,6 +101,9 @@ class program_machine {
   [[nodiscard]] const std::vector<std::uint8_t>& arrivals(std::size_t rank, std::size_t index) const {
     return ranks_[rank].arrivals[index];
   }
+  /// How many steps of a rank there were that can be mutated.
+  [[nodiscard]] std::size_t felt_steps(std::size_t rank) const { return ranks_[rank].felt_steps; }
+  [[nodiscard]] const program_step& mutated() const { return mutated_; }
   [[nodiscard]] program& program_on(std::size_t rank) { return programs_[rank]; }
   [[nodiscard]] std::size_t rounds() const noexcept { return rounds_; }
 
@@ -100,6 +117,7 @@ class program_machine {
     std::vector<std::vector<std::uint8_t>> arrivals{};  // by slab
     std::array<std::uint64_t, 2> sums{};
     machine_tally tally{};
+    std::size_t felt_steps = 0;
   };
   /// A bucket that has begun.
   struct flight {
@@ -184,7 +202,26 @@ class program_machine {
           execute(rank, each, in.round.kind == round_kind::reread);
         }
       };
-      programs_[rank].for_each_step(in.round, phase, [&](const program_step& each) { for_each_single(each, run); });
+      const auto run_mutated = [&](const program_step& each) {
+        const bool is_it = input_.mutated && input_.mutated->rank == rank && is_felt(each.kind) &&
+                           ranks_[rank].felt_steps == input_.mutated->step;
+        ranks_[rank].felt_steps += is_felt(each.kind) ? 1U : 0U;
+        if (!is_it) {
+          run(each);
+          return;
+        }
+        mutated_ = each;
+        if (input_.mutated->shortens) {
+          program_step shorter = each;
+          shorter.bytes -= each.bytes == 0 ? 0U : 1U;
+          run(shorter);
+          if (each.kind == step_kind::fetch) {  // what is in its place does not happen to be the same
+            at(rank, each.to + shorter.bytes, 1)[0] = ~at(rank, each.from + shorter.bytes, 1)[0];
+          }
+        }
+      };
+      programs_[rank].for_each_step(in.round, phase,
+                                    [&](const program_step& each) { for_each_single(each, run_mutated); });
       require(windows.empty(), "windows without a scatter");
     }
     if (!input_.late) {
@@ -407,6 +444,7 @@ class program_machine {
   std::deque<flight> flights_;
   std::vector<std::pair<std::size_t, program_step>> compared_;
   std::vector<std::byte> spare_;
+  program_step mutated_;
   std::string faults_;
   std::size_t agreed_ = 0;
   std::size_t rounds_ = 0;

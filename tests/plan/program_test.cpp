@@ -507,9 +507,8 @@ class planned_case {
 };
 
 /// Executes the programs of all ranks. \return what is wrong.
-std::string faults_of(const planned_case& of) {
+std::string faults_of(const planned_case& of, program_machine& machine) {
   const plan& made = of.made();
-  program_machine machine(made, of.program_how(), of.input());
   std::string faults = machine.run();
   for (std::size_t rank = 0; rank < made.options.ranks.size() && faults.empty(); ++rank) {
     const auto require = [&](std::uint64_t found, std::uint64_t wanted, const char* what) {
@@ -555,6 +554,11 @@ std::string faults_of(const planned_case& of) {
   return faults;
 }
 
+std::string faults_of(const planned_case& of) {
+  program_machine machine(of.made(), of.program_how(), of.input());
+  return faults_of(of, machine);
+}
+
 TEST(Programs, OfAnyPlanBringEachByteToItsPlaceOnceAndDoWhatIsPredicted) {
   const std::string parameters = concat("seed=", test_seed(), " max_success=", is_sanitized ? 100 : 1000);
   ASSERT_EQ(::setenv("RC_PARAMS", parameters.c_str(), 1), 0);  // where RapidCheck looks for them
@@ -570,13 +574,56 @@ TEST(Programs, OfAnyPlanBringEachByteToItsPlaceOnceAndDoWhatIsPredicted) {
   EXPECT_TRUE(holds);
 }
 
-/// A model of every kind of tensor, over three ranks.
-planned_case varied_case(transport_kind transport, verification verify) {
+/// A model of every kind of tensor, over three ranks, or two replicas of three.
+planned_case varied_case(transport_kind transport, verification verify, bool on_host = true, std::size_t replicas = 1) {
   random_plan how{.tensors = varied_model().tensors(),
                   .requests = requests_of(varied_model(), 3),
-                  .options = {.ranks = {.shards = 3}, .transport = transport, .bucket_bytes = 300, .verify = verify}};
+                  .options = {.ranks = {.shards = 3, .replicas = replicas},
+                              .transport = transport,
+                              .bucket_bytes = 300,
+                              .access = {.host = on_host, .widens = on_host},
+                              .verify = verify}};
   return planned_case(std::move(how));
 }
+
+/// Runs it with one step of one rank changed, for a sample of all such steps. \return those that went unnoticed
+std::string unnoticed(const planned_case& of, bool shortens) {
+  constexpr std::size_t most_runs = 60;  // per rank
+  machine_input input = of.input();
+  program_machine whole(of.made(), of.program_how(), input);
+  EXPECT_EQ(whole.run(), "");
+  std::string out;
+  for (std::size_t rank = 0; rank < of.made().options.ranks.size(); ++rank) {
+    const std::size_t steps = whole.felt_steps(rank);
+    for (std::size_t step = 0; step < steps; step += 1 + steps / most_runs) {
+      input.mutated = mutation{.rank = rank, .step = step, .shortens = shortens};
+      program_machine machine(of.made(), of.program_how(), input);
+      const bool is_unnoticed = faults_of(of, machine).empty();
+      if (is_unnoticed && !(shortens && machine.mutated().bytes == 0)) {
+        out += concat("rank ", rank, ": ", text_of(machine.mutated()), "\n");
+      }
+    }
+  }
+  return out;
+}
+
+void expect_each_step_to_be_felt(bool shortens) {
+  for (const transport_kind transport :
+       {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read, transport_kind::none}) {
+    for (const verification verify : {verification::off, verification::transfer, verification::reread}) {
+      for (const bool on_host : {true, false}) {
+        for (const std::size_t replicas : {1U, 2U}) {
+          EXPECT_EQ(unnoticed(varied_case(transport, verify, on_host, replicas), shortens), "")
+              << name(transport) << ", verify " << name(verify) << (on_host ? ", host, " : ", device, ") << replicas
+              << " replicas";
+        }
+      }
+    }
+  }
+}
+
+TEST(Programs, HaveNoStepThatCouldBeLeftOut) { expect_each_step_to_be_felt(false); }
+TEST(Programs, HaveNoStepThatCouldBeAByteShorter) { expect_each_step_to_be_felt(true); }
 
 TEST(Programs, FindAByteThatArrivesFlipped) {
   const planned_case of = varied_case(transport_kind::scatter, verification::transfer);

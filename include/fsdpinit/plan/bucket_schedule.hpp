@@ -82,7 +82,7 @@ class bucket_schedule {
   class iterator {
    public:
     iterator(const bucket_schedule& of, std::size_t run) noexcept : of_(&of), run_(run) {}
-    [[nodiscard]] bucket operator*() const noexcept { return of_->at(of_->runs_[run_], within_); }
+    [[nodiscard]] bucket operator*() const noexcept { return of_->bucket_of(of_->runs_[run_], within_); }
     iterator& operator++() noexcept {
       if (++within_ == of_->runs_[run_].count) {
         ++run_;
@@ -119,7 +119,7 @@ class bucket_schedule {
     if (!holds(hint)) {
       hint = holds(hint + 1) ? hint + 1 : holds(hint - 1) ? hint - 1 : run_of(index);
     }
-    return at(runs_[hint], index - runs_[hint].index);
+    return bucket_of(runs_[hint], index - runs_[hint].index);
   }
   [[nodiscard]] iterator begin() const noexcept { return {*this, 0}; }
   [[nodiscard]] iterator end() const noexcept { return {*this, runs_.size()}; }
@@ -140,17 +140,20 @@ class bucket_schedule {
   }
   [[nodiscard]] std::size_t segments_so_far() const noexcept { return segments_.size(); }
 
+  /// Replicas that take turns at reading.
+  [[nodiscard]] std::size_t readers() const noexcept { return readers_; }
+  [[nodiscard]] bucket bucket_of(const run& of, std::size_t within) const noexcept {
+    bucket out = of.first;
+    out.shift = within * out.bytes;
+    out.reader = out.way == route::own_read && readers_ != 1 ? (out.reader + within) % readers_ : 0;
+    return out;
+  }
+
  private:
   [[nodiscard]] std::size_t run_of(std::size_t index) const noexcept {
     const auto next = std::upper_bound(runs_.begin(), runs_.end(), index,
                                        [](std::size_t which, const run& each) { return which < each.index; });
     return static_cast<std::size_t>(next - runs_.begin()) - 1;
-  }
-  [[nodiscard]] bucket at(const run& of, std::size_t within) const noexcept {
-    bucket out = of.first;
-    out.shift = within * out.bytes;
-    out.reader = readers_ == 1 ? 0 : (out.reader + within) % readers_;
-    return out;
   }
 
   std::vector<segment> segments_;

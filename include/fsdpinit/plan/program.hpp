@@ -398,9 +398,12 @@ class program {
   void add_slots() {
     std::uint64_t staging = 0;
     std::uint64_t sums = 0;
-    for (const bucket_schedule::run& alike : plan_.schedule.runs()) {  // of which the first needs most
-      const std::uint64_t needed = mine_.staging_of(alike.first);
-      staging = needed > staging ? needed : staging;
+    for (const bucket_schedule::run& alike : plan_.schedule.runs()) {
+      // The first of each reader needs most.
+      for (std::size_t i = 0; i < alike.count && i < plan_.schedule.readers(); ++i) {
+        const std::uint64_t needed = mine_.staging_of(plan_.schedule.bucket_of(alike, i));
+        staging = needed > staging ? needed : staging;
+      }
       if (mine_.has_checksums(alike.first)) {
         sums = checksums_bytes(plan_.options.verify, plan_.options.ranks.shards);
       }

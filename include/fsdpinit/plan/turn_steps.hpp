@@ -103,7 +103,7 @@ inline void write_kept_parts(const step_writer& write) {
     write.place_global(i, 0, tensor.partition.bytes(), whole);
     if (write.made().options.verify != verification::off) {
       const byte_region region = tensor.partition.region(write.mine().shard());
-      write.start_sum(0, 1);
+      write.start_sum(i, 1);
       if (region.bytes() != 0) {
         write({.kind = step_kind::hash,
                .sum = 1,
@@ -113,7 +113,7 @@ inline void write_kept_parts(const step_writer& write) {
                .stride = region.stride,
                .count = region.count});
       }
-      write.start_sum(0);
+      write.start_sum(i);
       write.hash_placed(i, 0, region.bytes());
       write({.kind = step_kind::check_sum, .tensor = i, .rank = write.mine().rank()});
     }
