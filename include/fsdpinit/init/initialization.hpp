@@ -254,19 +254,18 @@ class initialization {
     reader_.emplace(plan_, items_, captured_, call_.source(), *threads_, work_->memory);
     progress_.emplace(given_.watch, rank_ == options_.source_rank, predicted_.payload_bytes,
                       options_.progress_interval_seconds);
-    runner_.emplace(*program_,
-                    program_machinery{.made = plan_,
-                                      .reader = *reader_,
-                                      .work = *work_,
-                                      .data = data_,
-                                      .control = control_,
-                                      .progress = *progress_,
-                                      .stages = stages_,
-                                      .names = requests_,
-                                      .hash = options_.verify == verification::off ? nullptr : options_.checksum,
-                                      .missing = given_.missing ? &*given_.missing : nullptr,
-                                      .deadline_seconds = options_.deadline_seconds,
-                                      .watch = waits_});
+    runner_.emplace(
+        *program_,
+        step_machinery{.made = plan_,
+                       .reader = *reader_,
+                       .work = *work_,
+                       .progress = *progress_,
+                       .stages = stages_,
+                       .names = requests_,
+                       .hash = options_.verify == verification::off ? nullptr : options_.checksum,
+                       .missing = given_.missing ? &*given_.missing : nullptr},
+        step_channels{
+            .data = data_, .control = control_, .deadline_seconds = options_.deadline_seconds, .watch = waits_});
     enter(every_rank_loads() ? load_phase : stream_phase);
   }
 

@@ -3,6 +3,8 @@
 #include <fsdpinit/plan/bucket_steps.hpp>
 #include <fsdpinit/plan/bucket_view.hpp>
 #include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/program_regions.hpp>
+#include <fsdpinit/plan/program_round.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/plan/rank_groups.hpp>
 #include <fsdpinit/plan/rank_plan.hpp>
@@ -51,62 +53,6 @@
 
 namespace fsdpinit {
 
-/// The host memory in which strided shards are taken apart, tied copies compared, and neighbouring runs read at once.
-inline constexpr std::uint64_t scratch_bound = 256 * kib;
-/// And at least so much, however small buckets are: room for two elements.
-inline constexpr std::uint64_t least_scratch = 16;
-
-enum class round_kind : std::uint8_t {
-  generate,  ///< parts of tensors that the source does not have
-  load,      ///< a turn of reading everything, where every rank loads the whole model
-  keep,      ///< each rank's part of that
-  bucket,
-  agree,    ///< ranks hear of each other's failures
-  reread,   ///< a turn of reading everything again
-  compare,  ///< of what several ranks have read: is what each rank holds what its peer has read again?
-  finish,   ///< what has travelled narrow becomes wide
-};
-
-[[nodiscard]] constexpr std::string_view name(round_kind kind) noexcept {
-  switch (kind) {
-    case round_kind::generate:
-      return "generate";
-    case round_kind::load:
-      return "load";
-    case round_kind::keep:
-      return "keep";
-    case round_kind::bucket:
-      return "bucket";
-    case round_kind::agree:
-      return "agree";
-    case round_kind::reread:
-      return "reread";
-    case round_kind::compare:
-      return "compare";
-    case round_kind::finish:
-      return "finish";
-  }
-  return "unknown";
-}
-
-enum class round_phase : std::uint8_t { begin, pass_on, end };
-
-[[nodiscard]] constexpr std::string_view name(round_phase phase) noexcept {
-  return phase == round_phase::begin ? "begin" : phase == round_phase::pass_on ? "pass-on" : "end";
-}
-
-/// The same on every rank. A value: a few of them are all that an interpreter keeps of the rounds in flight.
-struct program_round {
-  round_kind kind = round_kind::finish;
-  std::size_t number = 0;  ///< of all rounds
-  std::size_t part = 0;    ///< of a bucket, or a turn, its index; of an agreement how many buckets were before it
-  std::size_t slot = 0;    ///< of a bucket
-  std::uint64_t unheard =
-      0;  ///< of a bucket: bytes of this and those before it that ranks have read without a word to each other
-  std::size_t unagreed = 0;  ///< of a bucket: how many there are since the last agreement, with this one
-  friend bool operator==(const program_round&, const program_round&) = default;
-};
-
 /// What a program depends on besides the plan.
 struct program_options {
   /// Where a rank that fails cannot interrupt its peers, they agree after so many buckets. Default: they hear of it at once.
@@ -135,7 +81,8 @@ class program {
       exchanges_sums_ =
           exchanges_sums_ || (made.options.verify == verification::reread && is_read_by_several(made.options, tensor));
     }
-    add_regions();
+    regions_ = detail::regions_of(made, mine_, exchanges_sums_);
+    scratch_bytes_ = region_bytes(region_kind::scratch);
   }
 
   /// The same for who adds up what is read and sent: what passes through the scratch region is not cut into pieces, what takes turns
@@ -372,67 +319,6 @@ class program {
     turn_bytes_ = coarse_ ? detail::step_writer::everything : direct_read_bytes;
     load_turns_ = detail::turns_of(detail::bytes_of_turns(plan_, detail::fully_loaded_bytes), turn_bytes_);
     reread_turns_ = detail::turns_of(detail::bytes_of_turns(plan_, detail::reread_bytes), turn_bytes_);
-  }
-
-  // -- regions
-
-  void add_regions() {
-    for (std::size_t i = 0; i < plan_.slabs.size(); ++i) {
-      regions_.push_back({.kind = region_kind::slab, .index = i, .bytes = plan_.slabs[i].bytes});
-    }
-    add_slots();
-    scratch_bytes_ = uses_scratch() ? bytes_of_scratch() : 0;
-    add_region(region_kind::scratch, 0, scratch_bytes_);
-    add_region(region_kind::full_copy, 0, detail::bytes_of_turns(plan_, detail::fully_loaded_bytes));
-    for (std::size_t i = 0; exchanges_sums_ && i < 2; ++i) {
-      add_region(region_kind::peer_sums, i, plan_.tensors.size() * sizeof(std::uint64_t));
-    }
-  }
-  void add_region(region_kind kind, std::size_t index, std::uint64_t bytes) {
-    if (bytes != 0) {
-      regions_.push_back({.kind = kind, .index = index, .bytes = bytes});
-    }
-  }
-
-  /// One for each bucket that is in flight at a time, as large as the largest needs.
-  void add_slots() {
-    std::uint64_t staging = 0;
-    std::uint64_t sums = 0;
-    for (const bucket_schedule::run& alike : plan_.schedule.runs()) {
-      // The first of each reader needs most.
-      for (std::size_t i = 0; i < alike.count && i < plan_.schedule.readers(); ++i) {
-        const std::uint64_t needed = mine_.staging_of(plan_.schedule.bucket_of(alike, i));
-        staging = needed > staging ? needed : staging;
-      }
-      if (mine_.has_checksums(alike.first)) {
-        sums = checksums_bytes(plan_.options.verify, plan_.options.ranks.shards);
-      }
-    }
-    const std::size_t slots = buckets() < plan_.options.buckets_in_flight ? buckets() : plan_.options.buckets_in_flight;
-    for (std::size_t i = 0; i < slots; ++i) {
-      add_region(region_kind::slot, i, staging);
-      add_region(region_kind::checksums, i, sums);
-    }
-  }
-
-  [[nodiscard]] bool uses_scratch() const noexcept {
-    const plan_options& options = plan_.options;
-    bool uses = options.verify != verification::off && !options.access.host;
-    for (const planned_tensor& tensor : plan_.tensors) {
-      const bool from_source = !tensor.captured && !tensor.generated;
-      const bool reads_copies =
-          from_source && tensor.extra_copies != 0 && (tensor.way == route::full_copy || mine_.is_source());
-      const bool takes_apart = tensor.way == route::scatter && mine_.is_source() && !tensor.partition.is_contiguous();
-      const bool joins = tensor.way == route::own_read;
-      const bool rereads = options.verify == verification::reread && from_source;
-      const bool widens_aside = tensor.widening && !options.access.widens;
-      uses = uses || reads_copies || takes_apart || joins || rereads || widens_aside;
-    }
-    return uses;
-  }
-  [[nodiscard]] std::uint64_t bytes_of_scratch() const noexcept {
-    const std::uint64_t bytes = smaller(plan_.options.bucket_bytes, scratch_bound);
-    return bytes < least_scratch ? least_scratch : bytes;
   }
 
   const plan& plan_;
