@@ -21,9 +21,7 @@ namespace {
 
 using namespace fsdpinit;
 
-void over_sizes(benchmark::internal::Benchmark* bench) {
-  bench->ArgName("bytes")->Arg(1024)->Arg(64 * 1024)->Arg(4 * 1024 * 1024);
-}
+void over_sizes(benchmark::internal::Benchmark* bench) { bench->ArgName("bytes")->Arg(1024)->Arg(65536)->Arg(4194304); }
 
 std::uint64_t size_of(const benchmark::State& state) { return static_cast<std::uint64_t>(state.range(0)); }
 

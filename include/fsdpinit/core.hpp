@@ -23,6 +23,5 @@
 #include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/plan/placement.hpp>
 #include <fsdpinit/plan/plan.hpp>
-#include <fsdpinit/plan/predict.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>

@@ -11,9 +11,9 @@ include=${1:-include}
 compiler=${CXX:-g++}
 
 # In millions, for g++ 12; about 4,100 are a second on the machine that the aims are from: 0.5 s and 1.0 s. <memory>, <string>, <vector>,
-# <span> and <map> are half of fsdpinit.hpp. The limits keep both from growing. The engine is ordinary code, and so is paid for where it is
-# included, not where it is called; a program over fsdpinit::compiled does not include it.
-declare -A limit=([core.hpp]=2060 [fsdpinit.hpp]=9900 [fsdpinit.hpp compiled]=6400)
+# <span> and <map> are half of fsdpinit.hpp. The limits keep both from growing. The engine, and predict over programs, are ordinary code, and
+# so are paid for where they are included, not where they are called; a program over fsdpinit::compiled does not include them.
+declare -A limit=([core.hpp]=2850 [fsdpinit.hpp]=10100 [fsdpinit.hpp compiled]=6400)
 headers=(core.hpp fsdpinit.hpp)
 forbidden='/(nlohmann|fmt)/|/(ranges|iostream|regex|mpi\.h)$|/boost/hana\.hpp$|/gsl/gsl$'
 

@@ -17,7 +17,8 @@
 #endif
 
 // The library is header-only. A program that links fsdpinit::compiled instead has FSDPINIT_COMPILED defined by it: then the engine behind
-// initialize(), load_pretrained() and calibrate() is only declared where these are included, and is compiled once, in compiled.cpp.
+// initialize(), load_pretrained() and calibrate(), and predict(), are only declared where these are included, and are compiled once, in
+// compiled.cpp.
 #if defined(FSDPINIT_COMPILED)
 #define FSDPINIT_INLINE
 #else

@@ -75,7 +75,7 @@ class initialization {
     drop_to_meta();
     try {
       for (bool more = true; more;) {
-        more = run_phase();
+        more = run_turn();
       }
       // The last moment at which a rank can fail: past it the commit happens everywhere.
       agree_on_slowest(control_, report_, clock_.total(), options_.deadline_seconds);
@@ -100,8 +100,11 @@ class initialization {
   }
   void enter(const char* phase) {
     phase_ = phase;
+    stages_.enter(nullptr);  // no stage is longer than its phase
     clock_.enter(phase);
-    stages_.enter(phase == stream_phase ? &stage_seconds::wait : nullptr);  // between its turns a rank waits for others
+    if (phase == stream_phase) {
+      stages_.enter(&stage_seconds::wait);  // between its turns a rank waits for others
+    }
     given_.watch.phase(phase);
   }
 
@@ -292,30 +295,23 @@ class initialization {
     return phase_;
   }
 
-  /// Rounds of one phase. Ranks that agree between turns see that the others make progress.
+  /// Some rounds, and an agreement: ranks that agree between turns see that the others make progress.
   /// \return whether there are more
-  bool run_phase() {
-    const char* const phase = phase_;
-    bool more = true;
-    while (more && phase == phase_) {
-      if (runner_->next() == round_kind::compare) {  // with agreements of its own
-        more = runner_->run_turn();
-        continue;
-      }
-      fsdpinit::agreed(control_, options_.deadline_seconds, [&] {
-        more = run_turn();
-        own_step([&] { more ? enter_next() : wind_up(); });
-      });
-    }
-    return more;
-  }
   bool run_turn() {
-    try {
+    if (runner_->next() == round_kind::compare) {  // with agreements of its own
       return runner_->run_turn();
-    } catch (...) {
-      retain_if_lost(data_, work_->slabs, work_->staging);
-      throw;
     }
+    bool more = true;
+    fsdpinit::agreed(control_, options_.deadline_seconds, [&] {
+      try {
+        more = runner_->run_turn();
+      } catch (...) {
+        retain_if_lost(data_, work_->slabs, work_->staging);
+        throw;
+      }
+      own_step([&] { more ? enter_next() : wind_up(); });
+    });
+    return more;
   }
   void enter_next() {
     const char* const next = phase_of(runner_->next());

@@ -6,7 +6,6 @@
 #include <fsdpinit/plan/slab_layout.hpp>
 #include <fsdpinit/plan/transport.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -151,9 +150,12 @@ class bucket_schedule {
 
  private:
   [[nodiscard]] std::size_t run_of(std::size_t index) const noexcept {
-    const auto next = std::upper_bound(runs_.begin(), runs_.end(), index,
-                                       [](std::size_t which, const run& each) { return which < each.index; });
-    return static_cast<std::size_t>(next - runs_.begin()) - 1;
+    std::size_t first = 0;  // which begins at or before the bucket
+    for (std::size_t last = runs_.size(); last - first > 1;) {
+      const std::size_t middle = first + (last - first) / 2;
+      (runs_[middle].index <= index ? first : last) = middle;
+    }
+    return first;
   }
 
   std::vector<segment> segments_;

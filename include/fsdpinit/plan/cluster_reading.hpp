@@ -3,6 +3,7 @@
 #include <fsdpinit/plan/bucket_loads.hpp>
 #include <fsdpinit/plan/cluster.hpp>
 #include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/program.hpp>
 #include <fsdpinit/plan/rank_classes.hpp>
 
 #include <algorithm>
@@ -19,16 +20,14 @@
 
 namespace fsdpinit::detail {
 
-/// After which buckets all that are in flight are finished: where ranks have read much without hearing from others.
+/// After which buckets all that are in flight are finished, as the program of any rank has it: where ranks agree.
 [[nodiscard]] inline std::vector<bool> drained_after(const plan& made) {
-  const bool relayed = own_read_is_relayed(made.options.ranks, made.options.sources);
-  std::vector<bool> out;
-  std::uint64_t unheard = 0;
-  for (const bucket& which : made.schedule) {
-    unheard += which.way == route::own_read && !relayed ? which.bytes : 0;
-    out.push_back(unheard >= direct_read_bytes);
-    unheard = out.back() ? 0 : unheard;
-  }
+  std::vector<bool> out(made.schedule.size());
+  for_each_round(program_of(made, 0), [&](const program_round& round) {
+    if (round.kind == round_kind::agree && round.part != 0) {
+      out[round.part - 1] = true;
+    }
+  });
   return out;
 }
 

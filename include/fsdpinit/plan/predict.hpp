@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/core/compiler.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/program.hpp>
@@ -98,7 +99,6 @@ inline void add_regions(const program& of, prediction& out) noexcept {
   return out;
 }
 
-/// Pure; O(tensors + segments), and with several sources O(tensors x ranks). \pre rank < ranks.
-[[nodiscard]] inline prediction predict(const plan& made, std::size_t rank) { return predict(program_of(made, rank)); }
+FSDPINIT_INLINE prediction predict(const plan& made, std::size_t rank) { return predict(program_of(made, rank)); }
 
 }  // namespace fsdpinit

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <fsdpinit/core/compiler.hpp>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -31,4 +33,14 @@ struct prediction {
   [[nodiscard]] std::uint64_t peak_bytes() const noexcept { return slab_bytes + staging_bytes(); }
 };
 
+struct plan;
+
+/// Adds up the regions and the steps of a rank's program. Pure; O(tensors + segments), and with several sources O(tensors x ranks).
+/// \pre rank < ranks.
+[[nodiscard]] FSDPINIT_INLINE prediction predict(const plan& made, std::size_t rank);
+
 }  // namespace fsdpinit
+
+#if !defined(FSDPINIT_COMPILED)
+#include <fsdpinit/plan/predict.hpp>
+#endif

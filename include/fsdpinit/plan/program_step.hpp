@@ -6,7 +6,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string_view>
 #include <type_traits>
 
@@ -197,7 +196,7 @@ class step_visitor {
     requires(!std::same_as<std::remove_cvref_t<Fn>, step_visitor> && std::invocable<Fn&, const program_step&>)
   // NOLINTNEXTLINE(google-explicit-constructor,bugprone-forwarding-reference-overload): a parameter that takes any function
   step_visitor(Fn&& fn) noexcept
-      : function_(const_cast<void*>(static_cast<const void*>(std::addressof(fn)))),
+      : function_(const_cast<void*>(static_cast<const void*>(&fn))),
         call_([](void* function, const program_step& each) {
           (*static_cast<std::remove_reference_t<Fn>*>(function))(each);
         }) {}

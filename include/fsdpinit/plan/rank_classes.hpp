@@ -1,7 +1,6 @@
 #pragma once
 
 #include <fsdpinit/plan/plan.hpp>
-#include <fsdpinit/plan/predict.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/reread_pairs.hpp>
 
