@@ -5,6 +5,7 @@
 #include "support/test_checksum.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/init/fingerprint.hpp>
+#include <fsdpinit/plan/reread_pairs.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>
