@@ -3,6 +3,7 @@
 #include "support/reference_model.hpp"
 #include "support/sanitizers.hpp"
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/plan/program_regions.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>
