@@ -69,8 +69,8 @@ class program_runner {
   /// Of the round that comes next.
   [[nodiscard]] round_kind next() const noexcept { return round_.kind; }
 
-  /// Runs rounds up to the next one that ends with an agreement, and that too but for the agreement, which is the caller's. As many on
-  /// every rank. \return whether there are more.
+  /// Runs rounds up to the next one that ends with an agreement, and that one as well, without the agreement, which is the caller's. As
+  /// many on every rank. \return whether there are more.
   /// \throws this rank's own failure, or error{interrupted, peer_lost}. Afterwards no operation is in flight.
   [[nodiscard]] bool run_turn() {
     const bool streams = round_.kind == round_kind::bucket || round_.kind == round_kind::agree;

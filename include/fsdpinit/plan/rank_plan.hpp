@@ -112,15 +112,6 @@ class rank_plan {
   [[nodiscard]] bool has_checksums(const bucket& which) const noexcept {
     return plan_.options.verify != verification::off && !reads_directly(which);
   }
-  /// Do its checksums travel, from the rank that reads? Else they stay where they were made.
-  [[nodiscard]] bool sends_checksums(const bucket& which) const noexcept {
-    return has_checksums(which) && (which.way != route::own_read || relays(which));
-  }
-  /// Those that get the checksums of a bucket, the root with them; empty where it is all ranks.
-  [[nodiscard]] std::span<const std::size_t> checksum_group(const bucket& which) const noexcept {
-    return which.way == route::own_read ? std::span<const std::size_t>(groups_.replicas) : broadcast_group(which);
-  }
-
   /// Staging bytes that this rank needs for one bucket: nothing where it works in place, else its own part of a window or the
   /// payload of a broadcast. The source of a scatter holds every window it sends, and its own where that is not read in place.
   [[nodiscard]] std::uint64_t staging_of(const bucket& which) const {
