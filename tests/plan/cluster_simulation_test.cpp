@@ -1,5 +1,6 @@
 #include "support/cluster_plans.hpp"
 #include <fsdpinit/core.hpp>
+#include <fsdpinit/plan/cluster_cost.hpp>
 #include <fsdpinit/plan/cluster_simulation.hpp>
 #include <fsdpinit/plan/rank_classes.hpp>
 

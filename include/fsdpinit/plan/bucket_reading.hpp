@@ -35,6 +35,9 @@ class bucket_reading {
  private:
   /// A source that holds a tensor in memory may let go of it once its last byte was read.
   void leave(const segment& whole) const {
+    if (write_.is_coarse()) {
+      return;
+    }
     const partition& how = bucket_.partition_of(whole);
     const std::uint64_t end = bucket_.which().has_windows() ? how.slot_bytes() : how.bytes();
     if (whole.end == end && !write_.tensor(whole.tensor).captured) {

@@ -33,7 +33,7 @@ class bucket_steps {
       }
     }
     start();
-    if (bucket_.reads() && !write_.is_coarse()) {
+    if (bucket_.reads()) {
       place();
     }
   }
@@ -49,14 +49,11 @@ class bucket_steps {
 
   /// Everything has arrived.
   void end() const {
-    if (write_.is_coarse()) {
-      return;
-    }
     if (!bucket_.reads()) {
       place();
     }
     // What a source has read to its place was not moved.
-    if (bucket_.has_checksums() && (!bucket_.scatters() || bucket_.is_staged())) {
+    if (bucket_.has_checksums() && !write_.is_coarse() && (!bucket_.scatters() || bucket_.is_staged())) {
       sums_.check();
     }
   }
@@ -137,6 +134,16 @@ class bucket_steps {
   /// Out of the slot; what has arrived in its place stays there.
   void place() const {
     if (!bucket_.is_staged()) {
+      return;
+    }
+    if (write_.is_coarse()) {
+      if (which_.has_windows() && bucket_.own().bytes != 0) {
+        write_({.kind = step_kind::place,
+                .tensor = bucket_.segments().front().tensor,
+                .from = bucket_.own().at,
+                .bytes = bucket_.own().bytes,
+                .stride = bucket_.own().bytes});
+      }
       return;
     }
     bucket_.for_each_own_segment([&](const segment& each, std::uint64_t offset) {

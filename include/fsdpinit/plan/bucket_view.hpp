@@ -97,7 +97,7 @@ class bucket_view {
   template <class Fn>
   void for_each_window(Fn&& fn) const {
     region_position next = slot();
-    for (std::size_t shard = 0; shard < shards(); ++shard) {
+    for (std::size_t shard = mine().first_served(); shard < mine().end_served(); ++shard) {
       if (has_window(shard)) {
         fn(shard, next);
         next = next + which_.bytes;
@@ -116,7 +116,7 @@ class bucket_view {
   void for_each_alike(const segment& whole, Fn&& fn) const {
     const partition& how = partition_of(whole);
     const std::size_t full = how.full_ranks();
-    for (std::size_t shard = 0; shard < shards();) {
+    for (std::size_t shard = mine().first_served(); shard < mine().end_served();) {
       const std::size_t first = shard++;
       const segment part = mine().serves(first) ? clipped(whole, how, first) : segment{};
       if (part.begin == part.end) {

@@ -1,6 +1,7 @@
 #pragma once
 
-#include <fsdpinit/plan/cluster_cost.hpp>
+#include <fsdpinit/plan/cluster.hpp>
+#include <fsdpinit/plan/cluster_traffic.hpp>
 
 #include <algorithm>
 #include <cstddef>

@@ -1,13 +1,14 @@
 #pragma once
 
-#include <fsdpinit/plan/bucket_loads.hpp>
-#include <fsdpinit/plan/cluster_cost.hpp>
+#include <fsdpinit/plan/cluster.hpp>
 #include <fsdpinit/plan/cluster_lanes.hpp>
-#include <fsdpinit/plan/cluster_reading.hpp>
+#include <fsdpinit/plan/cluster_traffic.hpp>
+#include <fsdpinit/plan/group_members.hpp>
+#include <fsdpinit/plan/kept_of_broadcasts.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
-#include <fsdpinit/plan/rank_classes.hpp>
-#include <fsdpinit/plan/staging_peak.hpp>
+#include <fsdpinit/plan/program.hpp>
+#include <fsdpinit/plan/rank_work.hpp>
 
 #include <algorithm>
 #include <array>
@@ -65,44 +66,37 @@ class simulated_ranks {
         plan_(made),
         ranks_(ranks),
         lanes_(on),
-        served_(served_by_rank(made.options)),
-        relays_scatter_(scatter_is_relayed(made.options.ranks, made.options.sources)),
-        relays_own_reads_(own_read_is_relayed(made.options.ranks, made.options.sources)),
-        full_copies_(bytes_by_route(made).full_copies),
+        groups_(made.options),
+        every_(made),
         watched_(made.options.sources.serving(made.options.sources.source_rank)),
-        flights_(made.options.buckets_in_flight, flight(made, on.ranks())),
+        flights_(made.options.buckets_in_flight, flight(on.ranks(), made.options.ranks.shards)),
         clock_(on.ranks()),
         ready_(on.ranks()),
-        wanted_(on.ranks()),
+        read_(on.ranks()),
         reads_(on.ranks()),
-        round_(on.nodes) {
-    for (std::size_t rank = 0; rank < served_.size(); ++rank) {
-      if (!served_[rank].empty()) {
-        sources_.push_back({.rank = rank, .shards = shards_of(served_[rank], grid(), flights_.front().loads)});
-      }
-    }
-  }
+        round_(on.nodes) {}
 
   [[nodiscard]] simulated_cost run() {
-    const std::vector<bool> drained = drained_after(plan_);
+    program rounds = program_of(plan_, 0);
+    program_round round = rounds.first();
     flight* previous = nullptr;
-    std::size_t so_far = 0;
-    for (const bucket& which : plan_.schedule) {
-      flight& next = flights_[so_far % flights_.size()];
-      finish(next);
-      next.which = which;
-      next.loads.load(which);
-      start(next);
-      if (previous != nullptr && previous != &next) {
-        relay(*previous);
-      }
-      previous = &next;
-      if (drained[so_far++]) {
-        finish_all(so_far);
+    do {
+      if (round.kind == round_kind::bucket) {
+        flight& next = flights_[round.slot];
+        finish(next);
+        look_at(round, next);
+        start(next);
+        if (previous != nullptr && previous != &next) {
+          pass_on(*previous);
+        }
+        previous = &next;
+      } else if (round.kind == round_kind::agree) {
+        finish_all(round.part);
         previous = nullptr;
+      } else if (round.part == 0) {  // the first turn stands for all
+        alone(round);
       }
-    }
-    finish_all(so_far);
+    } while (rounds.advance(round));
     read_the_rest();
 
     simulated_cost out;
@@ -111,50 +105,105 @@ class simulated_ranks {
     lanes_.add_to(out);
     out.busy[static_cast<std::size_t>(cluster_resource::storage_latency)] =
         static_cast<double>(*std::max_element(reads_.begin(), reads_.end())) * on_.storage_latency;
-    out.staging_peak_bytes = staging_peak(plan_, ranks_, flights_.front().loads, drained);
+    out.staging_peak_bytes = staging_peak_;
     return out;
   }
 
  private:
+  /// A bucket, from its first step to its last.
   struct flight {
-    flight(const plan& made, std::size_t ranks) : loads(made), done(ranks) {}
-    std::optional<bucket> which{};  // nothing: free
-    bool to_relay = false;
-    bucket_loads loads;
+    flight(std::size_t ranks, std::size_t shards) : done(ranks), kept(shards) {}
+    bool open = false;
+    bool passes_on = false;    // that is still to do
+    bool keeps = false;        // ranks keep parts of a broadcast out of staging
     std::vector<double> done;  // by rank: when its part in moving this is over
-  };
-  /// A rank that reads for others.
-  struct reading_source {
-    std::size_t rank = 0;
-    served_shards shards;
+    kept_of_broadcasts kept;
+    std::optional<std::size_t> turn{};  // as in `every_rank_work`
+    std::vector<rank_work> usual{};     // likewise, by class
+    std::vector<rank_work> in_turn{};
   };
   struct reading {
     std::size_t rank = 0;
     std::uint64_t bytes = 0;
     std::uint64_t reads = 0;
+    std::uint64_t copied = 0;
+    std::uint64_t sent = 0;  // out of staging
   };
   /// What the ranks of one node read at once.
   struct node_round {
     double begin = std::numeric_limits<double>::infinity();
     double end = 0;
     std::uint64_t bytes = 0;
+    std::uint64_t copied = 0;
   };
 
   [[nodiscard]] const mesh& grid() const noexcept { return plan_.options.ranks; }
   [[nodiscard]] std::size_t size() const noexcept { return clock_.size(); }
 
+  // -- what there is to do
+
+  void look_at(const program_round& round, flight& next) {
+    if (round.part >= known_) {
+      known_ = round.part + every_.look_at(round);
+    }
+    next.open = true;
+    next.turn = every_.turn();
+    next.usual.clear();
+    next.in_turn.clear();
+    next.passes_on = false;
+    next.keeps = false;
+    for (std::size_t of = 0; of < every_.classes(); ++of) {
+      next.usual.push_back(every_.usual(of));
+      next.in_turn.push_back(every_.in_turn(of));
+      const rank_work& its = next.usual.back();
+      next.passes_on = next.passes_on || its.passed_on;
+      next.keeps = next.keeps || (its.started && is_whole(its.started->by) && its.started->staged);
+    }
+    next.kept.clear();
+    if (next.keeps) {
+      next.kept.add(plan_, plan_.schedule.near(round.part, hint_));
+    }
+    note_staging();
+  }
+  [[nodiscard]] const rank_work& work(const flight& in, std::size_t rank) const noexcept {
+    const bool takes_turn = in.turn && grid().replica_of(rank) == *in.turn;
+    return (takes_turn ? in.in_turn : in.usual)[every_.class_of(rank)];
+  }
+  /// What the buckets in flight hold on the ranks that hold most.
+  void note_staging() {
+    const auto held_by = [&](std::size_t of, std::optional<std::size_t> replica) {
+      std::uint64_t sum = 0;
+      for (const flight& each : flights_) {
+        const bool takes_turn = replica && each.turn == replica;
+        sum += each.open ? (takes_turn ? each.in_turn : each.usual)[of].held : 0;
+      }
+      return sum;
+    };
+    for (std::size_t of = 0; of < every_.classes(); ++of) {
+      staging_peak_ = std::max(staging_peak_, held_by(of, std::nullopt));
+      for (const flight& each : flights_) {
+        if (each.open && each.turn) {
+          staging_peak_ = std::max(staging_peak_, held_by(of, each.turn));
+        }
+      }
+    }
+  }
+
   // -- reading
 
   /// All of them at once; each rank's clock is then at the end of its reads, and `ready_` when it may send.
-  void read(const std::vector<reading>& all, bool to_device) {
+  void read(const std::vector<reading>& all) {
     node_round total;
     for (const reading& each : all) {
       node_round& node = round_[lanes_.node_of(each.rank)];
-      node.begin = std::min(node.begin, clock_[each.rank]);
+      if (each.bytes != 0) {
+        node.begin = std::min(node.begin, clock_[each.rank]);
+        total.begin = std::min(total.begin, clock_[each.rank]);
+      }
       node.bytes += each.bytes;
-      total.begin = std::min(total.begin, clock_[each.rank]);
+      node.copied += each.copied;
       total.bytes += each.bytes;
-      wanted_[each.rank] += each.bytes;
+      read_[each.rank] += each.bytes;
       reads_[each.rank] += each.reads;
     }
     lanes_.has_read(total.bytes);
@@ -163,8 +212,9 @@ class simulated_ranks {
       const std::size_t at = lanes_.node_of(each.rank);
       node_round& node = round_[at];
       if (node.bytes != 0) {
-        node.end = std::max(ended(lanes_.storage(at), node.begin, lanes_.storage_seconds(node.bytes)),
-                            ended(lanes_.copies(at), node.begin, lanes_.copy_seconds(node.bytes)));
+        node.end = std::max(
+            ended(lanes_.storage(at), node.begin, lanes_.storage_seconds(node.bytes)),
+            ended(lanes_.copies(at), node.begin, lanes_.copy_seconds(node.bytes) + lanes_.copy_seconds(node.copied)));
         node.bytes = 0;
       }
     }
@@ -174,7 +224,7 @@ class simulated_ranks {
         now = std::max({now + static_cast<double>(each.reads) * on_.storage_latency, total.end,
                         round_[lanes_.node_of(each.rank)].end});
       }
-      ready_[each.rank] = to_device && each.bytes != 0 ? lanes_.to_device(each.rank, now, each.bytes) : now;
+      ready_[each.rank] = each.sent != 0 ? lanes_.to_device(each.rank, now, each.sent) : now;
     }
     for (const reading& each : all) {
       round_[lanes_.node_of(each.rank)] = {};
@@ -183,156 +233,133 @@ class simulated_ranks {
   static double ended(lane& which, double ready, double seconds) noexcept {
     return seconds == 0 ? 0 : which.take(ready, seconds) + seconds;
   }
-
-  void read(const flight& each) {
-    const bucket& which = *each.which;
-    readings_.clear();
-    if (which.way == route::own_read) {
-      for (std::size_t rank = 0; rank < size(); ++rank) {
-        if (!relays_own_reads_ || grid().replica_of(rank) == which.reader) {
-          const std::size_t of = each.loads.class_of(grid().shard_of(rank));
-          readings_.push_back(
-              {.rank = rank, .bytes = each.loads.read_for_class(of), .reads = each.loads.reads_for_class(of)});
-        }
-      }
-    } else if (which.captured) {
-      readings_.push_back({.rank = plan_.options.sources.source_rank});
-    } else {
-      for (const reading_source& source : sources_) {
-        const read_work one = read_for(which, each.loads, source.shards);
-        readings_.push_back({.rank = source.rank, .bytes = one.bytes, .reads = one.reads});
-      }
-    }
-    read(readings_, !full_copies_);
+  static reading reading_of(std::size_t rank, const work_sums& of) noexcept {
+    return {.rank = rank,
+            .bytes = of[amount::read],
+            .reads = of[amount::reads],
+            .copied = of[amount::copied],
+            .sent = of[amount::sent_staged]};
   }
 
-  /// Whole models, and what the plan reads besides the buckets' own bytes.
-  void read_the_rest() {
-    std::uint64_t reads = 0;
-    for (const planned_tensor& tensor : plan_.tensors) {
-      reads += tensor.way == route::full_copy ? 1 + tensor.extra_copies : 0;
-    }
+  void read(const flight& each) {
     readings_.clear();
     for (std::size_t rank = 0; rank < size(); ++rank) {
-      readings_.push_back({.rank = rank, .bytes = ranks_[rank].bytes_read - wanted_[rank], .reads = reads});
-    }
-    read(readings_, !full_copies_);
-    for (std::size_t rank = 0; rank < size(); ++rank) {
-      clock_[rank] = std::max(clock_[rank], ready_[rank]);
-      if (full_copies_) {
-        const std::uint64_t own = own_bytes(plan_, route::full_copy, false, grid().shard_of(rank));
-        clock_[rank] = lanes_.place(rank, clock_[rank], own);
+      if (const rank_work& its = work(each, rank); its.begins) {
+        readings_.push_back(reading_of(rank, its.sums));
       }
     }
+    read(readings_);
+  }
+
+  /// A round of which each rank does its part by itself.
+  void alone(const program_round& round) {
+    every_.look_at(round);
+    readings_.clear();
+    for (std::size_t rank = 0; rank < size(); ++rank) {
+      readings_.push_back(reading_of(rank, every_.of(rank).sums));
+    }
+    read(readings_);
+    for (std::size_t rank = 0; rank < size(); ++rank) {
+      const work_sums& its = every_.of(rank).sums;
+      clock_[rank] = lanes_.to_host(rank, clock_[rank], its[amount::fetched]);
+      clock_[rank] = lanes_.place(rank, clock_[rank], its[amount::placed]);
+    }
+  }
+  /// What was read along.
+  void read_the_rest() {
+    readings_.clear();
+    for (std::size_t rank = 0; rank < size(); ++rank) {
+      readings_.push_back({.rank = rank, .bytes = ranks_[rank].bytes_read - read_[rank]});
+    }
+    read(readings_);
   }
 
   // -- moving
 
   void start(flight& each) {
-    const bucket& which = *each.which;
     each.done = clock_;
     read(each);
     for (const reading& by : readings_) {
       each.done[by.rank] = ready_[by.rank];
     }
-    if (which.way == route::scatter) {
-      for (const reading_source& source : sources_) {
-        scatter(each, source.rank);
-      }
-      each.to_relay = relays_scatter_;
-    } else if (which.way == route::own_read) {
-      for (std::size_t shard = 0; relays_own_reads_ && shard < grid().shards; ++shard) {
-        along_replicas(each, shard, which.reader, ready_[grid().rank_of(which.reader, shard)]);
-      }
-    } else if (which.captured) {
-      const std::size_t root = plan_.options.sources.source_rank;
-      const auto same = [](std::size_t i) { return i; };
-      ring(each, size(), root, same, ready_[root], which.bytes, each.loads.sharded());
-    } else {
-      for (const reading_source& source : sources_) {
-        const std::vector<std::size_t>& to = served_[source.rank];
-        const auto at = static_cast<std::size_t>(std::lower_bound(to.begin(), to.end(), source.rank) - to.begin());
-        const auto member = [&](std::size_t i) { return to[i]; };
-        ring(each, to.size(), at, member, ready_[source.rank], which.bytes, each.loads.sharded());
+    for (const reading& by : readings_) {
+      if (const std::optional<rank_transfer>& started = work(each, by.rank).started; started && started->is_root) {
+        started->by == flow::scatter ? scatter(each, by.rank)
+                                     : ring(each, by.rank, &rank_work::started, ready_[by.rank]);
       }
     }
-    if (which.way == route::broadcast) {
-      for (const reading& by : readings_) {
-        each.done[by.rank] = std::max(each.done[by.rank], place(each, by.rank, clock_[by.rank]));
-      }
+    for (const reading& by : readings_) {
+      const std::uint64_t bytes = work(each, by.rank).sums[amount::placed] + kept(each, by.rank, true);
+      place(by.rank, each.done[by.rank], clock_[by.rank], bytes);
     }
   }
 
   void scatter(flight& each, std::size_t source) {
     const passage held{.first = ready_[source], .last = ready_[source]};
-    const auto send = [&](std::size_t to) {
-      if (const std::uint64_t bytes = each.loads.window(grid().shard_of(to)); to != source && bytes != 0) {
-        each.done[to] = lanes_.send(source, to, held, clock_[to], bytes).last;
-        each.done[source] = std::max(each.done[source], each.done[to]);
-      }
-    };
-    if (relays_scatter_) {
-      for (std::size_t shard = 0; shard < grid().shards; ++shard) {
-        send(grid().rank_of(grid().replica_of(source), shard));
-      }
-    } else {
-      for (const std::size_t to : served_[source]) {
-        send(to);
+    const group_members members = groups_(rank_group::scatter, source);
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      const std::size_t to = members[i];
+      const std::uint64_t bytes = work(each, to).sums[received_by(flow::scatter)];
+      if (to != source && bytes != 0) {
+        const double arrived = lanes_.send(source, to, held, clock_[to], bytes).last;
+        each.done[source] = std::max(each.done[source], arrived);
+        each.done[to] = arrived;
       }
     }
   }
-
-  /// From member to member, beginning after `root`. `sharded`: of these bytes, those that are staged in host memory.
-  template <class Member>
-  void ring(flight& each, std::size_t members, std::size_t root, Member&& member, double ready, std::uint64_t bytes,
-            std::uint64_t sharded) {
+  /// A broadcast: from member to member, beginning after `root`.
+  void ring(flight& each, std::size_t root, std::optional<rank_transfer> rank_work::*which, double ready) {
+    const rank_transfer& sent = *(work(each, root).*which);
+    const group_members members = groups_(sent.group, root);
+    const std::size_t first = members.place_of(root);
     passage held{.first = ready, .last = ready};
-    std::size_t from = member(root);
+    std::size_t from = root;
     each.done[from] = std::max(each.done[from], ready);
-    const auto stage = [&] {  // after passing it on: nobody waits for this
-      if (sharded != 0) {
-        each.done[from] = std::max(each.done[from], lanes_.to_host(from, held.first, sharded));
+    const auto staged = [&] {  // after passing it on: nobody waits for this
+      if (from != root) {
+        if (const std::uint64_t bytes = work(each, from).sums[amount::staged]; bytes != 0) {
+          each.done[from] = std::max(each.done[from], lanes_.to_host(from, held.first, bytes));
+        }
       }
     };
-    for (std::size_t i = root + 1; bytes != 0 && i < root + members; ++i) {
-      const std::size_t to = member(i < members ? i : i - members);
-      const passage arrived = lanes_.send(from, to, held, clock_[to], bytes);
+    for (std::size_t i = first + 1; sent.bytes != 0 && i < first + members.size(); ++i) {
+      const std::size_t to = members[i < members.size() ? i : i - members.size()];
+      const passage arrived = lanes_.send(from, to, held, clock_[to], sent.bytes);
       each.done[from] = std::max(each.done[from], arrived.last);
-      if (i != root + 1) {
-        stage();
-      }
+      staged();
       held = arrived;
       each.done[to] = held.last;
       from = to;
     }
-    if (from != member(root)) {
-      stage();
-    }
-  }
-  void along_replicas(flight& each, std::size_t shard, std::size_t from_replica, double ready) {
-    const auto member = [&](std::size_t replica) { return grid().rank_of(replica, shard); };
-    ring(each, grid().replicas, from_replica, member, ready, each.loads.window(shard), 0);
+    staged();
   }
 
-  void relay(flight& each) {
-    if (!each.which || !std::exchange(each.to_relay, false)) {
+  void pass_on(flight& each) {
+    if (!each.open || !std::exchange(each.passes_on, false)) {
       return;
     }
     for (std::size_t rank = 0; rank < size(); ++rank) {
       wait(rank, each.done[rank]);
     }
     const std::size_t source = plan_.options.sources.source_rank;
-    const std::size_t replica = grid().replica_of(source);
-    for (std::size_t i = 1; i <= grid().shards; ++i) {  // the source's own part last: it has first read the next bucket
-      const std::size_t shard = (grid().shard_of(source) + i) % grid().shards;
-      along_replicas(each, shard, replica, clock_[grid().rank_of(replica, shard)]);
+    const group_members members = groups_(rank_group::scatter, source);
+    for (std::size_t i = 1; i <= members.size();
+         ++i) {  // the source's own part last: it has first read the next bucket
+      const std::size_t root = members[(members.place_of(source) + i) % members.size()];
+      const std::uint64_t staged = work(each, root).sums[amount::passed_on_staged];
+      const double ready = staged == 0 ? clock_[root] : lanes_.to_device(root, clock_[root], staged);
+      ring(each, root, &rank_work::passed_on, ready);
     }
   }
 
-  /// \return when this rank's part of a broadcast is in its slabs.
-  double place(flight& each, std::size_t rank, double from) {
-    const std::uint64_t own = each.loads.placed(grid().shard_of(rank));
-    return own == 0 ? from : lanes_.place(rank, from, own);
+  /// What this rank keeps of a broadcast, out of staging, as its root or as another.
+  [[nodiscard]] std::uint64_t kept(const flight& in, std::size_t rank, bool by_root) const noexcept {
+    const std::optional<rank_transfer>& started = work(in, rank).started;
+    const bool keeps = started && is_whole(started->by) && started->staged && started->is_root == by_root;
+    return keeps ? in.kept[grid().shard_of(rank)] : 0;
+  }
+  void place(std::size_t rank, double& when, double from, std::uint64_t bytes) noexcept {
+    when = bytes == 0 ? when : std::max(when, lanes_.place(rank, from, bytes));
   }
   void wait(std::size_t rank, double until) noexcept {
     if (until > clock_[rank]) {
@@ -342,19 +369,15 @@ class simulated_ranks {
   }
 
   void finish(flight& each) {
-    relay(each);
-    const std::optional<bucket> which = std::exchange(each.which, std::nullopt);
-    if (!which) {
+    pass_on(each);
+    if (!std::exchange(each.open, false)) {
       return;
     }
     for (std::size_t rank = 0; rank < size(); ++rank) {
       wait(rank, each.done[rank]);
     }
-    if (which->way == route::broadcast && each.loads.sharded() != 0) {
-      for (std::size_t rank = 0; rank < size(); ++rank) {
-        const bool reads = rank == (which->captured ? plan_.options.sources.source_rank : serving(rank));
-        clock_[rank] = reads ? clock_[rank] : place(each, rank, clock_[rank]);
-      }
+    for (std::size_t rank = 0; each.keeps && rank < size(); ++rank) {
+      place(rank, clock_[rank], clock_[rank], kept(each, rank, false));
     }
   }
   void finish_all(std::size_t started) {
@@ -362,25 +385,24 @@ class simulated_ranks {
       finish(flights_[(started + i) % flights_.size()]);
     }
   }
-  [[nodiscard]] std::size_t serving(std::size_t rank) const noexcept { return plan_.options.sources.serving(rank); }
 
   const cluster& on_;
   const plan& plan_;
   std::span<const prediction> ranks_;
   cluster_lanes lanes_;
-  std::vector<std::vector<std::size_t>> served_;
-  bool relays_scatter_;
-  bool relays_own_reads_;
-  bool full_copies_;
+  groups_of_ranks groups_;
+  every_rank_work every_;
+  std::size_t known_ = 0;  // up to this bucket `every_` is looking at what is alike
+  std::size_t hint_ = 0;   // see `bucket_schedule::near`
   std::size_t watched_;
-  std::vector<flight> flights_;
-  std::vector<double> clock_;          // by rank: how far its thread is
-  std::vector<double> ready_;          // by rank: of what it has read last, when it may be sent
-  std::vector<std::uint64_t> wanted_;  // by rank: read so far
-  std::vector<std::uint64_t> reads_;   // by rank: how many
-  std::vector<node_round> round_;      // by node
-  std::vector<reading_source> sources_;
+  std::vector<flight> flights_;       // by slot
+  std::vector<double> clock_;         // by rank: how far its thread is
+  std::vector<double> ready_;         // by rank: of what it has read last, when it may be sent
+  std::vector<std::uint64_t> read_;   // by rank: bytes so far
+  std::vector<std::uint64_t> reads_;  // by rank: how many
+  std::vector<node_round> round_;     // by node
   std::vector<reading> readings_;
+  std::uint64_t staging_peak_ = 0;
   double waited_ = 0;
 };
 

@@ -68,7 +68,7 @@ class program {
       : plan_(made),
         mine_(made, rank),
         how_(how),
-        cursors_(made.options.ranks.shards),
+        cursors_(mine_.is_source() ? made.options.ranks.shards : 0),
         roles_(made.options.buckets_in_flight) {
     set_turns();
     if (made.options.verify == verification::reread) {
@@ -86,8 +86,8 @@ class program {
   }
 
   /// The same for who adds up what is read and sent: what passes through the scratch region is not cut into pieces, what takes turns
-  /// takes one, between buckets ranks do not agree, and what a rank does with bytes that it has is left out. The same bytes move, in
-  /// fewer steps.
+  /// takes one, between buckets ranks do not agree, and their checksums are not made; nothing is released, what a rank keeps of a window is
+  /// one step, and what it keeps of a broadcast, which differs between buckets that are otherwise alike, is left out. The same bytes move.
   [[nodiscard]] program coarse() const {
     program out = *this;
     out.coarse_ = true;
@@ -325,7 +325,7 @@ class program {
   rank_plan mine_;
   program_options how_;
   std::vector<program_region> regions_;
-  std::vector<detail::window_cursor> cursors_;  // per shard, for whoever writes steps
+  std::vector<detail::window_cursor> cursors_;  // of a source: per shard, for whoever writes steps
   std::vector<detail::bucket_role> roles_;      // per slot
   mutable std::size_t hint_ = 0;                // see `bucket_schedule::near`
   std::uint64_t scratch_bytes_ = 0;

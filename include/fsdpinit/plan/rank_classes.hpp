@@ -47,31 +47,27 @@ struct shard_classes_of_plan {
   return out;
 }
 
-/// `predict` of every rank, at the price of the few ranks that differ: ranks whose shards have the same sizes, and which serve the
-/// like, have the same prediction. O(tensors x ranks), and as much as `predict` for each class of ranks. Where ranks read their own
-/// parts, what is read along depends on where these lie, and each rank is predicted by itself.
-[[nodiscard]] inline std::vector<prediction> predict_every_rank(const plan& made) {
+/// Ranks that do alike: their shards have the same sizes, and they serve the like.
+struct classes_of_ranks {
+  std::vector<std::size_t> of_rank;  ///< its class
+  std::vector<std::size_t> first;    ///< the lowest rank of each class
+};
+
+/// Replicas that take turns at reading are alike here: each does in its turn what the others do in theirs. O(tensors x shards + ranks).
+[[nodiscard]] inline classes_of_ranks rank_classes(const plan& made) {
   const mesh& ranks = made.options.ranks;
   const source_layout& sources = made.options.sources;
-  std::vector<prediction> out;
-  out.reserve(ranks.size());
-  if (std::any_of(made.tensors.begin(), made.tensors.end(),
-                  [](const planned_tensor& tensor) { return tensor.way == route::own_read; })) {
-    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-      out.push_back(predict(made, rank));
-    }
-    return out;
-  }
-
   const bool rereads = made.options.verify == verification::reread;
   const reread_pairs pairs(made.options);
   const std::vector<std::size_t> class_of_shard = shard_classes(made).of_shard;
   const std::vector<std::vector<std::size_t>> served = served_by_rank(made.options);
-  std::map<std::vector<std::size_t>, std::size_t> known_ranks;  // and the first rank of each class
+  std::map<std::vector<std::size_t>, std::size_t> known;
+  classes_of_ranks out;
+  out.of_rank.reserve(ranks.size());
   for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
     const bool beside_source = ranks.replica_of(rank) == ranks.replica_of(sources.serving(rank));
     std::vector<std::size_t> key{class_of_shard[ranks.shard_of(rank)], beside_source ? 1U : 0U,
-                                 rank == sources.source_rank ? 1U : 0U,
+                                 rank == sources.source_rank ? 1U : 0U, rank == sources.serving(rank) ? 1U : 0U,
                                  rereads ? class_of_shard[ranks.shard_of(pairs.read_by(rank))] : 0};
     if (!sources.is_single()) {
       std::map<std::size_t, std::size_t> first_of_shard;  // a shard that two served ranks have is read once
@@ -81,8 +77,26 @@ struct shard_classes_of_plan {
         key.push_back(first_of_shard.try_emplace(shard, i).first->second);
       }
     }
-    const auto [known, is_new] = known_ranks.try_emplace(std::move(key), rank);
-    out.push_back(is_new ? predict(made, rank) : out[known->second]);
+    const auto [at, is_new] = known.try_emplace(std::move(key), known.size());
+    out.of_rank.push_back(at->second);
+    if (is_new) {
+      out.first.push_back(rank);
+    }
+  }
+  return out;
+}
+
+/// `predict` of every rank, at the price of the few ranks that differ. O(tensors x ranks), and as much as `predict` for each class of
+/// ranks. Where ranks read their own parts, what is read along depends on where these lie, and each rank is predicted by itself.
+[[nodiscard]] inline std::vector<prediction> predict_every_rank(const plan& made) {
+  const bool by_itself = std::any_of(made.tensors.begin(), made.tensors.end(),
+                                     [](const planned_tensor& tensor) { return tensor.way == route::own_read; });
+  const classes_of_ranks classes = by_itself ? classes_of_ranks{} : rank_classes(made);
+  std::vector<prediction> out;
+  out.reserve(made.options.ranks.size());
+  for (std::size_t rank = 0; rank < made.options.ranks.size(); ++rank) {
+    const std::size_t like = by_itself ? rank : classes.first[classes.of_rank[rank]];
+    out.push_back(like == rank ? predict(made, rank) : out[like]);
   }
   return out;
 }

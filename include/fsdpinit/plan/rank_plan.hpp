@@ -26,14 +26,17 @@ class rank_plan {
     shard_ = options.ranks.shard_of(rank);
     relays_scatters_ = scatter_is_relayed(options.ranks, options.sources);
     relays_own_reads_ = own_read_is_relayed(options.ranks, options.sources);
-    shards_served_ = options.ranks.shards;
+    shards_served_ = end_served_ = options.ranks.shards;
     if (!options.sources.is_single()) {
       serves_.resize(options.ranks.shards, 0);
-      shards_served_ = 0;
+      first_served_ = options.ranks.shards;
+      shards_served_ = end_served_ = 0;
       for (const std::size_t other : groups_.served) {
         const std::size_t shard = options.ranks.shard_of(other);
         shards_served_ += serves_[shard] != 0 ? 0U : 1U;
         serves_[shard] = 1;
+        first_served_ = shard < first_served_ ? shard : first_served_;
+        end_served_ = shard < end_served_ ? end_served_ : shard + 1;
       }
     }
   }
@@ -54,6 +57,9 @@ class rank_plan {
 
   /// Is a window of this shard among those that this rank, a source, sends?
   [[nodiscard]] bool serves(std::size_t shard) const noexcept { return serves_.empty() || serves_[shard] != 0; }
+  /// It serves none before this one, and none from `end_served` on.
+  [[nodiscard]] std::size_t first_served() const noexcept { return first_served_; }
+  [[nodiscard]] std::size_t end_served() const noexcept { return end_served_; }
   [[nodiscard]] bool serves_every_shard() const noexcept { return shards_served_ == plan_.options.ranks.shards; }
   /// A source reads its own part of a scatter straight into the slab, unless it has to pass it on, or may not write there.
   [[nodiscard]] bool reads_own_window_in_place() const noexcept {
@@ -149,6 +155,8 @@ class rank_plan {
   std::vector<char> serves_;  // per shard: has its source ranks of that; empty: of all
   std::size_t shard_ = 0;
   std::size_t shards_served_ = 0;
+  std::size_t first_served_ = 0;
+  std::size_t end_served_ = 0;
   bool relays_scatters_ = false;
   bool relays_own_reads_ = false;
 };
