@@ -164,7 +164,7 @@ class program_runner {
     each.passed_on = false;
   }
   void pass_on(flight& each) {
-    if (each.active && !std::exchange(each.passed_on, true)) {
+    if (each.active && !std::exchange(each.passed_on, true) && program_.has_steps(each.round, round_phase::pass_on)) {
       run_phase(each, round_phase::pass_on);
     }
   }
@@ -180,7 +180,9 @@ class program_runner {
       channel_.wait(each.payload);
     }
     channel_.wait(each.sums);
-    run_phase(each, round_phase::end);
+    if (program_.has_steps(each.round, round_phase::end)) {
+      run_phase(each, round_phase::end);
+    }
     finish_placing(each);
     release_view(each);  // where nothing of it was to be placed
     each.active = false;

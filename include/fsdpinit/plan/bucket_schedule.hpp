@@ -163,6 +163,24 @@ class bucket_schedule {
   std::size_t readers_ = 1;
 };
 
+/// Goes through the buckets of a schedule, perhaps several at a time, and back again.
+class bucket_cursor {
+ public:
+  /// As `bucket_schedule::near`.
+  [[nodiscard]] const bucket& at(const bucket_schedule& of, std::size_t index) noexcept {
+    if (index_ != index) {
+      which_ = of.near(index, hint_);
+      index_ = index;
+    }
+    return which_;
+  }
+
+ private:
+  bucket which_{};
+  std::size_t index_ = ~std::size_t{0};
+  std::size_t hint_ = 0;
+};
+
 /// The bytes of one rank's window within a scatter bucket of at most `bucket_bytes`: an equal share, rounded down to
 /// the slab alignment where it is larger than that.
 [[nodiscard]] constexpr std::uint64_t scatter_window(std::uint64_t bucket_bytes, std::size_t shards) noexcept {

@@ -33,6 +33,8 @@ struct bucket_role {
   std::size_t root = 0;  ///< has the bytes when they begin to move
   bool reads = false;    ///< this rank is the root
   bool has_checksums = false;
+  bool passes_on = false;  ///< there are steps in which it is passed on
+  bool ends = false;       ///< there are steps once it has arrived
   bucket_part own{};
 };
 
@@ -40,18 +42,20 @@ struct bucket_role {
 class bucket_view {
  public:
   /// `write` must outlive it. \param index of the bucket \param slot of the staging memory \param role that of the slot
-  /// \param cursors one per shard \param hint see `bucket_schedule::near`
+  /// \param cursors one per shard \param near goes through the schedule
   bucket_view(const step_writer& write, std::size_t index, std::size_t slot, bucket_role& role,
-              std::span<window_cursor> cursors, std::size_t& hint) noexcept
+              std::span<window_cursor> cursors, bucket_cursor& near) noexcept
       : write_(write), index_(index), slot_(slot), cursors_(cursors), role_(role), which_(role.which) {
     if (role.index != index) {
       role.index = index;
-      role.which = write.made().schedule.near(index, hint);
+      role.which = near.at(write.made().schedule, index);
       const std::size_t root = mine().root_of(which_);
       role.root = root;
       role.reads = root == mine().rank();
       role.has_checksums = mine().has_checksums(which_);
       role.own = own_part();
+      role.passes_on = which_.way == route::scatter && mine().relays(which_);
+      role.ends = role.has_checksums || (is_staged() && !role.reads);
     }
   }
 

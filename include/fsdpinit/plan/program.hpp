@@ -168,11 +168,20 @@ class program {
     return advance(round);
   }
 
+  /// False only where a phase has none; O(1). \pre the phases before it were asked for
+  [[nodiscard]] bool has_steps(const program_round& round, round_phase phase) const noexcept {
+    if (round.kind != round_kind::bucket || phase == round_phase::begin) {
+      return phase == round_phase::begin;
+    }
+    const detail::bucket_role& role = roles_[round.slot];
+    return role.index != round.part || (phase == round_phase::pass_on ? role.passes_on : role.ends);
+  }
+
   /// Calls `visit` for each step of a phase of a round. A bucket takes O(its segments x shards + its runs), another round
   /// O(tensors + its runs).
   void for_each_step(const program_round& round, round_phase phase, step_visitor visit) {
     if (round.kind == round_kind::bucket) {
-      if (phase != round_phase::pass_on || passes_on(round)) {
+      if (phase == round_phase::begin || has_steps(round, phase)) {
         write_bucket(round, visit, [&](const detail::bucket_steps& steps) {
           phase == round_phase::begin ? steps.begin() : phase == round_phase::pass_on ? steps.pass_on() : steps.end();
         });
@@ -205,7 +214,7 @@ class program {
   }
   [[nodiscard]] program_round bucket_round(std::size_t index, std::uint64_t unheard,
                                            std::size_t unagreed) const noexcept {
-    const bucket which = plan_.schedule.near(index, hint_);
+    const bucket which = near_.at(plan_.schedule, index);
     const bool silent = which.way == route::own_read && !mine_.relays(which);
     return {.kind = round_kind::bucket,
             .part = index,
@@ -215,7 +224,7 @@ class program {
   }
 
   [[nodiscard]] std::size_t buckets_alike(std::size_t index) const noexcept {
-    const bucket which = plan_.schedule.near(index, hint_);
+    const bucket which = near_.at(plan_.schedule, index);
     const segment part = plan_.schedule.segments(which).front();
     const partition& how = plan_.tensors[part.tensor].partition;
     const bool own_read = which.way == route::own_read;
@@ -268,14 +277,10 @@ class program {
   [[nodiscard]] detail::step_writer writer(step_visitor visit) const noexcept {
     return {plan_, mine_, scratch_bytes_, coarse_, visit};
   }
-  [[nodiscard]] bool passes_on(const program_round& round) const noexcept {
-    const bucket& which = roles_[round.slot].which;
-    return which.way == route::scatter && mine_.relays(which);
-  }
   template <class Fn>
   void write_bucket(const program_round& round, step_visitor visit, Fn&& fn) {
     const detail::step_writer write = writer(visit);
-    const detail::bucket_view bucket(write, round.part, round.slot, roles_[round.slot], cursors_, hint_);
+    const detail::bucket_view bucket(write, round.part, round.slot, roles_[round.slot], cursors_, near_);
     fn(detail::bucket_steps(bucket));
   }
 
@@ -327,7 +332,7 @@ class program {
   std::vector<program_region> regions_;
   std::vector<detail::window_cursor> cursors_;  // of a source: per shard, for whoever writes steps
   std::vector<detail::bucket_role> roles_;      // per slot
-  mutable std::size_t hint_ = 0;                // see `bucket_schedule::near`
+  mutable bucket_cursor near_;                  // see `bucket_schedule::near`
   std::uint64_t scratch_bytes_ = 0;
   std::uint64_t turn_bytes_ = 0;
   std::size_t load_turns_ = 0;
