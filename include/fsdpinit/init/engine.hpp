@@ -20,6 +20,10 @@
 /// The way from templates to ordinary code. `initialize` and `load_pretrained` check the types that they were given, and take them off;
 /// what stands here works with references, is compiled once, and does everything else.
 
+namespace fsdpinit {
+class step_tap;
+}  // namespace fsdpinit
+
 namespace fsdpinit::detail {
 
 /// What `initialize` was given, without its types.
@@ -34,6 +38,7 @@ struct initialization_arguments {
   observer_ref watch;
   optimizer_of_module optimizer;
   std::optional<initialiser_ref> missing;
+  step_tap* tap = nullptr;  ///< see `program_options`
 };
 
 /// Collective. \throws the same error on every rank

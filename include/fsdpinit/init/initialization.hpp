@@ -161,7 +161,8 @@ class initialization {
     plan_ = make_plan(requests_, planned_by(transport));
     program_.emplace(
         plan_, rank_,
-        program_options{.buckets_per_agreement = data_.can().interrupts ? ~std::size_t{0} : buckets_per_agreement});
+        program_options{.buckets_per_agreement = data_.can().interrupts ? ~std::size_t{0} : buckets_per_agreement,
+                        .tap = given_.tap});
     predicted_ = predict(*program_);
     if (call_.is_automatic()) {
       reason_ = !call_.reason().empty() ? call_.reason()

@@ -37,7 +37,7 @@ template <MemorySpace Space, class Module, class Source, class Data, class Contr
           class Initialiser>
 rank_report initialize_with(const typed_policy& policy, Module& module, Source& source, channels<Data, Control> links,
                             const options& how, const Space* memory, Watch& watch, Optimizer& optimizer,
-                            Initialiser& missing) {
+                            Initialiser& missing, step_tap* tap = nullptr) {
   std::optional<initialiser_ref> initialiser;
   if constexpr (MissingInitialiser<Initialiser>) {
     static_assert(Space::host_accessible,
@@ -55,7 +55,8 @@ rank_report initialize_with(const typed_policy& policy, Module& module, Source& 
                                .memory = memory_in_use(memory, links.data),
                                .watch = watch,
                                .optimizer = optimizer_of_module(module, optimizer),
-                               .missing = initialiser});
+                               .missing = initialiser,
+                               .tap = tap});
   };
   if constexpr (is_module_state<Source>) {
     return run(nullptr);

@@ -57,6 +57,7 @@ namespace fsdpinit {
 struct program_options {
   /// Where a rank that fails cannot interrupt its peers, they agree after so many buckets. Default: they hear of it at once.
   std::size_t buckets_per_agreement = ~std::size_t{0};
+  step_tap* tap = nullptr;  ///< not of its `coarse()`
 };
 
 /// Steps are made when they are asked for, one by one: its memory is that of a few lists of ranks, whatever the plan has of buckets,
@@ -91,6 +92,7 @@ class program {
   [[nodiscard]] program coarse() const {
     program out = *this;
     out.coarse_ = true;
+    out.how_.tap = nullptr;
     out.set_turns();
     return out;
   }
@@ -180,26 +182,17 @@ class program {
   /// Calls `visit` for each step of a phase of a round. A bucket takes O(its segments x shards + its runs), another round
   /// O(tensors + its runs).
   void for_each_step(const program_round& round, round_phase phase, step_visitor visit) {
-    if (round.kind == round_kind::bucket) {
-      if (phase == round_phase::begin || has_steps(round, phase)) {
-        write_bucket(round, visit, [&](const detail::bucket_steps& steps) {
-          phase == round_phase::begin ? steps.begin() : phase == round_phase::pass_on ? steps.pass_on() : steps.end();
-        });
-      }
-    } else if (phase == round_phase::begin) {
-      write_lone_round(writer(visit), round);
+    if (how_.tap != nullptr) [[unlikely]] {
+      const auto tapped = [&](const program_step& each) { how_.tap->pass(each, visit); };
+      write(round, phase, tapped);
+    } else {
+      write(round, phase, visit);
     }
   }
   /// Of all its phases.
   void for_each_step(const program_round& round, step_visitor visit) {
-    if (round.kind == round_kind::bucket) {
-      write_bucket(round, visit, [&](const detail::bucket_steps& steps) {
-        steps.begin();
-        steps.pass_on();
-        steps.end();
-      });
-    } else {
-      write_lone_round(writer(visit), round);
+    for (const round_phase phase : {round_phase::begin, round_phase::pass_on, round_phase::end}) {
+      for_each_step(round, phase, visit);
     }
   }
 
@@ -274,6 +267,17 @@ class program {
 
   // -- steps
 
+  void write(const program_round& round, round_phase phase, step_visitor visit) {
+    if (round.kind == round_kind::bucket) {
+      if (phase == round_phase::begin || has_steps(round, phase)) {
+        write_bucket(round, visit, [&](const detail::bucket_steps& steps) {
+          phase == round_phase::begin ? steps.begin() : phase == round_phase::pass_on ? steps.pass_on() : steps.end();
+        });
+      }
+    } else if (phase == round_phase::begin) {
+      write_lone_round(writer(visit), round);
+    }
+  }
   [[nodiscard]] detail::step_writer writer(step_visitor visit) const noexcept {
     return {plan_, mine_, scratch_bytes_, coarse_, visit};
   }

@@ -208,4 +208,17 @@ class step_visitor {
   void (*call_)(void*, const program_step&);
 };
 
+/// Sees each step on its way from a program to whoever carries it out, and passes it on, or another, or none. By this a test shows
+/// that there is no step which nobody would miss.
+class step_tap {
+ public:
+  virtual void pass(const program_step& each, step_visitor to) = 0;
+
+ protected:
+  step_tap() = default;
+  step_tap(const step_tap&) = default;
+  step_tap& operator=(const step_tap&) = default;
+  ~step_tap() = default;
+};
+
 }  // namespace fsdpinit
