@@ -1,11 +1,11 @@
 #pragma once
 
-#include <fsdpinit/communicators/mpi_collectives.hpp>
+#include <fsdpinit/communicators/message_communicator.hpp>
+#include <fsdpinit/communicators/message_engine.hpp>
 #include <fsdpinit/communicators/mpi_handles.hpp>
 #include <fsdpinit/communicators/mpi_link.hpp>
-#include <fsdpinit/communicators/mpi_payload.hpp>
-#include <fsdpinit/communicators/mpi_transfers.hpp>
-#include <fsdpinit/communicators/mpi_window.hpp>
+#include <fsdpinit/communicators/mpi_wire.hpp>
+#include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -46,18 +46,11 @@ namespace detail {
 /// What the communicator and the memory it hands out share: whichever is gone last frees it, together with the peers.
 struct mpi_state {
   mpi_state(mpi_group&& world, const mpi_options& how)
-      : link(std::move(world), how.when_peer_lost),
-        window(link.world(), how.staging_bytes, how.window_group),
-        transfers(link, window),
-        payload(link, window, transfers),
-        collectives(link, transfers),
-        options(how) {}
+      : wire(std::move(world), how.when_peer_lost, how.staging_bytes, how.window_group), engine(wire), options(how) {}
 
-  mpi_link link;
-  mpi_window window;
-  mpi_transfers transfers;
-  mpi_payload payload;
-  mpi_collectives collectives;
+  mpi_wire wire;
+  mpi_link& link = wire.link();
+  message_engine<mpi_wire> engine;
   mpi_options options;
   std::int64_t reduced = 0;  // both belong to MPI while a control operation runs
   std::vector<std::byte> broadcast = std::vector<std::byte>(64 * kib);
@@ -92,7 +85,7 @@ class mpi_staging_memory : public host_memory {
       : host_memory(account), mpi_(std::move(shared)) {}
 
   [[nodiscard]] std::byte* allocate(std::uint64_t bytes) {
-    std::byte* const shared = mpi_->window.allocate_staging(bytes);
+    std::byte* const shared = mpi_->wire.window().allocate_staging(bytes);
     if (shared == nullptr) {
       return host_memory::allocate(bytes);
     }
@@ -100,11 +93,11 @@ class mpi_staging_memory : public host_memory {
     return shared;
   }
   void deallocate(std::byte* address, std::uint64_t bytes) noexcept {
-    if (!mpi_->window.owns(address)) {
+    if (!mpi_->wire.window().owns(address)) {
       host_memory::deallocate(address, bytes);
       return;
     }
-    mpi_->window.release_staging(address, bytes);
+    mpi_->wire.window().release_staging(address, bytes);
     remove_from_account(bytes);
   }
 
@@ -116,14 +109,19 @@ class mpi_staging_memory : public host_memory {
 /// interrupted; blocking ones carry agreement. Used by one thread at a time.
 ///
 /// Within a node payload goes through a shared-memory window (one copy, made by its receiver), between nodes as messages.
-/// A rank that is lost (killed, stopped, cut off) ends the others within their deadline: see `peer_lost_action`.
+/// A rank that is lost (killed, stopped, cut off) ends the others within their deadline: see `peer_lost_action`. At most 64 operations
+/// may be in flight.
+///
+/// After error{interrupted} an operation's buffers are the caller's again; after error{peer_lost}, where that is thrown at all, they may
+/// still be read and written to: leave them allocated. What ranks gather goes through the window where it lies there, in memory of
+/// `staging()`. Reductions are messages in rounds; what arrives is staged in at most 2 MiB (in groups of more than 256 ranks: 8 KiB for
+/// each), not in any account, which is kept for the next time.
 ///
 /// Making one, splitting, and destroying the last handle (the communicator, its staging memory, and what is allocated there) are
 /// collective and block like MPI_Comm_dup; no deadline applies. If one of them goes while an exception unwinds, nothing is freed,
 /// for its peers may not be doing the same.
-class mpi_communicator {
+class mpi_communicator : public message_communicator<detail::mpi_wire> {
  public:
-  using token = detail::mpi_operation*;
   using staging_memory = mpi_staging_memory;
 
   /// \throws error{invalid_argument} if MPI is not initialised, or `how.concurrent` and without MPI_THREAD_MULTIPLE;
@@ -141,75 +139,27 @@ class mpi_communicator {
     }
   }
 
-  [[nodiscard]] std::size_t rank() const noexcept { return state_->link.rank(); }
-  [[nodiscard]] std::size_t size() const noexcept { return state_->link.size(); }
-
   /// Ranks that could share memory, with a window or without, are on one node.
-  [[nodiscard]] std::size_t node_of(std::size_t rank) const noexcept { return state_->window.node_of(rank); }
+  [[nodiscard]] std::size_t node_of(std::size_t rank) const noexcept { return state_->wire.window().node_of(rank); }
 
   // -- data ------------------------------------------------------------------------------------------------------------------
 
-  void reserve(const expected_operations& most) { state_->payload.reserve(most); }
-  /// \throws error{invalid_argument} with more than 64 operations in flight.
-  token start_broadcast(mutable_bytes buffer, std::size_t root) {
-    return start_broadcast(buffer, root, state_->payload.everyone());
+  void reserve(const expected_operations& most) { state_->wire.reserve(most); }
+  token start_viewed_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group = {}) {
+    const std::span<const std::size_t> members = state_->engine.members(group);
+    detail::check_group(members, rank(), root, size());
+    return state_->link.guarded([&] { return state_->wire.broadcast(buffer, root, members, true); });
   }
-  token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
-    return state_->link.guarded([&] { return state_->payload.broadcast(buffer, root, group); });
-  }
-  token start_viewed_broadcast(mutable_bytes buffer, std::size_t root) {
-    return start_viewed_broadcast(buffer, root, state_->payload.everyone());
-  }
-  token start_viewed_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
-    return state_->link.guarded([&] { return state_->payload.broadcast(buffer, root, group, true); });
-  }
-  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
-    return start_scatter(windows, own, root, state_->payload.everyone());
-  }
-  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
-                      std::span<const std::size_t> group) {
-    return state_->link.guarded([&] { return state_->payload.scatter(windows, own, root, group); });
-  }
-  /// After error{interrupted} the operation's buffers are the caller's again; after error{peer_lost}, where that is thrown
-  /// at all, they may still be written to: leave them allocated.
-  void wait(token& operation, deadline limit) {
-    if (detail::mpi_operation* const which = std::exchange(operation, nullptr)) {
-      state_->link.guarded([&] { state_->transfers.wait(*which, limit); });
-    }
-  }
-
   /// What `start_viewed_broadcast` has brought: in the root's window, if that is where the root has it and both share one.
   [[nodiscard]] bytes_view view(token& operation, deadline limit) {
     detail::mpi_operation* const which = std::exchange(operation, nullptr);
-    const bytes_view lies = state_->link.guarded([&] { return state_->transfers.view(*which, limit); });
+    const bytes_view lies = state_->link.guarded([&] { return state_->wire.view(*which, limit); });
     operation = which;
     return lies;
   }
 
-  /// A rank's part goes through the window where it lies there, in memory of `staging()`; else by messages, to all others at once.
-  /// After error{peer_lost} `own` and `all` may still be read and written to.
-  void all_gather(bytes_view own, mutable_bytes all, deadline limit = deadline::never()) {
-    all_gather(own, all, state_->payload.everyone(), limit);
-  }
-  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group,
-                  deadline limit = deadline::never()) {
-    state_->link.guarded([&] { state_->collectives.all_gather(own, all, group, limit); });
-  }
-  /// By messages, in rounds. Stages what it receives in at most 2 MiB (in groups of more than 256 ranks: 8 KiB for each), not in
-  /// any account, which it keeps for the next time. After error{peer_lost} `contribution` may still be read.
-  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit = deadline::never()) {
-    reduce_scatter(contribution, own, state_->payload.everyone(), limit);
-  }
-  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
-                      deadline limit = deadline::never()) {
-    state_->link.guarded([&] { state_->collectives.reduce_scatter(contribution, own, group, limit); });
-  }
-
   void interrupt() noexcept { state_->link.interrupt(); }
-  void rearm() noexcept {
-    state_->link.rearm();
-    state_->transfers.rearm();
-  }
+  void rearm() noexcept { state_->wire.rearm(); }
   [[nodiscard]] bool interrupted() {
     return state_->link.guarded([&] {
       state_->link.hear();
@@ -278,7 +228,10 @@ class mpi_communicator {
 
  private:
   mpi_communicator(detail::mpi_group&& world, const mpi_options& how)
-      : state_(new detail::mpi_state(std::move(world), how), &detail::mpi_state::release) {}
+      : mpi_communicator(std::shared_ptr<detail::mpi_state>(new detail::mpi_state(std::move(world), how),
+                                                            &detail::mpi_state::release)) {}
+  explicit mpi_communicator(std::shared_ptr<detail::mpi_state> state) noexcept
+      : message_communicator(&state->engine), state_(std::move(state)) {}
 
   static detail::mpi_group duplicate(MPI_Comm parent, const mpi_options& how) {
     if (!detail::mpi_is_running()) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/communicators/message_engine.hpp>
 #include <fsdpinit/communicators/mpi_handles.hpp>
 #include <fsdpinit/communicators/mpi_link.hpp>
 #include <fsdpinit/communicators/mpi_window.hpp>
@@ -12,7 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
+#include <deque>
 #include <vector>
 
 #include <mpi.h>
@@ -40,17 +41,9 @@ struct mpi_operation {
     MPI_Request credit = MPI_REQUEST_NULL;
     bool issued = false;
   };
-  /// The most there will be of each.
-  struct capacity {
-    std::size_t arrivals = 0;
-    std::size_t receives = 0;
-    std::size_t departures = 0;
-    std::size_t sends = 0;
-  };
-
   std::uint64_t number = 0;
-  std::uint32_t round = 0;  // of those that are one operation together
-  bool live = false;
+  std::uint32_t round = 0;  // of those that are one operation together, from 1 on
+  bool in_use = false;
   bool relays = false;  // what departs is what arrives first
   std::vector<arrival> arrivals;
   std::vector<MPI_Request> receives;
@@ -58,12 +51,13 @@ struct mpi_operation {
   std::vector<MPI_Request> sends;
   std::vector<std::size_t> lanes;  // receivers that copy from the window
 
-  void reserve(const capacity& most) {
-    arrivals.reserve(most.arrivals);
-    receives.reserve(most.receives);
-    departures.reserve(most.departures);
-    lanes.reserve(most.departures);
-    sends.reserve(most.sends);
+  void reserve(const message_load& most) {
+    const std::size_t messages = message_count(most.bytes);
+    arrivals.reserve(most.receives);
+    receives.reserve(most.receives * messages);
+    departures.reserve(most.sends);
+    lanes.reserve(most.sends);
+    sends.reserve(most.receives + most.sends * messages);
   }
 
   /// Grows from payload to payload between any two ranks.
@@ -92,36 +86,39 @@ class mpi_transfers {
   // -- making an operation -------------------------------------------------------------------------------------------------
 
   /// So many operations of so much are then begun without an allocation.
-  void reserve(std::size_t operations, const mpi_operation::capacity& most) {
+  void reserve(std::size_t operations, const message_load& most) {
     while (operations_.size() < operations) {
-      operations_.push_back(std::make_unique<mpi_operation>());
+      operations_.emplace_back();
     }
-    for (const std::unique_ptr<mpi_operation>& each : operations_) {
-      each->reserve(most);
+    for (mpi_operation& each : operations_) {
+      each.reserve(most);
     }
     active_.reserve(operations_.size());
   }
 
   /// What can fail for want of memory fails here, before anything is posted: a rank that threw later would leave MPI with its
   /// buffers. Nothing is left to allocate where it was reserved, or after the first few operations.
-  /// \param round 0, or how many there were before of the operation that was begun last: such rounds have one place in the
-  ///        order of operations, and their payloads are messages.
   /// \throws error{invalid_argument} with more than `mpi_window::ring` operations in flight.
-  mpi_operation& begin(const mpi_operation::capacity& most, std::uint32_t round = 0) {
-    mpi_operation& made = free_operation();
-    made.reserve(most);
+  mpi_operation& begin(const message_load& load) {
+    // A lane has one slot for operations that are `ring` apart, whichever of those between are over.
+    if (!active_.empty() && next_ - active_.front()->number >= mpi_window::ring) {
+      throw error(errc::invalid_argument, "buckets_in_flight",
+                  concat("at most ", mpi_window::ring, " operations can be in flight over MPI"));
+    }
+    mpi_operation& made = free_operation(operations_);
+    made.reserve(load);
     active_.reserve(operations_.size());
-    made.number = round == 0 ? next_++ : next_ - 1;
-    made.round = round;
+    made.number = load.round <= 1 ? next_++ : next_ - 1;
+    made.round = load.round;
     made.relays = false;
-    made.live = true;
+    made.in_use = true;
     active_.push_back(&made);
     return made;
   }
 
-  /// \p payload goes to `peer`, which expects it: through the window where it lies there.
+  /// \p payload goes to `peer`, which expects it: through the window where it lies there. What moves in rounds are messages.
   void offer(mpi_operation& which, std::size_t peer, bytes_view payload) {
-    if (!window_.together(peer, link_.rank())) {
+    if (!has_lane(which, peer)) {
       send(which, peer, payload);
       return;
     }
@@ -135,7 +132,7 @@ class mpi_transfers {
   }
   /// `peer` offers what goes to `into`, or is to be looked at where it lies.
   void expect(mpi_operation& which, std::size_t peer, mutable_bytes into, bool viewed = false) {
-    if (window_.together(peer, link_.rank())) {
+    if (has_lane(which, peer)) {
       which.arrivals.push_back(
           {.from = peer, .into = into, .viewed = viewed, .is = mpi_operation::arrival::state::awaits_lane});
     } else {
@@ -210,6 +207,9 @@ class mpi_transfers {
  private:
   using arrival_state = mpi_operation::arrival::state;
 
+  [[nodiscard]] bool has_lane(const mpi_operation& which, std::size_t peer) const noexcept {
+    return which.round == 0 && window_.together(peer, link_.rank());
+  }
   [[nodiscard]] std::uint64_t ticket(const mpi_operation& which) const noexcept {
     return link_.epoch() << 32U | (which.number + 1);
   }
@@ -237,27 +237,13 @@ class mpi_transfers {
     throw failure;
   }
 
-  mpi_operation& free_operation() {
-    // A lane has one slot for operations that are `ring` apart, whichever of those between are over.
-    if (!active_.empty() && next_ - active_.front()->number >= mpi_window::ring) {
-      throw error(errc::invalid_argument, "buckets_in_flight",
-                  concat("at most ", mpi_window::ring, " operations can be in flight over MPI"));
-    }
-    for (const std::unique_ptr<mpi_operation>& each : operations_) {
-      if (!each->live) {
-        return *each;
-      }
-    }
-    return *operations_.emplace_back(std::make_unique<mpi_operation>());
-  }
-
   void release(mpi_operation& which) noexcept {
     for (const mpi_operation::arrival& each : which.arrivals) {
       if (!each.lies.empty()) {
         window_.take(each.from, ticket(which));
       }
     }
-    which.live = false;
+    which.in_use = false;
     which.arrivals.clear();
     which.receives.clear();
     which.departures.clear();
@@ -372,7 +358,7 @@ class mpi_transfers {
   mpi_link& link_;
   mpi_window& window_;
   std::uint64_t next_ = 0;
-  std::vector<std::unique_ptr<mpi_operation>> operations_;
+  std::deque<mpi_operation> operations_;
   std::vector<mpi_operation*> active_;  // in the order in which they were started
 };
 

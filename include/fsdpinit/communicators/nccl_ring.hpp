@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 
 namespace fsdpinit::detail {
@@ -66,10 +67,22 @@ class nccl_ring {
   void copy_in(void* to, bytes_view from) {
     require_cuda(cuda_, cuda_.copy_to_device(to, from.data(), from.size(), in()), "copy to the device");
   }
-  /// For `empty`: to host memory. \throws error{device}
-  void copy_out(mutable_bytes to, const void* from) {
-    if (!to.empty()) {
-      require_cuda(cuda_, cuda_.copy_to_host(to.data(), from, to.size(), out()), "copy from the device");
+  /// For `empty`: from and to memory of the host or the device. \throws error{device}
+  void copy_out(mutable_bytes to, const std::byte* from) {
+    if (to.empty() || to.data() == from) {
+      return;
+    }
+    const bool to_there = cuda_.on_device(to.data());
+    const bool from_there = cuda_.on_device(from);
+    if (from_there) {
+      require_cuda(cuda_,
+                   to_there ? cuda_.copy_on_device(to.data(), from, to.size(), out())
+                            : cuda_.copy_to_host(to.data(), from, to.size(), out()),
+                   to_there ? "copy on the device" : "copy from the device");
+    } else if (to_there) {
+      require_cuda(cuda_, cuda_.copy_to_device(to.data(), from, to.size(), out()), "copy to the device");
+    } else {
+      std::memcpy(to.data(), from, to.size());
     }
   }
 
