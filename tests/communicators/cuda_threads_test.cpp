@@ -28,9 +28,8 @@ using fsdpinit::testing::violations;
 using communicator = on_one_gpu::communicator;
 using device_memory = basic_cuda_memory<fake_cuda>;
 
-static_assert(GroupCommunicator<communicator> && AllGatherCommunicator<communicator>);
-static_assert(InterruptibleCommunicator<communicator> && ReducingControl<communicator> &&
-              FailableControl<communicator>);
+static_assert(GroupCommunicator<communicator> && CollectiveCommunicator<communicator>);
+static_assert(InterruptibleCommunicator<communicator> && FailableControl<communicator>);
 static_assert(CanAccess<communicator, device_memory> && CanAccess<communicator, host_memory>);
 
 class CudaThreads : public gpu_doubles_test {};
@@ -67,7 +66,7 @@ TEST_F(CudaThreads, MoveBetweenHostAndDeviceMemory) {
         EXPECT_EQ(there ? got : on_host, numbers(bytes, 0)) << "rank " << rank;
 
         std::vector<std::byte> all(2 * bytes);
-        comm.all_gather(buffer, there ? mutable_bytes(on_device.data(), 2 * bytes) : mutable_bytes(all),
+        comm.all_gather(buffer, there ? mutable_bytes(on_device.data(), 2 * bytes) : mutable_bytes(all), {},
                         deadline::after(20));
         if (there) {
           memory.copy_out(all.data(), on_device.data(), 2 * bytes, order);

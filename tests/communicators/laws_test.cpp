@@ -58,11 +58,9 @@ TEST(Laws, AreAskedOnlyOfWhatIsModelled) {
   expect_lawful<minimal_communicator>();
   expect_lawful<scattering_communicator>();
   expect_lawful<non_blocking_communicator>();
-  expect_lawful<non_blocking_scatter_communicator>();
   expect_lawful<group_communicator>();
   expect_lawful<node_aware_communicator>();
-  expect_lawful<gathering_communicator>();
-  expect_lawful<reducing_communicator>();
+  expect_lawful<collective_communicator>();
   expect_lawful<interruptible_communicator>();
   expect_lawful<reducing_control>();
   expect_lawful<failable_control>();

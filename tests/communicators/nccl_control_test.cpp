@@ -50,12 +50,11 @@ using control_channel = basic_nccl_control<fake_nccl, fake_cuda>;
 using communicator = basic_nccl_communicator<fake_nccl, fake_cuda, control_channel>;
 using device_memory = basic_cuda_memory<fake_cuda>;
 
-static_assert(AlertingControl<control_channel> && ReducingControl<control_channel>);
+static_assert(AlertingControl<control_channel>);
 static_assert(!NonBlockingCommunicator<control_channel> && !FailableControl<control_channel>);
-static_assert(GroupCommunicator<communicator> && AllGatherCommunicator<communicator>);
-static_assert(AlertingControl<communicator> && ReducingControl<communicator>);
-static_assert(!InterruptibleCommunicator<communicator> && !ConnectingCommunicator<communicator> &&
-              !FailableControl<communicator>);
+static_assert(GroupCommunicator<communicator> && CollectiveCommunicator<communicator>);
+static_assert(AlertingControl<communicator>);
+static_assert(!InterruptibleCommunicator<communicator> && !FailableControl<communicator>);
 static_assert(CanAccess<communicator, device_memory> && CanAccess<communicator, host_memory>);
 
 /// A user's own function: the id goes by another channel.

@@ -36,7 +36,7 @@ using fsdpinit::testing::run_ranks;
 using communicator_ref = basic_nccl_communicator_ref<fake_nccl, fake_cuda, threads_communicator>;
 using device_memory = basic_cuda_memory<fake_cuda>;
 
-static_assert(GroupCommunicator<communicator_ref> && ConnectingCommunicator<communicator_ref>);
+static_assert(GroupCommunicator<communicator_ref> && InterruptibleCommunicator<communicator_ref>);
 static_assert(CanAccess<communicator_ref, device_memory> && CanAccess<communicator_ref, host_memory>);
 
 constexpr std::size_t ranks = 3;

@@ -2,6 +2,7 @@
 #include <fsdpinit/communicators/nccl_communicator.hpp>
 #include <fsdpinit/communicators/threads.hpp>
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
 #include <fsdpinit/testing/fake_cuda.hpp>
@@ -37,12 +38,11 @@ using communicator = over_nccl::communicator;
 using device_memory = basic_cuda_memory<fake_cuda>;
 
 static_assert(NcclApi<fake_nccl, fake_cuda>);
-static_assert(GroupCommunicator<communicator> && AllGatherCommunicator<communicator>);
-static_assert(ReduceScatterCommunicator<communicator>);
-static_assert(AlertingCommunicator<communicator> && ConnectingCommunicator<communicator>);
-static_assert(AlertingCommunicator<faulty_communicator<communicator>> &&
-              ConnectingCommunicator<faulty_communicator<communicator>>);
-static_assert(NodeAwareCommunicator<communicator> && ReducingControl<communicator> && FailableControl<communicator>);
+static_assert(GroupCommunicator<communicator> && CollectiveCommunicator<communicator>);
+static_assert(InterruptibleCommunicator<communicator> && AlertingControl<communicator>);
+static_assert(InterruptibleCommunicator<faulty_communicator<communicator>> &&
+              AlertingControl<faulty_communicator<communicator>>);
+static_assert(fsdpinit::detail::abilities_of<communicator>.knows_nodes && FailableControl<communicator>);
 static_assert(CanAccess<communicator, device_memory> && CanAccess<communicator, host_memory>);
 
 /// Small slots, so that most payload takes several turns.
@@ -131,7 +131,7 @@ TEST_F(NcclCommunicator, MovesBetweenHostAndDeviceMemoryInAnyCombination) {
       }
       for (const std::size_t size : {bytes, bytes / 100}) {  // in several turns of the ring, and at once
         payload all(memory, numbers(3 * size, 0), (where >> (2 - rank) & 1) != 0);
-        comm.all_gather(part.bytes().first(size), all.bytes(), deadline::after(20));
+        comm.all_gather(part.bytes().first(size), all.bytes(), {}, deadline::after(20));
         const std::vector<std::byte> gathered = all.content();
         for (std::size_t other = 0; other < 3; ++other) {
           const std::vector<std::byte> wanted = numbers(size, 50 + other);
@@ -154,7 +154,7 @@ TEST_F(NcclCommunicator, GathersOnTheDeviceByOneCallOfNccl) {
     static_cast<void>(world.all_reduce_max(0));
     const std::uint64_t copies = node.cuda.copies();
     static_cast<void>(world.all_reduce_max(0));
-    comm.all_gather(own, all.bytes(), deadline::after(20));
+    comm.all_gather(own, all.bytes(), {}, deadline::after(20));
     static_cast<void>(world.all_reduce_max(0));
     EXPECT_EQ(node.cuda.copies(), copies) << "neither through the ring nor within the device";
     static_cast<void>(world.all_reduce_max(0));
@@ -178,7 +178,7 @@ TEST_F(NcclCommunicator, TakesPinnedMemoryForItsFirstReductionAndKeepsIt) {
     std::vector<float> own(100);
     std::vector<std::size_t> left{held()};
     for (int i = 0; i < 3; ++i) {
-      comm.reduce_scatter(contribution, own, deadline::after(20));
+      comm.reduce_scatter(contribution, own, {}, deadline::after(20));
       EXPECT_EQ(own, std::vector<float>(100, 3.0F));
       left.push_back(held());
     }

@@ -86,8 +86,6 @@ static_assert(!Communicator<broadcast_returns_a_status>);
 
 static_assert(ScatterCommunicator<scattering_communicator>);
 static_assert(!ScatterCommunicator<minimal_communicator>);
-static_assert(CanScatter<scattering_communicator> && CanScatter<non_blocking_scatter_communicator>);
-static_assert(!CanScatter<minimal_communicator> && !CanScatter<non_blocking_communicator>);
 struct scatter_alone {
   void scatter(std::span<const bytes_view>, mutable_bytes, std::size_t);
 };
@@ -137,25 +135,15 @@ struct wait_returns_a_status : minimal_communicator {
 };
 static_assert(!NonBlockingCommunicator<wait_returns_a_status>);
 
-static_assert(NonBlockingScatterCommunicator<non_blocking_scatter_communicator>);
-static_assert(NonBlockingScatterCommunicator<threads_communicator>);
-static_assert(!NonBlockingScatterCommunicator<non_blocking_communicator>);
-static_assert(!NonBlockingScatterCommunicator<half_blocking_communicator>);
-struct scatter_starts_something_else : non_blocking_communicator {
-  int start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t);
-};
-static_assert(!NonBlockingScatterCommunicator<scatter_starts_something_else>);
-
 static_assert(GroupCommunicator<group_communicator>);
 static_assert(GroupCommunicator<threads_communicator> && GroupCommunicator<self_communicator>);
-static_assert(!GroupCommunicator<non_blocking_scatter_communicator>);
-struct groups_only_broadcast : non_blocking_scatter_communicator {
+static_assert(!GroupCommunicator<non_blocking_communicator> && !GroupCommunicator<half_blocking_communicator>);
+struct groups_only_broadcast : non_blocking_communicator {
   using non_blocking_communicator::start_broadcast;
   token start_broadcast(mutable_bytes, std::size_t, std::span<const std::size_t>);
 };
 static_assert(!GroupCommunicator<groups_only_broadcast>);
-struct groups_only_scatter : non_blocking_scatter_communicator {
-  using non_blocking_scatter_communicator::start_scatter;
+struct groups_only_scatter : non_blocking_communicator {
   token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t>);
 };
 static_assert(!GroupCommunicator<groups_only_scatter>);
@@ -168,76 +156,55 @@ struct groups_of_mutable_ranks : group_communicator {
   token start_broadcast(mutable_bytes, std::size_t, std::span<std::size_t>);
 };
 static_assert(!GroupCommunicator<groups_of_mutable_ranks>);
+struct scatters_all_ranks_only : groups_only_broadcast {
+  token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t);
+};
+static_assert(!GroupCommunicator<scatters_all_ranks_only>);
 struct group_scatter_starts_something_else : group_communicator {
-  using non_blocking_scatter_communicator::start_scatter;
   int start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t>);
 };
 static_assert(!GroupCommunicator<group_scatter_starts_something_else>);
 
-static_assert(NodeAwareCommunicator<node_aware_communicator>);
-static_assert(NodeAwareCommunicator<threads_communicator> && NodeAwareCommunicator<self_communicator>);
-static_assert(!NodeAwareCommunicator<minimal_communicator>);
-struct node_of_not_const : minimal_communicator {
-  std::size_t node_of(std::size_t);
-};
-static_assert(!NodeAwareCommunicator<node_of_not_const>);
-struct node_is_a_name : minimal_communicator {
-  [[nodiscard]] std::string_view node_of(std::size_t) const;
-};
-static_assert(!NodeAwareCommunicator<node_is_a_name>);
-struct knows_its_own_node : minimal_communicator {
-  [[nodiscard]] std::size_t node_of() const;
-};
-static_assert(!NodeAwareCommunicator<knows_its_own_node>);
-
-static_assert(AllGatherCommunicator<gathering_communicator> && !AllGatherCommunicator<minimal_communicator>);
-static_assert(AllGatherCommunicator<threads_communicator> && AllGatherCommunicator<self_communicator>);
-static_assert(!AllGatherCommunicator<reducing_communicator> && !ReduceScatterCommunicator<gathering_communicator>);
-struct gathers_all_ranks_only : minimal_communicator {
-  void all_gather(bytes_view, mutable_bytes, deadline);
-};
-static_assert(!AllGatherCommunicator<gathers_all_ranks_only>);
-struct gathers_groups_only : minimal_communicator {
+static_assert(CollectiveCommunicator<collective_communicator> && !CollectiveCommunicator<minimal_communicator>);
+static_assert(CollectiveCommunicator<threads_communicator> && CollectiveCommunicator<self_communicator>);
+struct gathers_only : minimal_communicator {
   void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
 };
-static_assert(!AllGatherCommunicator<gathers_groups_only>);
-struct gathers_without_deadline : minimal_communicator {
-  void all_gather(bytes_view, mutable_bytes);
-  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>);
-};
-static_assert(!AllGatherCommunicator<gathers_without_deadline>);
-struct gather_returns_a_status : minimal_communicator {
-  int all_gather(bytes_view, mutable_bytes, deadline);
-  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
-};
-static_assert(!AllGatherCommunicator<gather_returns_a_status>);
-struct gathers_alone {
-  void all_gather(bytes_view, mutable_bytes, deadline);
-  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
-};
-static_assert(!AllGatherCommunicator<gathers_alone>);
-
-static_assert(ReduceScatterCommunicator<reducing_communicator> && !ReduceScatterCommunicator<minimal_communicator>);
-static_assert(ReduceScatterCommunicator<threads_communicator> && ReduceScatterCommunicator<self_communicator>);
-struct reduces_all_ranks_only : minimal_communicator {
-  void reduce_scatter(std::span<const float>, std::span<float>, deadline);
-};
-static_assert(!ReduceScatterCommunicator<reduces_all_ranks_only>);
-struct reduces_groups_only : minimal_communicator {
+static_assert(!CollectiveCommunicator<gathers_only>);
+struct reduces_only : minimal_communicator {
   void reduce_scatter(std::span<const float>, std::span<float>, std::span<const std::size_t>, deadline);
 };
-static_assert(!ReduceScatterCommunicator<reduces_groups_only>);
-struct reduces_doubles : minimal_communicator {
-  void reduce_scatter(std::span<const double>, std::span<double>, deadline);
+static_assert(!CollectiveCommunicator<reduces_only>);
+struct gathers_all_ranks_only : reduces_only {
+  void all_gather(bytes_view, mutable_bytes, deadline);
+};
+static_assert(!CollectiveCommunicator<gathers_all_ranks_only>);
+struct gathers_without_deadline : reduces_only {
+  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>);
+};
+static_assert(!CollectiveCommunicator<gathers_without_deadline>);
+struct gather_returns_a_status : reduces_only {
+  int all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
+};
+static_assert(!CollectiveCommunicator<gather_returns_a_status>);
+struct collects_alone {
+  void all_gather(bytes_view, mutable_bytes, std::span<const std::size_t>, deadline);
+  void reduce_scatter(std::span<const float>, std::span<float>, std::span<const std::size_t>, deadline);
+};
+static_assert(!CollectiveCommunicator<collects_alone>);
+struct reduces_all_ranks_only : gathers_only {
+  void reduce_scatter(std::span<const float>, std::span<float>, deadline);
+};
+static_assert(!CollectiveCommunicator<reduces_all_ranks_only>);
+struct reduces_doubles : gathers_only {
   void reduce_scatter(std::span<const double>, std::span<double>, std::span<const std::size_t>, deadline);
 };
-static_assert(!ReduceScatterCommunicator<reduces_doubles>);
+static_assert(!CollectiveCommunicator<reduces_doubles>);
 /// It may not spoil what it reads.
-struct reduces_in_the_contribution : minimal_communicator {
-  void reduce_scatter(std::span<float>, std::span<float>, deadline);
+struct reduces_in_the_contribution : gathers_only {
   void reduce_scatter(std::span<float>, std::span<float>, std::span<const std::size_t>, deadline);
 };
-static_assert(!ReduceScatterCommunicator<reduces_in_the_contribution>);
+static_assert(!CollectiveCommunicator<reduces_in_the_contribution>);
 
 static_assert(InterruptibleCommunicator<interruptible_communicator>);
 static_assert(InterruptibleCommunicator<threads_communicator>);
@@ -256,29 +223,6 @@ struct without_rearm : non_blocking_communicator {
   void interrupt() noexcept;
 };
 static_assert(!InterruptibleCommunicator<without_rearm>);
-
-static_assert(ReservingCommunicator<reserving_communicator> && ReservingCommunicator<threads_communicator>);
-static_assert(!ReservingCommunicator<non_blocking_communicator>);
-struct reserves_without_starting : minimal_communicator {
-  void reserve(const expected_operations&);
-};
-static_assert(!ReservingCommunicator<reserves_without_starting>);
-struct reserves_nothing_in_particular : non_blocking_communicator {
-  void reserve();
-};
-static_assert(!ReservingCommunicator<reserves_nothing_in_particular>);
-struct reserves_perhaps : non_blocking_communicator {
-  bool reserve(const expected_operations&);
-};
-static_assert(!ReservingCommunicator<reserves_perhaps>);
-
-static_assert(ReducingControl<reducing_control> && ReducingControl<self_communicator>);
-static_assert(ReducingControl<threads_communicator>);
-static_assert(!ReducingControl<minimal_communicator>);
-struct reduces_to_32_bits : minimal_communicator {
-  std::uint32_t all_reduce_max(std::uint64_t);
-};
-static_assert(!ReducingControl<reduces_to_32_bits>);
 
 static_assert(FailableControl<failable_control> && FailableControl<threads_communicator>);
 static_assert(!FailableControl<minimal_communicator> && !FailableControl<self_communicator>);
@@ -610,29 +554,14 @@ static_assert(!RebindsTo<rebinds_to_storage, foreign_tensor>);
 
 // -- interruption by and for others
 
-struct alerting : interruptible_communicator {
+struct alerting : minimal_communicator {
   bool interrupted();
 };
-static_assert(AlertingCommunicator<alerting> && AlertingCommunicator<threads_communicator>);
-static_assert(!AlertingCommunicator<interruptible_communicator>);
-struct alerts_by_a_number : interruptible_communicator {
+static_assert(AlertingControl<alerting> && AlertingControl<threads_communicator>);
+struct alerts_by_a_number : minimal_communicator {
   int interrupted();
 };
-static_assert(!AlertingCommunicator<alerts_by_a_number>);
-struct alerts_alone : minimal_communicator {
-  bool interrupted();
-};
-static_assert(AlertingControl<alerts_alone> && AlertingControl<alerting>);
-static_assert(!AlertingCommunicator<alerts_alone>);
 static_assert(!AlertingControl<minimal_communicator> && !AlertingControl<alerts_by_a_number>);
-struct connecting : interruptible_communicator {
-  void connect();
-};
-static_assert(ConnectingCommunicator<connecting> && !ConnectingCommunicator<interruptible_communicator>);
-struct connects_maybe : interruptible_communicator {
-  bool connect();
-};
-static_assert(!ConnectingCommunicator<connects_maybe>);
 
 // -- Observer
 
@@ -665,24 +594,41 @@ static_assert(!WaitingObserver<waiting_asks_back>);
 
 // -- decorators model what they decorate, no more and no less
 
+/// The optional operations that `C` has, a bit for each.
+template <class C>
+constexpr unsigned optional_operations =
+                       [] {
+                         unsigned out = 0;
+  for (const bool each : {requires(const C& comm) { comm.node_of(0);
+                       },
+                   requires(C& comm, expected_operations most) { comm.reserve(most); },
+                   requires(C& comm, std::span<const std::size_t> group) { comm.start_viewed_broadcast({}, 0, group); },
+                   requires(C& comm, typename C::token& token, deadline limit) { comm.view(token, limit); },
+                   requires(C& comm) { comm.all_reduce_max(0); },
+                   requires(C& comm, deadline limit) { comm.all_reduce_max(0, limit); },
+                   requires(C& comm, mutable_bytes bytes, deadline limit) { comm.broadcast(bytes, 0, limit); },
+                   requires(C& comm) { comm.connect(); }
+}) {
+    out = 2 * out + (each ? 1 : 0);
+  }
+return out;
+}
+();
 template <class C>
 constexpr bool is_transparent = [] {
   using F = faulty_communicator<C>;
   return Communicator<F> == Communicator<C> && ScatterCommunicator<F> == ScatterCommunicator<C> &&
-         NonBlockingCommunicator<F> == NonBlockingCommunicator<C> &&
-         NonBlockingScatterCommunicator<F> == NonBlockingScatterCommunicator<C> &&
-         GroupCommunicator<F> == GroupCommunicator<C> && NodeAwareCommunicator<F> == NodeAwareCommunicator<C> &&
-         AllGatherCommunicator<F> == AllGatherCommunicator<C> &&
-         ReduceScatterCommunicator<F> == ReduceScatterCommunicator<C> &&
-         InterruptibleCommunicator<F> == InterruptibleCommunicator<C> && ReducingControl<F> == ReducingControl<C> &&
-         AlertingControl<F> == AlertingControl<C> && FailableControl<F> == FailableControl<C>;
+         NonBlockingCommunicator<F> == NonBlockingCommunicator<C> && GroupCommunicator<F> == GroupCommunicator<C> &&
+         CollectiveCommunicator<F> == CollectiveCommunicator<C> &&
+         InterruptibleCommunicator<F> == InterruptibleCommunicator<C> && AlertingControl<F> == AlertingControl<C> &&
+         FailableControl<F> == FailableControl<C> && optional_operations<F> == optional_operations<C>;
 }();
 static_assert(is_transparent<minimal_communicator> && is_transparent<scattering_communicator>);
-static_assert(is_transparent<non_blocking_communicator> && is_transparent<non_blocking_scatter_communicator>);
-static_assert(is_transparent<gathering_communicator> && is_transparent<reducing_communicator>);
-static_assert(is_transparent<group_communicator> && is_transparent<node_aware_communicator>);
-static_assert(is_transparent<half_blocking_communicator> && is_transparent<interruptible_communicator>);
-static_assert(is_transparent<reducing_control> && is_transparent<failable_control> && is_transparent<alerts_alone>);
+static_assert(is_transparent<non_blocking_communicator> && is_transparent<half_blocking_communicator>);
+static_assert(is_transparent<group_communicator> && is_transparent<collective_communicator>);
+static_assert(is_transparent<interruptible_communicator> && is_transparent<reserving_communicator>);
+static_assert(is_transparent<node_aware_communicator> && is_transparent<reducing_control>);
+static_assert(is_transparent<failable_control> && is_transparent<alerting>);
 static_assert(is_transparent<threads_communicator> && is_transparent<self_communicator>);
 template <class S>
 constexpr bool is_transparent_source = [] {

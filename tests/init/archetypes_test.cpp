@@ -63,7 +63,7 @@ TEST(Archetypes, BlockingScatterGoesWithStartedBroadcasts) {
 }
 
 TEST(Archetypes, StartedScatterIsUsedWithoutInterruption) {
-  expect_works_with<native_sharding<>, non_blocking_scatter_communicator, failable_control>();
+  expect_works_with<native_sharding<>, group_communicator, failable_control>();
 }
 
 TEST(Archetypes, EveryRankLoadsWithAMinimalCommunicator) {

@@ -133,7 +133,7 @@ TEST(Verification, NeedsNoMoreThanABroadcast) {
   expect_verified_over<scattering_communicator>();
   expect_verified_over<non_blocking_communicator>();
   expect_verified_over<half_blocking_communicator>();
-  expect_verified_over<non_blocking_scatter_communicator>();
+  expect_verified_over<group_communicator>();
 }
 
 /// Its third read fails.

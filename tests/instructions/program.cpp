@@ -88,8 +88,12 @@ class lone_rank {
     }
   }
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value) noexcept { return value; }
-  token start_broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/) noexcept { return {}; }
-  token start_scatter(std::span<const bytes_view> /*windows*/, mutable_bytes /*own*/, std::size_t /*root*/) noexcept {
+  token start_broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/,
+                        std::span<const std::size_t> /*group*/ = {}) noexcept {
+    return {};
+  }
+  token start_scatter(std::span<const bytes_view> /*windows*/, mutable_bytes /*own*/, std::size_t /*root*/,
+                      std::span<const std::size_t> /*group*/) noexcept {
     return {};
   }
   void wait(token& /*operation*/, deadline /*limit*/) noexcept {}

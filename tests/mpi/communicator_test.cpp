@@ -2,6 +2,7 @@
 #include "support/expect_error.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
 #include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/testing/laws.hpp>
 
@@ -25,15 +26,10 @@ using namespace fsdpinit::testing_support;
 using fsdpinit::testing::check_communicator;
 using fsdpinit::testing::violations;
 
-static_assert(NonBlockingScatterCommunicator<mpi_communicator>);
-static_assert(GroupCommunicator<mpi_communicator>);
-static_assert(NodeAwareCommunicator<mpi_communicator>);
-static_assert(AllGatherCommunicator<mpi_communicator> && ReduceScatterCommunicator<mpi_communicator>);
+static_assert(GroupCommunicator<mpi_communicator> && CollectiveCommunicator<mpi_communicator>);
 static_assert(InterruptibleCommunicator<mpi_communicator>);
-static_assert(ReducingControl<mpi_communicator>);
-static_assert(PoisonableCommunicator<mpi_communicator> && ReservingCommunicator<mpi_communicator>);
 static_assert(StagingCommunicator<mpi_communicator, host_memory>);
-static_assert(ViewingCommunicator<mpi_communicator>);
+static_assert(detail::abilities_of<mpi_communicator>.views && detail::abilities_of<mpi_communicator>.knows_nodes);
 
 TEST(MpiCommunicator, KeepsTheLaws) {
   for_each_world([](mpi_communicator& world) { EXPECT_EQ(check_communicator(world), violations{}); });
@@ -194,7 +190,7 @@ TEST(MpiCommunicator, GathersFromItsStagingMemory) {
       for (std::uint64_t i = 0; i < length; ++i) {
         staged.data()[i] = pattern(world.rank() + round, i);
       }
-      world.all_gather(staged.bytes(), all, deadline::after(30));
+      world.all_gather(staged.bytes(), all, {}, deadline::after(30));
       for (std::uint64_t i = 0; i < all.size(); ++i) {
         ASSERT_EQ(all[i], pattern(i / length + round, i % length)) << "byte " << i;
       }
@@ -216,11 +212,11 @@ TEST(MpiCommunicator, GathersWhileOperationsAreInFlight) {
     std::vector<float> contribution(world.size(), static_cast<float>(world.rank()));
     std::vector<float> own(1);
     const std::size_t sum_of_ranks = world.size() * (world.size() - 1) / 2;
-    world.reduce_scatter(contribution, own, deadline::after(30));
+    world.reduce_scatter(contribution, own, {}, deadline::after(30));
     EXPECT_EQ(own[0], static_cast<float>(sum_of_ranks));
     std::vector<std::byte> all(world.size());
     all[world.rank()] = static_cast<std::byte>(world.rank());
-    world.all_gather(bytes_view(all).subspan(world.rank(), 1), all, deadline::after(30));
+    world.all_gather(bytes_view(all).subspan(world.rank(), 1), all, {}, deadline::after(30));
     EXPECT_EQ(all.back(), static_cast<std::byte>(world.size() - 1));
     for (std::size_t i = 0; i < in_flight; ++i) {
       world.wait(tokens[i], deadline::after(30));
@@ -240,7 +236,7 @@ TEST(MpiCommunicator, AnInterruptionEndsAReductionThatIsUnderWay) {
     const std::uint64_t numbers = fails ? round : 5 * round + 1;
     const std::vector<float> contribution(numbers * world.size(), 1.0F);
     std::vector<float> own(numbers);
-    const auto caught = attempt([&] { world.reduce_scatter(contribution, own, deadline::after(30)); });
+    const auto caught = attempt([&] { world.reduce_scatter(contribution, own, {}, deadline::after(30)); });
     if (fails) {
       EXPECT_FALSE(caught.has_value());
       EXPECT_EQ(own, std::vector<float>(numbers, static_cast<float>(world.size())));
@@ -254,7 +250,7 @@ TEST(MpiCommunicator, AnInterruptionEndsAReductionThatIsUnderWay) {
     static_cast<void>(world.all_reduce_max(0));
     std::vector<float> again(3 * world.size(), 1.0F);
     std::vector<float> sum(3);
-    world.reduce_scatter(again, sum, deadline::after(30));
+    world.reduce_scatter(again, sum, {}, deadline::after(30));
     EXPECT_EQ(sum, std::vector<float>(3, static_cast<float>(world.size())));
   });
 }

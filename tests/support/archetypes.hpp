@@ -91,17 +91,9 @@ struct half_blocking_communicator : non_blocking_communicator {
   }
 };
 
-struct non_blocking_scatter_communicator : non_blocking_communicator {
+struct group_communicator : non_blocking_communicator {
   using non_blocking_communicator::non_blocking_communicator;
-  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
-    return started(inner_.start_scatter(windows, own, root));
-  }
-};
-
-struct group_communicator : non_blocking_scatter_communicator {
   using non_blocking_communicator::start_broadcast;
-  using non_blocking_scatter_communicator::non_blocking_scatter_communicator;
-  using non_blocking_scatter_communicator::start_scatter;
   token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
     return started(inner_.start_broadcast(buffer, root, group));
   }
@@ -118,18 +110,10 @@ struct node_aware_communicator : minimal_communicator {
   }
 };
 
-struct gathering_communicator : minimal_communicator {
+struct collective_communicator : minimal_communicator {
   using minimal_communicator::minimal_communicator;
-  void all_gather(bytes_view own, mutable_bytes all, deadline limit) { inner_.all_gather(own, all, limit); }
   void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit) {
     inner_.all_gather(own, all, group, limit);
-  }
-};
-
-struct reducing_communicator : minimal_communicator {
-  using minimal_communicator::minimal_communicator;
-  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit) {
-    inner_.reduce_scatter(contribution, own, limit);
   }
   void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
                       deadline limit) {

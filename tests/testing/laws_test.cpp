@@ -249,7 +249,7 @@ TEST(CommunicatorLaws, NoticeAGroupThatHasAnotherRoot) {
     using group_communicator::group_communicator;
     token start_broadcast(mutable_bytes buffer, std::size_t) { return group_communicator::start_broadcast(buffer, 0); }
     token start_broadcast(mutable_bytes buffer, std::size_t, std::span<const std::size_t> group) {
-      return group_communicator::start_broadcast(buffer, group.front(), group);
+      return group_communicator::start_broadcast(buffer, group.empty() ? 0 : group.front(), group);
     }
   };
   fsdpinit::testing::run_ranks(3, [](std::size_t rank, threads_communicator& world) {
@@ -262,11 +262,8 @@ TEST(CommunicatorLaws, NoticeAGroupThatHasAnotherRoot) {
 TEST(CommunicatorLaws, NoticeAScatterInAGroupThatMovesNothing) {
   struct idle_communicator : group_communicator {
     using group_communicator::group_communicator;
-    token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t) {
-      return group_communicator::start_broadcast({}, 0);
-    }
     token start_scatter(std::span<const bytes_view>, mutable_bytes, std::size_t, std::span<const std::size_t> group) {
-      return group_communicator::start_broadcast({}, group.front(), group);
+      return group_communicator::start_broadcast({}, group.empty() ? 0 : group.front(), group);
     }
   };
   fsdpinit::testing::run_ranks(2, [](std::size_t rank, threads_communicator& world) {
@@ -276,14 +273,13 @@ TEST(CommunicatorLaws, NoticeAScatterInAGroupThatMovesNothing) {
 }
 
 TEST(CommunicatorLaws, NoticeAGatherInAnotherOrder) {
-  struct rotated_communicator : gathering_communicator {
-    using gathering_communicator::gathering_communicator;
-    void all_gather(bytes_view own, mutable_bytes all, deadline limit) {
-      gathering_communicator::all_gather(own, all, limit);
-      std::rotate(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(own.size()), all.end());
-    }
+  struct rotated_communicator : collective_communicator {
+    using collective_communicator::collective_communicator;
     void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit) {
-      gathering_communicator::all_gather(own, all, group, limit);
+      collective_communicator::all_gather(own, all, group, limit);
+      if (group.empty()) {
+        std::rotate(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(own.size()), all.end());
+      }
     }
   };
   fsdpinit::testing::run_ranks(2, [](threads_communicator& world) {
@@ -294,14 +290,12 @@ TEST(CommunicatorLaws, NoticeAGatherInAnotherOrder) {
 
 /// Adds as `Order` has the ranks: gathers all contributions first.
 template <class Order>
-struct gather_and_add : minimal_communicator {
-  using minimal_communicator::minimal_communicator;
-  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit) {
-    const std::size_t everyone[] = {0, 1, 2};
-    reduce_scatter(contribution, own, everyone, limit);
-  }
+struct gather_and_add : collective_communicator {
+  using collective_communicator::collective_communicator;
   void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
                       deadline limit) {
+    const std::size_t everyone[] = {0, 1, 2};
+    group = group.empty() ? everyone : group;
     std::vector<float> all(contribution.size() * group.size());
     inner_.all_gather(std::as_bytes(contribution), std::as_writable_bytes(std::span(all)), group, limit);
     std::size_t index = 0;

@@ -70,7 +70,7 @@ TEST(Gradients, AreTheSameBitsWhateverTheCommunicator) {
     scattering_communicator scattering(world);
     sharded_units over_scattering(module, scattering);
     expect_gradients(model, over_scattering, rank, 3, 1, gradient_reduction::sum);
-    non_blocking_scatter_communicator started(world);
+    group_communicator started(world);
     sharded_units over_started(module, started);
     expect_gradients(model, over_started, rank, 3, 1, gradient_reduction::sum);
   });

@@ -92,7 +92,7 @@ TEST(Unshard, GivesEveryRankTheSameBytesWhateverTheCommunicator) {
       };
       minimal_communicator minimal(world);
       expect_whole(minimal);
-      non_blocking_scatter_communicator started(world);
+      group_communicator started(world);
       reducing_control control(control_world.rank(rank));
       expect_whole(channels{started, control});
       EXPECT_EQ(model.faults_of(module, memory, ranks, rank), "") << "the end of the units shards what is unsharded";

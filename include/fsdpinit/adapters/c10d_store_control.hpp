@@ -101,7 +101,7 @@ class c10d_store_control {
     return value;
   }
 
-  /// This rank's data channel has lost a peer: see `SuspectingControl`. Until the next reduction.
+  /// This rank's data channel has lost a peer: see `Communicator`. Until the next reduction.
   void suspect(const error& cause) { suspicion_ = cause; }
 
  private:

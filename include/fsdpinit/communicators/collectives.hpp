@@ -36,10 +36,11 @@ void broadcast_now(C& comm, mutable_bytes buffer, std::size_t root, deadline lim
   }
 }
 
-template <CanScatter C>
+template <class C>
+  requires(GroupCommunicator<C> || ScatterCommunicator<C>)
 void scatter_now(C& comm, std::span<const bytes_view> windows, mutable_bytes own, std::size_t root, deadline limit) {
-  if constexpr (NonBlockingScatterCommunicator<C>) {
-    auto operation = comm.start_scatter(windows, own, root);
+  if constexpr (GroupCommunicator<C>) {
+    auto operation = comm.start_scatter(windows, own, root, {});
     comm.wait(operation, limit);
   } else {
     comm.scatter(windows, own, root);
@@ -151,7 +152,7 @@ class reduce_scatter_by_turns {
     if (count == 0) {
       return received_.data();
     }
-    if constexpr (CanScatter<C>) {
+    if constexpr (GroupCommunicator<C> || ScatterCommunicator<C>) {
       if (rank_ == root) {
         for (std::size_t i = 0; i < group_.size(); ++i) {
           windows_[group_[i]] = std::as_bytes(outgoing(i, at, count));
@@ -188,32 +189,29 @@ class reduce_scatter_by_turns {
 
 }  // namespace detail
 
-/// Gathers the parts of all ranks of `group`, as `AllGatherCommunicator` has it.
+/// Gathers the parts of all ranks of `group`, as `CollectiveCommunicator` has it.
 ///
 /// Where `C` does not model that: one broadcast after the other from every rank of the communicator, in pieces of 256 KiB, which
 /// ranks of other groups receive too and forget (256 KiB of staging, not in any account). Deadline and interruption are those of
 /// its broadcasts.
 template <Communicator C>
 void all_gather(C& comm, bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit) {
-  if constexpr (AllGatherCommunicator<C>) {
+  if constexpr (CollectiveCommunicator<C>) {
     comm.all_gather(own, all, group, limit);
   } else {
-    detail::check_parts(own.size(), all.size(), group.size(), "bytes");
-    detail::check_group(group, comm.rank(), comm.rank(), comm.size());
-    detail::all_gather_by_broadcasts(comm, own, all, group, limit);
+    const std::vector<std::size_t> members = detail::members_of(group, comm.size());
+    detail::check_parts(own.size(), all.size(), members.size(), "bytes");
+    detail::check_group(members, comm.rank(), comm.rank(), comm.size());
+    detail::all_gather_by_broadcasts(comm, own, all, members, limit);
   }
 }
 /// The same, of all ranks.
 template <Communicator C>
 void all_gather(C& comm, bytes_view own, mutable_bytes all, deadline limit) {
-  if constexpr (AllGatherCommunicator<C>) {
-    comm.all_gather(own, all, limit);
-  } else {
-    fsdpinit::all_gather(comm, own, all, detail::all_ranks(comm.size()), limit);
-  }
+  fsdpinit::all_gather(comm, own, all, {}, limit);
 }
 
-/// Adds up the contributions of all ranks of `group`, as `ReduceScatterCommunicator` has it: the same bits on any communicator.
+/// Adds up the contributions of all ranks of `group`, as `CollectiveCommunicator` has it: the same bits on any communicator.
 ///
 /// Where `C` does not model that: pieces of 256 KiB; of each, every rank of the communicator scatters what it has to its group,
 /// or broadcasts it where `C` does not scatter, which moves as much more as the group has ranks. Stages at most 768 KiB, not in
@@ -221,22 +219,19 @@ void all_gather(C& comm, bytes_view own, mutable_bytes all, deadline limit) {
 template <Communicator C>
 void reduce_scatter(C& comm, std::span<const float> contribution, std::span<float> own,
                     std::span<const std::size_t> group, deadline limit) {
-  if constexpr (ReduceScatterCommunicator<C>) {
+  if constexpr (CollectiveCommunicator<C>) {
     comm.reduce_scatter(contribution, own, group, limit);
   } else {
-    detail::check_parts(own.size(), contribution.size(), group.size(), "numbers");
-    detail::check_group(group, comm.rank(), comm.rank(), comm.size());
-    detail::reduce_scatter_by_turns<C>(comm, contribution, own, group, limit).run();
+    const std::vector<std::size_t> members = detail::members_of(group, comm.size());
+    detail::check_parts(own.size(), contribution.size(), members.size(), "numbers");
+    detail::check_group(members, comm.rank(), comm.rank(), comm.size());
+    detail::reduce_scatter_by_turns<C>(comm, contribution, own, members, limit).run();
   }
 }
 /// The same, of all ranks.
 template <Communicator C>
 void reduce_scatter(C& comm, std::span<const float> contribution, std::span<float> own, deadline limit) {
-  if constexpr (ReduceScatterCommunicator<C>) {
-    comm.reduce_scatter(contribution, own, limit);
-  } else {
-    fsdpinit::reduce_scatter(comm, contribution, own, detail::all_ranks(comm.size()), limit);
-  }
+  fsdpinit::reduce_scatter(comm, contribution, own, {}, limit);
 }
 
 }  // namespace fsdpinit

@@ -34,11 +34,7 @@ class basic_cuda_threads_communicator : public threads_communicator {
   void wait(token& operation, deadline limit) {
     threads_communicator::wait(operation, limit, [this](auto... how) { copy(how...); });
   }
-  void all_gather(bytes_view own, mutable_bytes all, deadline limit = deadline::never()) {
-    all_gather(own, all, everyone(), limit);
-  }
-  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group,
-                  deadline limit = deadline::never()) {
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit) {
     threads_communicator::all_gather(own, all, group, limit, [this](auto... how) { copy(how...); });
   }
 

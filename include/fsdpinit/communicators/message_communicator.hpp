@@ -34,18 +34,11 @@ class message_communicator {
     }
   }
 
-  void all_gather(bytes_view own, mutable_bytes all, deadline limit = deadline::never()) {
-    engine_->all_gather(own, all, {}, limit);
-  }
-  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group,
-                  deadline limit = deadline::never()) {
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit) {
     engine_->all_gather(own, all, group, limit);
   }
-  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit = deadline::never()) {
-    engine_->reduce_scatter(contribution, own, {}, limit);
-  }
   void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
-                      deadline limit = deadline::never()) {
+                      deadline limit) {
     engine_->reduce_scatter(contribution, own, group, limit);
   }
 

@@ -42,7 +42,7 @@ struct nccl_options {
 ///
 /// A scatter is sends that move together: its parts differ in size and lie apart, which ncclScatter does not take. What all ranks
 /// gather moves by NCCL's all-gather; groups, which have no communicator of their own, send and receive. NCCL does not
-/// add in the order of ranks, as `ReduceScatterCommunicator` promises: numbers travel by sending and receiving too, and are added on
+/// add in the order of ranks, as `CollectiveCommunicator` promises: numbers travel by sending and receiving too, and are added on
 /// the host, in host memory, in rounds of which two are in flight. For them the first reduction takes pinned memory once, up to 8 MiB
 /// and never more than a slot.
 ///
@@ -66,7 +66,7 @@ class basic_nccl_communicator : public message_communicator<detail::nccl_wire<Nc
   basic_nccl_communicator& operator=(const basic_nccl_communicator&) = delete;
 
   [[nodiscard]] std::size_t node_of(std::size_t rank) const noexcept
-    requires NodeAwareCommunicator<Host>
+    requires requires(const Host& channel) { channel.node_of(0); }
   {
     return host().node_of(rank);
   }

@@ -25,6 +25,11 @@ namespace fsdpinit::detail {
   return ranks;
 }
 
+/// The ranks of a group; one of none is that of all.
+[[nodiscard]] inline std::vector<std::size_t> members_of(std::span<const std::size_t> group, std::size_t size) {
+  return group.empty() ? all_ranks(size) : std::vector<std::size_t>(group.begin(), group.end());
+}
+
 [[nodiscard]] inline bool contains(std::span<const std::size_t> group, std::size_t rank) noexcept {
   for (const std::size_t each : group) {
     if (each == rank) {

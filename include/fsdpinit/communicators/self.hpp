@@ -21,33 +21,23 @@ class self_communicator {
   [[nodiscard]] std::size_t node_of(std::size_t /*rank*/) const noexcept { return 0; }
   void broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/) noexcept {}
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value) noexcept { return value; }
-  token start_broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/) noexcept { return {}; }
   token start_broadcast(mutable_bytes /*buffer*/, std::size_t /*root*/,
-                        std::span<const std::size_t> /*group*/) noexcept {
-    return {};
-  }
-  token start_scatter(std::span<const bytes_view> /*windows*/, mutable_bytes /*own*/, std::size_t /*root*/) noexcept {
+                        std::span<const std::size_t> /*group*/ = {}) noexcept {
     return {};
   }
   token start_scatter(std::span<const bytes_view> /*windows*/, mutable_bytes /*own*/, std::size_t /*root*/,
-                      std::span<const std::size_t> /*group*/) noexcept {
+                      std::span<const std::size_t> /*group*/ = {}) noexcept {
     return {};
   }
-  void all_gather(bytes_view own, mutable_bytes all, deadline /*limit*/) {
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> /*group*/, deadline /*limit*/) {
     detail::check_parts(own.size(), all.size(), 1, "bytes");
     if (!own.empty() && own.data() != all.data()) {
       std::memcpy(all.data(), own.data(), own.size());
     }
   }
-  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> /*group*/, deadline limit) {
-    all_gather(own, all, limit);
-  }
-  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit) {
-    all_gather(std::as_bytes(contribution), std::as_writable_bytes(own), limit);
-  }
-  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> /*group*/,
+  void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
                       deadline limit) {
-    reduce_scatter(contribution, own, limit);
+    all_gather(std::as_bytes(contribution), std::as_writable_bytes(own), group, limit);
   }
   void wait(token& /*operation*/, deadline /*limit*/) noexcept {}
 };

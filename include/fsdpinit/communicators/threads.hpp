@@ -64,44 +64,34 @@ class threads_communicator {
       : state_(std::move(state)), rank_(rank) {}
 
   [[nodiscard]] std::size_t rank() const noexcept { return rank_; }
-  [[nodiscard]] std::size_t size() const noexcept { return everyone().size(); }
+  [[nodiscard]] std::size_t size() const noexcept { return state_->payload.everyone().size(); }
 
   /// 0: all are on one node, unless the world was told otherwise.
   [[nodiscard]] std::size_t node_of(std::size_t rank) const noexcept { return state_->nodes[rank]; }
 
   void reserve(const expected_operations& most) { state_->payload.reserve(rank_, most.in_flight); }
-  token start_broadcast(mutable_bytes buffer, std::size_t root) { return start_broadcast(buffer, root, everyone()); }
-  token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group) {
-    return state_->payload.start(rank_, root, kind::broadcast, {}, buffer, group);
-  }
-  token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
-    return start_scatter(windows, own, root, everyone());
+  token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group = {}) {
+    return state_->payload.start(rank_, root, kind::broadcast, {}, buffer, members(group));
   }
   token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
-                      std::span<const std::size_t> group) {
-    return state_->payload.start(rank_, root, kind::scatter, windows, own, group);
+                      std::span<const std::size_t> group = {}) {
+    return state_->payload.start(rank_, root, kind::scatter, windows, own, members(group));
   }
   /// Receivers copy here. After a throw the operation's buffers are the caller's again.
   void wait(token& operation, deadline limit) { wait(operation, limit, copy_on_host); }
 
   /// Every rank copies straight from the others' parts.
-  void all_gather(bytes_view own, mutable_bytes all, deadline limit = deadline::never()) {
-    all_gather(own, all, everyone(), limit);
-  }
-  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group,
-                  deadline limit = deadline::never()) {
+  void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit) {
     all_gather(own, all, group, limit, copy_on_host);
   }
   /// Every rank adds up its part straight from the others' contributions.
-  void reduce_scatter(std::span<const float> contribution, std::span<float> own, deadline limit = deadline::never()) {
-    reduce_scatter(contribution, own, everyone(), limit);
-  }
   void reduce_scatter(std::span<const float> contribution, std::span<float> own, std::span<const std::size_t> group,
-                      deadline limit = deadline::never()) {
-    detail::check_parts(own.size(), contribution.size(), group.size(), "numbers");
-    state_->payload.exchange(rank_, kind::reduce_scatter, std::as_bytes(contribution), group, limit,
+                      deadline limit) {
+    const std::span<const std::size_t> ranks = members(group);
+    detail::check_parts(own.size(), contribution.size(), ranks.size(), "numbers");
+    state_->payload.exchange(rank_, kind::reduce_scatter, std::as_bytes(contribution), ranks, limit,
                              [&](std::span<const bytes_view> contributions) {
-                               const std::size_t begin = detail::index_in(group, rank_) * own.size();
+                               const std::size_t begin = detail::index_in(ranks, rank_) * own.size();
                                detail::ordered_sum(own, contributions.size(), [&](std::size_t k) {
                                  return reinterpret_cast<const float*>(contributions[k].data()) + begin;
                                });
@@ -132,8 +122,6 @@ class threads_communicator {
   [[nodiscard]] error fail(const error& cause) { return state_->control.fail(rank_, cause); }
 
  protected:
-  [[nodiscard]] std::span<const std::size_t> everyone() const noexcept { return state_->payload.everyone(); }
-
   /// For payload that is not in host memory: `copy(to, from, bytes)` copies it, and may throw.
   template <class Copy>
   void wait(token& operation, deadline limit, Copy&& copy) {
@@ -141,9 +129,10 @@ class threads_communicator {
   }
   template <class Copy>
   void all_gather(bytes_view own, mutable_bytes all, std::span<const std::size_t> group, deadline limit, Copy&& copy) {
-    detail::check_parts(own.size(), all.size(), group.size(), "bytes");
-    state_->payload.exchange(rank_, kind::all_gather, own, group, limit, [&](std::span<const bytes_view> parts) {
-      const std::size_t first = detail::index_in(group, rank_);  // not all of them from the same one at the same time
+    const std::span<const std::size_t> ranks = members(group);
+    detail::check_parts(own.size(), all.size(), ranks.size(), "bytes");
+    state_->payload.exchange(rank_, kind::all_gather, own, ranks, limit, [&](std::span<const bytes_view> parts) {
+      const std::size_t first = detail::index_in(ranks, rank_);  // not all of them from the same one at the same time
       for (std::size_t i = 0; i < parts.size(); ++i) {
         const std::size_t from = (first + i) % parts.size();
         std::byte* const to = all.data() + from * own.size();
@@ -157,6 +146,9 @@ class threads_communicator {
  private:
   using kind = detail::threads_payload::kind;
 
+  [[nodiscard]] std::span<const std::size_t> members(std::span<const std::size_t> group) const noexcept {
+    return group.empty() ? state_->payload.everyone() : group;
+  }
   static void copy_on_host(std::byte* to, const std::byte* from, std::uint64_t bytes) noexcept {
     std::memcpy(to, from, bytes);
   }

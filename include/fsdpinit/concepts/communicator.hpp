@@ -12,13 +12,25 @@
 #include <utility>
 
 /// \file
-/// What moves bytes between ranks. `Communicator` is all that is required; each refinement is used where it is
-/// modelled.
+/// What moves bytes between ranks. `Communicator` is all that is required; each refinement is used where it is modelled, and each optional
+/// operation where there is one. Without any of them everything works: `docs/guide/concepts.md` says what then takes its place.
 
 namespace fsdpinit {
 
 /// Ranks 0 .. size() - 1, and a broadcast: afterwards every rank's `buffer`, the same size everywhere, holds the root's
 /// bytes. Blocking operations are collective, and ordered among themselves on every rank.
+///
+/// Optional, of any communicator:
+/// - `broadcast(buffer, root, limit)`: with a `deadline`.
+/// - `node_of(r)`, const: the lowest rank on the node of rank r, the same number on every rank, so that r is the first of its node where
+///   node_of(r) == r. Local: nothing is sent.
+///
+/// and of one that carries control:
+/// - `all_reduce_max(value)`, or with a deadline after it: the maximum of one std::uint64_t over all ranks, on every rank. Without it
+///   agreement takes size() broadcasts.
+/// - `suspect(cause)`, of a control channel beside a data channel that may lose a peer: that channel has lost one, which the ranks have
+///   not agreed on yet. If they do not come together then, the error that they get has the cause in its text. A cause with
+///   native_code() ETIMEDOUT has waited out a deadline already: the channel waits for no second one.
 template <class C>
 concept Communicator = requires(C& comm, const C& constant, mutable_bytes buffer, std::size_t root) {
   { constant.rank() } -> std::convertible_to<std::size_t>;
@@ -34,9 +46,22 @@ concept ScatterCommunicator =
       { comm.scatter(windows, own, root) } -> std::same_as<void>;
     };
 
+/// What there will be of started operations, at most, on one rank.
+struct expected_operations {
+  std::size_t in_flight = 0;  ///< at a time
+  std::size_t peers = 0;      ///< to which one sends, where this rank is its root
+  std::uint64_t bytes = 0;    ///< of one payload
+};
+
 /// Operations that are started and waited for, several in flight. Started operations are ordered among themselves on
 /// every rank, not with blocking ones. Buffers, and the array of windows, belong to the operation until `wait` has
 /// returned or thrown.
+///
+/// Optional:
+/// - `reserve(most)` with `expected_operations`, local: operations within `most` are then started, moved and ended without an allocation
+///   from the heap; without it the first few allocate. \throws std::bad_alloc
+/// - `poisoned()`, const and noexcept: a peer was lost, and buffers of operations that were in flight may still be read and written: they
+///   must stay allocated.
 ///
 /// \throws error{peer_lost} from `wait` once the deadline has passed; error{interrupted} after `interrupt()` anywhere.
 template <class C>
@@ -47,107 +72,63 @@ concept NonBlockingCommunicator =
       { comm.wait(token, limit) } -> std::same_as<void>;
     };
 
-template <class C>
-concept NonBlockingScatterCommunicator =
-    NonBlockingCommunicator<C> &&
-    requires(C& comm, std::span<const bytes_view> windows, mutable_bytes own, std::size_t root) {
-      { comm.start_scatter(windows, own, root) } -> std::same_as<typename C::token>;
-    };
-
-/// Operations among groups of ranks: several independent ones, of disjoint groups, at one place in the order of started
-/// operations. For a scatter within each replica and then a broadcast along all replicate groups at once, for one source per
+/// Started broadcasts and scatters among groups of ranks: several independent ones, of disjoint groups, at one place in the order of
+/// started operations. For a scatter within each replica and then a broadcast along all replicate groups at once, for one source per
 /// node, and the like, without communicators of their own.
 ///
 /// EVERY rank starts one operation at each place, with the group that it belongs to itself, so that all ranks count the
 /// same; one group may broadcast while another scatters. `group` has the ranks that take part, ascending, the calling rank
-/// and `root` among them, and is the same on each of its members. A group of the calling rank alone moves nothing and keeps
-/// the count; a group of all ranks is the operation without a group. `windows` still has size() entries, indexed by rank of
-/// the communicator; those of ranks outside of the group are ignored. The memory of `group` belongs to the operation as its
-/// buffers do.
+/// and `root` among them, and is the same on each of its members; or it is empty, which is all ranks. A group of the calling rank alone
+/// moves nothing and keeps the count. `windows` has size() entries, indexed by rank of the communicator; those of ranks outside of the
+/// group are ignored. The memory of `group` belongs to the operation as its buffers do.
 ///
 /// Deadlines and interruption are those of other started operations: `interrupt()` on any rank ends the operations of all
 /// ranks, whatever their group, also those of a rank alone.
 ///
+/// Optional are broadcasts whose receivers may look at what they bring where it lies, rather than have all of it copied to keep a part.
+/// `start_viewed_broadcast(buffer, root, group)` does what `start_broadcast` does, except that the buffer of a receiver may never be
+/// written to. `view(token, limit)`, once before `wait` and on receivers only, returns as a `bytes_view` when all bytes are there, and
+/// where: in the buffer, or in memory that the root shares. They may be read until `wait` is called, which lets the root go on. Where it
+/// throws, as `wait` does, the operation is over. Other ranks start the same operation by either function.
+///
 /// \throws error{invalid_argument} from `start_...` where this rank or the root is not in `group`.
 template <class C>
 concept GroupCommunicator =
-    NonBlockingScatterCommunicator<C> && requires(C& comm, mutable_bytes buffer, std::span<const bytes_view> windows,
-                                                  std::size_t root, std::span<const std::size_t> group) {
+    NonBlockingCommunicator<C> && requires(C& comm, mutable_bytes buffer, std::span<const bytes_view> windows,
+                                           std::size_t root, std::span<const std::size_t> group) {
       { comm.start_broadcast(buffer, root, group) } -> std::same_as<typename C::token>;
       { comm.start_scatter(windows, buffer, root, group) } -> std::same_as<typename C::token>;
     };
 
-/// What there will be of started operations, at most, on one rank.
-struct expected_operations {
-  std::size_t in_flight = 0;  ///< at a time
-  std::size_t peers = 0;      ///< to which one sends, where this rank is its root
-  std::uint64_t bytes = 0;    ///< of one payload
-};
-
-/// `reserve(most)`: local. Operations within `most` are then started, moved and ended without an allocation from the heap; without it
-/// the first few allocate. \throws std::bad_alloc
-template <class C>
-concept ReservingCommunicator = NonBlockingCommunicator<C> && requires(C& comm, const expected_operations& most) {
-  { comm.reserve(most) } -> std::same_as<void>;
-};
-
-/// Broadcasts whose receivers may look at what they bring where it lies, rather than have all of it copied to keep a part.
-/// `start_viewed_broadcast` does what `start_broadcast` does, except that the buffer of a receiver may never be written to. `view`, once
-/// before `wait`, returns when all bytes are there, and where: in the buffer, or in memory that the root shares. They may be read until
-/// `wait` is called, which lets the root go on. Other ranks start the same operation by either function.
+/// The collectives of training. Blocking; called at the same place in the order of operations, started and blocking ones, on every rank.
+/// Groups are those of `GroupCommunicator`: every rank of the communicator calls the same at the same place, each with the group that it
+/// belongs to, and parts differ in size from group to group if need be. `interrupt()` ends them as it does started operations.
 ///
-/// \throws as `wait`, after which the operation is over. \pre of `view`: started as viewed, on a receiver.
-template <class C>
-concept ViewingCommunicator =
-    GroupCommunicator<C> && requires(C& comm, mutable_bytes buffer, std::size_t root,
-                                     std::span<const std::size_t> group, typename C::token& token, deadline limit) {
-      { comm.start_viewed_broadcast(buffer, root) } -> std::same_as<typename C::token>;
-      { comm.start_viewed_broadcast(buffer, root, group) } -> std::same_as<typename C::token>;
-      { comm.view(token, limit) } -> std::same_as<bytes_view>;
-    };
-
-/// All-gather: `all` becomes the parts `own` of all ranks in the order of ranks. Parts are of one size, `all` is as long as they
+/// All-gather: `all` becomes the parts `own` of the ranks of the group, in their order. Parts are of one size, `all` is as long as they
 /// are together, and `own` may be this rank's part of `all`, where it is in its place already.
 ///
-/// With a `group`, of the ranks in it only, in their order; groups are as in `GroupCommunicator`: every rank of the communicator
-/// calls it at the same place, each with the group that it belongs to, and parts differ in size from group to group if need be.
+/// Reduce-scatter of single-precision numbers: own[i] = the sum over the ranks of the group of contribution[k * own.size() + i], where
+/// this rank is the k-th. Every contribution has as many parts of own.size() numbers as there are ranks, and `own` may be this rank's part
+/// of its own. The sum is defined to the bit, for that training gives the same numbers wherever it runs: the contributions of the ranks
+/// are added in their order, ((c0 + c1) + c2) + ..., each sum rounded to a float. Which NaN a NaN is, is not.
 ///
-/// Blocking; called at the same place in the order of operations, started and blocking ones, on every rank. `interrupt()` ends
-/// it as it does started operations. \throws error{invalid_argument} for sizes that do not fit together or a group without this
-/// rank; error{peer_lost} once the deadline has passed; error{interrupted}.
+/// \throws error{invalid_argument} for sizes that do not fit together or a group without this rank; error{peer_lost} once the deadline
+/// has passed; error{interrupted}.
 template <class C>
-concept AllGatherCommunicator = Communicator<C> && requires(C& comm, bytes_view own, mutable_bytes all,
-                                                            std::span<const std::size_t> group, deadline limit) {
-  { comm.all_gather(own, all, limit) } -> std::same_as<void>;
-  { comm.all_gather(own, all, group, limit) } -> std::same_as<void>;
-};
-
-/// Reduce-scatter of single-precision numbers: own[i] = the sum over ranks r of contribution_r[rank() * own.size() + i]. Every
-/// contribution has size() parts of own.size() numbers, one for each rank, and `own` may be this rank's part of its own.
-///
-/// The sum is defined to the bit, for that training gives the same numbers wherever it runs: the contributions of ranks 0, 1,
-/// 2, ... are added in that order, ((c0 + c1) + c2) + ..., each sum rounded to a float. Which NaN a NaN is, is not.
-///
-/// Groups, place, interruption and errors as for `AllGatherCommunicator`; parts and order are those of the group.
-template <class C>
-concept ReduceScatterCommunicator =
-    Communicator<C> && requires(C& comm, std::span<const float> contribution, std::span<float> own,
-                                std::span<const std::size_t> group, deadline limit) {
-      { comm.reduce_scatter(contribution, own, limit) } -> std::same_as<void>;
+concept CollectiveCommunicator =
+    Communicator<C> && requires(C& comm, bytes_view part, mutable_bytes all, std::span<const float> contribution,
+                                std::span<float> own, std::span<const std::size_t> group, deadline limit) {
+      { comm.all_gather(part, all, group, limit) } -> std::same_as<void>;
       { comm.reduce_scatter(contribution, own, group, limit) } -> std::same_as<void>;
     };
-
-/// Which ranks share a node: `node_of(r)` is the lowest rank on the node of rank r, the same number on every rank, so that r
-/// is the first of its node where node_of(r) == r. Local: nothing is sent.
-template <class C>
-concept NodeAwareCommunicator = Communicator<C> && requires(const C& constant, std::size_t rank) {
-  { constant.node_of(rank) } -> std::convertible_to<std::size_t>;
-};
 
 /// A rank that fails in the middle of a stream reaches ranks that wait for it.
 ///
 /// `interrupt()`: every rank's started operations, present and future, throw error{interrupted} from `wait`. `rearm()`:
 /// called once on every rank after all of them have agreed that the attempt is over; operations work again.
+///
+/// Optional: `connect()`, of one that has to be made anew after it was interrupted. Collective, ends in an agreement of its own, and does
+/// nothing where the ranks are connected. `initialize` calls it first of all, so that a second attempt works.
 template <class C>
 concept InterruptibleCommunicator = NonBlockingCommunicator<C> && requires(C& comm) {
   { comm.interrupt() } noexcept;
@@ -162,44 +143,6 @@ concept AlertingControl = Communicator<C> && requires(C& comm) {
   { comm.interrupted() } -> std::same_as<bool>;
 };
 
-template <class C>
-concept AlertingCommunicator = InterruptibleCommunicator<C> && AlertingControl<C>;
-
-/// A communicator that has to be made anew after it was interrupted. `connect()`: collective, ends in an agreement of its own, and
-/// does nothing where the ranks are connected. `initialize` calls it first of all, so that a second attempt works.
-template <class C>
-concept ConnectingCommunicator = InterruptibleCommunicator<C> && requires(C& comm) {
-  { comm.connect() } -> std::same_as<void>;
-};
-
-/// Peers copy payload straight from staging memory that the communicator provides: `staging(space)` is a host-accessible
-/// MemorySpace, in the account of `space`.
-template <class C, class Space>
-concept StagingCommunicator = NonBlockingCommunicator<C> && requires(C& comm, const Space& space) {
-  { comm.staging(space) } -> std::same_as<typename C::staging_memory>;
-};
-
-/// `poisoned()`: a peer was lost, and buffers of operations that were in flight may still be read and written: they must stay
-/// allocated.
-template <class C>
-concept PoisonableCommunicator = NonBlockingCommunicator<C> && requires(const C& constant) {
-  { constant.poisoned() } noexcept -> std::convertible_to<bool>;
-};
-
-/// Does the communicator scatter at all? Where not, the scatter transport falls back to broadcast.
-template <class C>
-concept CanScatter = ScatterCommunicator<C> || NonBlockingScatterCommunicator<C>;
-
-/// The maximum of one number over all ranks, on every rank. Without it, agreement takes size() broadcasts.
-template <class C>
-concept ReducingControl = Communicator<C> && (
-                                                 requires(C& comm, std::uint64_t value, deadline limit) {
-                                                   { comm.all_reduce_max(value, limit) } -> std::same_as<std::uint64_t>;
-                                                 } ||
-                                                 requires(C& comm, std::uint64_t value) {
-                                                   { comm.all_reduce_max(value) } -> std::same_as<std::uint64_t>;
-                                                 });
-
 /// A rank whose control operation failed ends the pending and next control operation of every rank. Returns the error
 /// that all ranks get: the first one reported.
 template <class C>
@@ -207,12 +150,11 @@ concept FailableControl = Communicator<C> && requires(C& comm, const error& caus
   { comm.fail(cause) } -> std::same_as<error>;
 };
 
-/// A control channel beside a data channel that may lose a peer: `suspect(cause)` tells it so before the ranks agree on that. If they
-/// do not come together then, the error that they get has the cause in its text. A cause with native_code() ETIMEDOUT has waited
-/// out a deadline already: the channel waits for no second one.
-template <class C>
-concept SuspectingControl = Communicator<C> && requires(C& comm, const error& cause) {
-  { comm.suspect(cause) } -> std::same_as<void>;
+/// Peers copy payload straight from staging memory that the communicator provides: `staging(space)` is a host-accessible
+/// MemorySpace, in the account of `space`.
+template <class C, class Space>
+concept StagingCommunicator = NonBlockingCommunicator<C> && requires(C& comm, const Space& space) {
+  { comm.staging(space) } -> std::same_as<typename C::staging_memory>;
 };
 
 namespace detail {

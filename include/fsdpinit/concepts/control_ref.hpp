@@ -39,7 +39,7 @@ class control_ref {
   [[nodiscard]] error fail(const error& cause) const {
     return table_->fail == nullptr ? cause : table_->fail(control_, cause);
   }
-  /// See SuspectingControl; nothing where the channel does not care.
+  /// Nothing where the channel does not care.
   void suspect(const error& cause) const {
     if (table_->suspect != nullptr) {
       table_->suspect(control_, cause);
@@ -54,7 +54,7 @@ class control_ref {
     std::uint64_t (*all_reduce_max)(void*, std::uint64_t, deadline);
     bool (*fails_together)(const void*);
     error (*fail)(void*, const error&);    // nullptr for a channel that is no FailableControl
-    void (*suspect)(void*, const error&);  // the same of SuspectingControl
+    void (*suspect)(void*, const error&);  // the same of one that cannot be told
   };
 
   template <class C>
@@ -102,7 +102,7 @@ class control_ref {
   }
   template <class C>
   static constexpr auto suspect_of() noexcept -> void (*)(void*, const error&) {
-    if constexpr (SuspectingControl<C>) {
+    if constexpr (requires(C& channel, const error& cause) { channel.suspect(cause); }) {
       return [](void* control, const error& cause) { static_cast<C*>(control)->suspect(cause); };
     } else {
       return nullptr;

@@ -67,11 +67,15 @@ class payload_link {
 };
 
 template <class Data>
-inline constexpr link_abilities abilities_of{.scatters = CanScatter<Data>,
-                                             .groups = GroupCommunicator<Data>,
-                                             .views = ViewingCommunicator<Data>,
-                                             .interrupts = InterruptibleCommunicator<Data>,
-                                             .knows_nodes = NodeAwareCommunicator<Data>};
+inline constexpr link_abilities abilities_of{
+    .scatters = ScatterCommunicator<Data> || GroupCommunicator<Data>,
+    .groups = GroupCommunicator<Data>,
+    .views = requires(Data & data, typename Data::token& token, deadline limit){data.view(token, limit);
+}  // namespace fsdpinit::detail
+, .interrupts = InterruptibleCommunicator<Data>,
+  .knows_nodes = requires(const Data& data, std::size_t rank) { data.node_of(rank); }
+}
+;
 
 /// A token of nothing: what blocking operations leave behind.
 struct finished_token {};
@@ -94,7 +98,7 @@ class payload_link_of final : public payload_link {
   [[nodiscard]] std::size_t rank() const override { return data_.rank(); }
   [[nodiscard]] std::size_t size() const override { return data_.size(); }
   [[nodiscard]] std::size_t node_of([[maybe_unused]] std::size_t rank) const override {
-    if constexpr (NodeAwareCommunicator<Data>) {
+    if constexpr (abilities_of<Data>.knows_nodes) {
       return data_.node_of(rank);
     } else {
       return 0;
@@ -103,7 +107,7 @@ class payload_link_of final : public payload_link {
 
   void reserve(std::size_t operations, [[maybe_unused]] const expected_operations& most) override {
     tokens_.resize(operations);
-    if constexpr (ReservingCommunicator<Data>) {
+    if constexpr (requires { data_.reserve(most); }) {
       data_.reserve(most);
     }
   }
@@ -111,7 +115,7 @@ class payload_link_of final : public payload_link {
   void start_broadcast([[maybe_unused]] std::size_t which, mutable_bytes bytes, std::size_t root,
                        [[maybe_unused]] std::span<const std::size_t> group) override {
     if constexpr (GroupCommunicator<Data>) {
-      tokens_[which] = group.empty() ? data_.start_broadcast(bytes, root) : data_.start_broadcast(bytes, root, group);
+      tokens_[which] = data_.start_broadcast(bytes, root, group);
     } else if constexpr (NonBlockingCommunicator<Data>) {
       tokens_[which] = data_.start_broadcast(bytes, root);
     } else {
@@ -122,10 +126,7 @@ class payload_link_of final : public payload_link {
                      [[maybe_unused]] mutable_bytes own, [[maybe_unused]] std::size_t root,
                      [[maybe_unused]] std::span<const std::size_t> group) override {
     if constexpr (GroupCommunicator<Data>) {
-      tokens_[which] =
-          group.empty() ? data_.start_scatter(windows, own, root) : data_.start_scatter(windows, own, root, group);
-    } else if constexpr (NonBlockingScatterCommunicator<Data>) {
-      tokens_[which] = data_.start_scatter(windows, own, root);
+      tokens_[which] = data_.start_scatter(windows, own, root, group);
     } else if constexpr (ScatterCommunicator<Data>) {
       data_.scatter(windows, own, root);
     }
@@ -133,13 +134,12 @@ class payload_link_of final : public payload_link {
   void start_viewed_broadcast([[maybe_unused]] std::size_t which, [[maybe_unused]] mutable_bytes bytes,
                               [[maybe_unused]] std::size_t root,
                               [[maybe_unused]] std::span<const std::size_t> group) override {
-    if constexpr (ViewingCommunicator<Data>) {
-      tokens_[which] =
-          group.empty() ? data_.start_viewed_broadcast(bytes, root) : data_.start_viewed_broadcast(bytes, root, group);
+    if constexpr (abilities_of<Data>.views) {
+      tokens_[which] = data_.start_viewed_broadcast(bytes, root, group);
     }
   }
   [[nodiscard]] bytes_view view([[maybe_unused]] std::size_t which, [[maybe_unused]] deadline limit) override {
-    if constexpr (ViewingCommunicator<Data>) {
+    if constexpr (abilities_of<Data>.views) {
       return data_.view(*tokens_[which], limit);
     } else {
       return {};
@@ -156,7 +156,7 @@ class payload_link_of final : public payload_link {
   }
 
   void connect() override {
-    if constexpr (ConnectingCommunicator<Data>) {
+    if constexpr (requires { data_.connect(); }) {
       data_.connect();
     }
   }
@@ -171,7 +171,7 @@ class payload_link_of final : public payload_link {
     }
   }
   [[nodiscard]] bool poisoned() const noexcept override {
-    if constexpr (PoisonableCommunicator<Data>) {
+    if constexpr (requires { data_.poisoned(); }) {
       return data_.poisoned();
     } else {
       return false;

@@ -55,23 +55,20 @@ namespace fsdpinit::testing::detail {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size_bytes()) == 0);
 }
 
-/// The laws of `AllGatherCommunicator` and `ReduceScatterCommunicator`, for `fsdpinit::all_gather` and `reduce_scatter` too where a
-/// communicator models neither.
+/// The laws of `CollectiveCommunicator`, for `fsdpinit::all_gather` and `reduce_scatter` too where a communicator does not model it.
 template <class C>
 class collective_laws {
  public:
   collective_laws(C& comm, law_list& laws, double deadline_seconds)
       : comm_(comm), rank_(comm.rank()), size_(comm.size()), seconds_(deadline_seconds), laws_(laws) {}
 
-  void run_all_gather() {
+  void run() {
     laws_.run("all_gather", [&] { all_gathers(); });
     run_failures("all_gather", [&](deadline limit) {
       const std::vector<std::byte> own(100);
       std::vector<std::byte> all(100 * size_);
       fsdpinit::all_gather(comm_, own, all, limit);
     });
-  }
-  void run_reduce_scatter() {
     laws_.run("reduce_scatter", [&] { reduce_scatters(); });
     run_failures("reduce_scatter", [&](deadline limit) {
       std::vector<float> contribution(25 * size_);
@@ -175,7 +172,7 @@ class collective_laws {
           }
           recover();
           call(limit());
-          if constexpr (!PoisonableCommunicator<C>) {
+          if constexpr (!requires { comm_.poisoned(); }) {
             if (!quits) {
               laws_.expect_throw(errc::peer_lost, concat(name, " throws peer_lost once its deadline has passed"),
                                  [&] { call(deadline::after(0.02)); });

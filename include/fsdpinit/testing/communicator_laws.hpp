@@ -38,7 +38,7 @@ class communicator_laws {
   violations run() {
     laws_.expect(rank_ < size_, "rank() < size()");
     laws_.run("broadcast", [&] { broadcast(); });
-    if constexpr (NodeAwareCommunicator<C>) {
+    if constexpr (requires { std::as_const(comm_).node_of(0); }) {
       laws_.run("node_of", [&] { node_of(); });
     }
     if constexpr (ScatterCommunicator<C>) {
@@ -47,27 +47,22 @@ class communicator_laws {
     if constexpr (NonBlockingCommunicator<C>) {
       laws_.run("start_broadcast", [&] { start_broadcast(); });
     }
-    if constexpr (ViewingCommunicator<C>) {
+    if constexpr (requires(typename C::token& token) { comm_.view(token, limit()); }) {
       laws_.run("start_viewed_broadcast", [&] { start_viewed_broadcast(); });
     }
-    if constexpr (NonBlockingScatterCommunicator<C>) {
-      laws_.run("start_scatter", [&] { start_scatter(); });
-    }
     if constexpr (GroupCommunicator<C>) {
+      laws_.run("start_scatter", [&] { start_scatter(); });
       group_laws(comm_, laws_, seconds_).run();
     }
-    if constexpr (AllGatherCommunicator<C>) {
-      collective_laws(comm_, laws_, seconds_).run_all_gather();
+    if constexpr (CollectiveCommunicator<C>) {
+      collective_laws(comm_, laws_, seconds_).run();
     }
-    if constexpr (ReduceScatterCommunicator<C>) {
-      collective_laws(comm_, laws_, seconds_).run_reduce_scatter();
-    }
-    if constexpr (ReducingControl<C>) {
+    if constexpr (reduces || reduces_within_a_deadline) {
       laws_.run("all_reduce_max", [&] { all_reduce_max(); });
     }
     if constexpr (InterruptibleCommunicator<C>) {
       laws_.run("interrupt", [&] { interrupt(); });
-      if constexpr (!PoisonableCommunicator<C>) {  // such a one is of no use after a deadline
+      if constexpr (!requires { comm_.poisoned(); }) {  // such a one is of no use after a deadline
         laws_.run("deadline", [&] { late_peer(); });
       }
     }
@@ -79,6 +74,10 @@ class communicator_laws {
   }
 
  private:
+  static constexpr bool reduces = requires(C& comm, std::uint64_t value) { comm.all_reduce_max(value); };
+  static constexpr bool reduces_within_a_deadline =
+      requires(C& comm, std::uint64_t value, deadline limit) { comm.all_reduce_max(value, limit); };
+
   [[nodiscard]] deadline limit() const noexcept { return deadline::after(seconds_); }
 
   void broadcast() {
@@ -171,7 +170,7 @@ class communicator_laws {
         std::vector<std::byte> buffer = patterned(size, rank_ == root ? root : 1000 + rank_);
         const bool views = rank_ != root && (rank_ - root) % 2 == 1;
         typename C::token token =
-            views ? comm_.start_viewed_broadcast(buffer, root) : comm_.start_broadcast(buffer, root);
+            views ? comm_.start_viewed_broadcast(buffer, root, {}) : comm_.start_broadcast(buffer, root);
         const std::vector<std::byte> wanted = patterned(size, root);
         if (views) {
           const bytes_view lies = comm_.view(token, limit());
@@ -193,7 +192,7 @@ class communicator_laws {
       }
       std::vector<typename C::token> tokens;
       for (scattered& part : parts) {
-        tokens.push_back(comm_.start_scatter(part.windows, part.own, root));
+        tokens.push_back(comm_.start_scatter(part.windows, part.own, root, {}));
       }
       for (std::uint64_t round = 0; round < 4; ++round) {
         comm_.wait(tokens[round], limit());
@@ -203,7 +202,7 @@ class communicator_laws {
   }
 
   [[nodiscard]] std::uint64_t reduced(std::uint64_t value) {
-    if constexpr (requires { comm_.all_reduce_max(value, limit()); }) {
+    if constexpr (reduces_within_a_deadline) {
       return comm_.all_reduce_max(value, limit());
     } else {
       return comm_.all_reduce_max(value);

@@ -51,11 +51,6 @@ class corrupting_communicator : public C {
   {
     return {C::start_broadcast(buffer, root, group), arriving(buffer, root)};
   }
-  [[nodiscard]] token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root)
-    requires NonBlockingScatterCommunicator<C>
-  {
-    return {C::start_scatter(windows, own, root), arriving(own, root)};
-  }
   [[nodiscard]] token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
                                     std::span<const std::size_t> group)
     requires GroupCommunicator<C>

@@ -112,10 +112,10 @@ class group_laws {
 
   void start(flight& each) {
     // All ranks: with a group and without are the same, on this rank and that.
+    const std::vector<std::size_t> nobody;
     const bool without = each.group.size() == size_ && (rank_ + each.number) % 2 == 0;
     if (each.scatter) {
-      each.token.emplace(without ? comm_.start_scatter(each.windows, each.own, each.root)
-                                 : comm_.start_scatter(each.windows, each.own, each.root, each.group));
+      each.token.emplace(comm_.start_scatter(each.windows, each.own, each.root, without ? nobody : each.group));
     } else {
       each.token.emplace(without ? comm_.start_broadcast(each.own, each.root)
                                  : comm_.start_broadcast(each.own, each.root, each.group));

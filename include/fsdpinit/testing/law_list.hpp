@@ -46,7 +46,7 @@ void barrier(C& comm) {
 template <class C>
 void begin_anew(C& comm) {
   comm.rearm();
-  if constexpr (ConnectingCommunicator<C>) {
+  if constexpr (requires { comm.connect(); }) {
     comm.connect();
   }
 }

@@ -30,7 +30,7 @@ namespace fsdpinit::detail {
 /// Where the shards of all ranks come together: in the module's own space if the communicator gathers there and whole tensors can be
 /// put together from it, else where buckets are staged. A communicator that does not gather itself is made to on the host.
 template <Communicator Data, MemorySpace Space>
-using gathering_space = std::conditional_t<AllGatherCommunicator<Data> && CanAccess<Data, Space> &&
+using gathering_space = std::conditional_t<CollectiveCommunicator<Data> && CanAccess<Data, Space> &&
                                                LocallyCopyingMemory<Space> && !Space::host_accessible,
                                            Space, staging_space<Space>>;
 

@@ -91,12 +91,12 @@ void have_collectives(mpi_communicator& world, const loss& what, double deadline
   std::vector<float> part(50'000);
   std::vector<float> whole(part.size() * world.size());
   for (int round = 0; round < 20; ++round) {
-    world.all_gather(std::as_bytes(std::span(part)), std::as_writable_bytes(std::span(whole)),
+    world.all_gather(std::as_bytes(std::span(part)), std::as_writable_bytes(std::span(whole)), {},
                      deadline::after(deadline_seconds));
     if (round == 10 && world.rank() == what.rank) {
       what.happen();
     }
-    world.reduce_scatter(whole, part, deadline::after(deadline_seconds));
+    world.reduce_scatter(whole, part, {}, deadline::after(deadline_seconds));
   }
 }
 

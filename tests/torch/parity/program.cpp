@@ -98,7 +98,7 @@ outcome train_whole(const experiment<Net>& what, const state_dict& values) {
       const torch::Tensor own = parameter.grad().contiguous();
       const torch::Tensor all = torch::empty({self.size, own.numel()});
       ranks.all_gather({static_cast<const std::byte*>(own.data_ptr()), own.nbytes()},
-                       {static_cast<std::byte*>(all.data_ptr()), all.nbytes()});
+                       {static_cast<std::byte*>(all.data_ptr()), all.nbytes()}, {}, deadline::never());
       torch::Tensor sum = all[0].clone();
       for (int rank = 1; rank < self.size; ++rank) {
         sum += all[rank];
