@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/core.hpp>
+#include <fsdpinit/plan/program_regions.hpp>
 #include <fsdpinit/plan/rank_plan.hpp>
 #include <fsdpinit/plan/reread_pairs.hpp>
 
