@@ -14,6 +14,8 @@ variant=$1 file=$2 compiler=$3
 shift 3
 
 if [[ $variant == precompile ]]; then
+  # Clang would leave templates that the header itself uses to each file that includes it.
+  if [[ $("$compiler" --version) == *clang* ]]; then set -- "$@" -fpch-instantiate-templates; fi
   exec "$compiler" "$@" -x c++-header "$file" -o "$file.gch"
 fi
 
