@@ -47,7 +47,7 @@ struct message_load {
 template <class W>
 concept MessageWire =
     requires(W& wire, const W& constant, typename W::operation& which, const message_load& load, mutable_bytes into,
-             bytes_view payload, std::size_t peer, std::span<const std::size_t> group, deadline limit) {
+             bytes_view payload, std::size_t peer, std::span<const std::size_t> group, deadline limit, void (&work)()) {
       { constant.rank() } -> std::convertible_to<std::size_t>;
       { constant.size() } -> std::convertible_to<std::size_t>;
       { wire.begin(load) } -> std::same_as<typename W::operation&>;
@@ -58,7 +58,7 @@ concept MessageWire =
       { wire.wait(which, limit) } -> std::same_as<void>;
       { wire.abandon(which, limit) } -> std::same_as<void>;
       { wire.broadcast(into, peer, group) } -> std::same_as<typename W::operation*>;
-      wire.guarded([] {});
+      wire.guarded(work);  // no lambda: nvcc takes none for a type here
     };
 
 /// One that is not in use, made of `parts` where all are. As many are kept as were ever in flight: a handful.
