@@ -23,8 +23,8 @@ namespace fsdpinit::testing_support {
 template <std::size_t Seams>
 using seam_counters = std::array<testing::call_counter, Seams>;
 
-/// Of this many calls one fails: of one where nothing slows a sweep down, of four with a sanitizer.
-inline constexpr std::uint64_t calls_per_injection = is_sanitized ? 4 : 1;
+/// Of this many calls one fails: of one where nothing slows a sweep down, of twelve with a sanitizer: others in each run.
+inline constexpr std::uint64_t calls_per_injection = is_sanitized ? 12 : 1;
 
 /// The first call of a sample that fails: FSDPINIT_TEST_SEED, or chosen at random and printed.
 [[nodiscard]] inline std::uint64_t first_injection() {

@@ -57,7 +57,7 @@ class rank_heaps {
   std::optional<fault> fault_;
 };
 
-/// One of this many allocations fails. All of them with FSDPINIT_EVERY_ALLOCATION in the environment; with sanitizers a quarter.
+/// One of this many allocations fails. All of them with FSDPINIT_EVERY_ALLOCATION in the environment; with sanitizers a twelfth of what is asked for.
 [[nodiscard]] inline std::uint64_t allocations_per_injection(std::uint64_t by_default) {
   return std::getenv("FSDPINIT_EVERY_ALLOCATION") != nullptr ? 1 : by_default * calls_per_injection;
 }
