@@ -5,6 +5,7 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/testing/call_counter.hpp>
 
 #include <cstddef>
@@ -21,9 +22,11 @@ namespace fsdpinit::testing {
 /// `wait` fails after the operation is over, because a failed `wait` has given the buffers back; every other call fails
 /// before it has begun. `interrupt`, `rearm` and `fail`, which must not fail, are not counted.
 template <Communicator C>
-class faulty_communicator_base {
+class faulty_communicator {
  public:
-  faulty_communicator_base(C& inner, call_counter counter) : inner_(inner), counter_(std::move(counter)) {}
+  using token = typename fsdpinit::detail::token_of<C>::type;
+
+  faulty_communicator(C& inner, call_counter counter) : inner_(inner), counter_(std::move(counter)) {}
 
   [[nodiscard]] std::size_t rank() const { return inner_.rank(); }
   [[nodiscard]] std::size_t size() const { return inner_.size(); }
@@ -101,7 +104,52 @@ class faulty_communicator_base {
     inner_.connect();
   }
 
- protected:
+  void reserve(const expected_operations& most)
+    requires requires(C& comm) { comm.reserve(most); }
+  {
+    count("reserve");
+    inner_.reserve(most);
+  }
+  [[nodiscard]] token start_broadcast(mutable_bytes buffer, std::size_t root)
+    requires NonBlockingCommunicator<C>
+  {
+    count("start_broadcast");
+    return inner_.start_broadcast(buffer, root);
+  }
+  [[nodiscard]] token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group)
+    requires GroupCommunicator<C>
+  {
+    count("start_broadcast");
+    return inner_.start_broadcast(buffer, root, group);
+  }
+  [[nodiscard]] token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
+                                    std::span<const std::size_t> group)
+    requires GroupCommunicator<C>
+  {
+    count("start_scatter");
+    return inner_.start_scatter(windows, own, root, group);
+  }
+  [[nodiscard]] token start_viewed_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group)
+    requires requires(C& comm) { comm.start_viewed_broadcast(buffer, root, group); }
+  {
+    count("start_viewed_broadcast");
+    return inner_.start_viewed_broadcast(buffer, root, group);
+  }
+  /// Fails before it has begun: the operation is as it was.
+  [[nodiscard]] bytes_view view(token& operation, deadline limit)
+    requires requires(C& comm) { comm.view(operation, limit); }
+  {
+    count("view");
+    return inner_.view(operation, limit);
+  }
+  void wait(token& operation, deadline limit)
+    requires NonBlockingCommunicator<C>
+  {
+    inner_.wait(operation, limit);
+    count("wait");
+  }
+
+ private:
   void count(std::string_view what) const {
     if (counter_.fails_now()) {
       throw error(errc::communication, "", concat("injected into ", what));
@@ -111,62 +159,5 @@ class faulty_communicator_base {
   C& inner_;
   call_counter counter_;
 };
-
-template <Communicator C>
-class faulty_communicator : public faulty_communicator_base<C> {
- public:
-  using faulty_communicator_base<C>::faulty_communicator_base;
-};
-
-template <NonBlockingCommunicator C>
-class faulty_communicator<C> : public faulty_communicator_base<C> {
- public:
-  using token = typename C::token;
-  using faulty_communicator_base<C>::faulty_communicator_base;
-
-  void reserve(const expected_operations& most)
-    requires requires(C& comm) { comm.reserve(most); }
-  {
-    this->count("reserve");
-    this->inner_.reserve(most);
-  }
-  [[nodiscard]] token start_broadcast(mutable_bytes buffer, std::size_t root) {
-    this->count("start_broadcast");
-    return this->inner_.start_broadcast(buffer, root);
-  }
-  [[nodiscard]] token start_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group)
-    requires GroupCommunicator<C>
-  {
-    this->count("start_broadcast");
-    return this->inner_.start_broadcast(buffer, root, group);
-  }
-  [[nodiscard]] token start_scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
-                                    std::span<const std::size_t> group)
-    requires GroupCommunicator<C>
-  {
-    this->count("start_scatter");
-    return this->inner_.start_scatter(windows, own, root, group);
-  }
-  [[nodiscard]] token start_viewed_broadcast(mutable_bytes buffer, std::size_t root, std::span<const std::size_t> group)
-    requires requires(C& comm) { comm.start_viewed_broadcast(buffer, root, group); }
-  {
-    this->count("start_viewed_broadcast");
-    return this->inner_.start_viewed_broadcast(buffer, root, group);
-  }
-  /// Fails before it has begun: the operation is as it was.
-  [[nodiscard]] bytes_view view(token& operation, deadline limit)
-    requires requires(C& comm) { comm.view(operation, limit); }
-  {
-    this->count("view");
-    return this->inner_.view(operation, limit);
-  }
-  void wait(token& operation, deadline limit) {
-    this->inner_.wait(operation, limit);
-    this->count("wait");
-  }
-};
-
-template <class C>
-faulty_communicator(C&, call_counter) -> faulty_communicator<C>;
 
 }  // namespace fsdpinit::testing
