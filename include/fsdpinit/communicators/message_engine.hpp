@@ -94,20 +94,19 @@ class message_engine {
       operation* const better = wire_.broadcast(buffer, root, all);
       return better != nullptr
                  ? better
-                 : deal([&](std::size_t) { return bytes_view(buffer); }, buffer, root, all, {.bytes = buffer.size()});
+                 : deal([&](std::size_t) { return bytes_view(buffer); }, buffer, root, all, buffer.size(), 1);
     });
   }
   [[nodiscard]] operation* scatter(std::span<const bytes_view> windows, mutable_bytes own, std::size_t root,
                                    std::span<const std::size_t> group) {
     const std::span<const std::size_t> all = members(group);
     check_group(all, wire_.rank(), root, wire_.size());
-    message_load load{.bytes = own.size(), .places = all.size()};
-    if (wire_.rank() == root) {
-      for (const std::size_t peer : all) {
-        load.bytes = load.bytes < windows[peer].size() ? windows[peer].size() : load.bytes;
-      }
+    std::uint64_t longest = own.size();
+    for (const std::size_t peer : wire_.rank() == root ? all : all.first(0)) {
+      longest = longest < windows[peer].size() ? windows[peer].size() : longest;
     }
-    return wire_.guarded([&] { return deal([&](std::size_t peer) { return windows[peer]; }, own, root, all, load); });
+    return wire_.guarded(
+        [&] { return deal([&](std::size_t peer) { return windows[peer]; }, own, root, all, longest, all.size()); });
   }
   void wait(operation& which, deadline limit) {
     wire_.guarded([&] { wire_.wait(which, limit); });
@@ -219,17 +218,17 @@ class message_engine {
   /// The root sends each of the others its payload.
   template <class PayloadFor>
   [[nodiscard]] operation* deal(PayloadFor&& payload_for, mutable_bytes own, std::size_t root,
-                                std::span<const std::size_t> group, message_load load) {
-    const bool sends = wire_.rank() == root;
-    load.sends = sends ? group.size() - 1 : 0;
-    load.receives = sends ? 0 : 1;
-    operation& made = wire_.begin(load);
-    if (!sends) {
+                                std::span<const std::size_t> group, std::uint64_t bytes, std::size_t places) {
+    if (wire_.rank() != root) {
+      operation& made = wire_.begin({.receives = 1, .bytes = bytes, .places = places});
       wire_.receive(made, root, own);
+      wire_.go(made);
+      return &made;
     }
-    for (std::size_t i = 0; sends && i < group.size(); ++i) {
-      if (group[i] != root) {
-        wire_.send(made, group[i], payload_for(group[i]));
+    operation& made = wire_.begin({.sends = group.size() - 1, .bytes = bytes, .places = places});
+    for (const std::size_t peer : group) {
+      if (peer != root) {
+        wire_.send(made, peer, payload_for(peer));
       }
     }
     wire_.go(made);

@@ -50,14 +50,22 @@ struct mpi_operation {
   std::vector<departure> departures;
   std::vector<MPI_Request> sends;
   std::vector<std::size_t> lanes;  // receivers that copy from the window
+  message_load room{};             // that all of these have
 
   void reserve(const message_load& most) {
-    const std::size_t messages = message_count(most.bytes);
-    arrivals.reserve(most.receives);
-    receives.reserve(most.receives * messages);
-    departures.reserve(most.sends);
-    lanes.reserve(most.sends);
-    sends.reserve(most.receives + most.sends * messages);
+    if (most.sends <= room.sends && most.receives <= room.receives && most.bytes <= room.bytes) {
+      return;
+    }
+    const message_load all{.sends = std::max(most.sends, room.sends),
+                           .receives = std::max(most.receives, room.receives),
+                           .bytes = std::max(most.bytes, room.bytes)};
+    const std::size_t messages = message_count(all.bytes);
+    arrivals.reserve(all.receives);
+    receives.reserve(all.receives * messages);
+    departures.reserve(all.sends);
+    lanes.reserve(all.sends);
+    sends.reserve(all.receives + all.sends * messages);
+    room = all;
   }
 
   /// Grows from payload to payload between any two ranks.
@@ -107,7 +115,7 @@ class mpi_transfers {
     }
     mpi_operation& made = free_operation(operations_);
     made.reserve(load);
-    active_.reserve(operations_.size());
+    active_.reserve(active_.size() + 1);
     made.number = load.round <= 1 ? next_++ : next_ - 1;
     made.round = load.round;
     made.relays = false;
