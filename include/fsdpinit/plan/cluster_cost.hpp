@@ -238,8 +238,8 @@ class route_pipelines {
       on_way(way).travels = way != route::own_read;
       on_way(way).rings = way == route::broadcast;
     }
-    relays_scatter_ = sums_by(route::scatter, flow::passed_on);
-    relays_own_reads_ = sums_by(route::own_read, flow::replicas);
+    relays_scatter_ = receives_by(route::scatter, flow::passed_on);
+    relays_own_reads_ = receives_by(route::own_read, flow::replicas);
     if (relays_own_reads_) {
       // Replicas of a node read one after the other; those of the next node begin as many buckets earlier as are in flight besides.
       const auto in_turn = static_cast<double>(std::max<std::size_t>(on_.ranks_per_node / grid().shards, 1));
@@ -261,7 +261,7 @@ class route_pipelines {
     }
   }
   /// Does any rank receive anything in this way?
-  [[nodiscard]] bool sums_by(route way, flow by) noexcept {
+  [[nodiscard]] bool receives_by(route way, flow by) noexcept {
     for (std::size_t rank = 0; rank < grid().size(); ++rank) {
       if (work(way, rank)[received_by(by)] != 0) {
         return true;

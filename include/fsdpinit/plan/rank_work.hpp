@@ -28,7 +28,7 @@ enum class flow : std::uint8_t {
 };
 inline constexpr std::size_t flows = 5;
 
-/// What is counted of a rank's steps. In bytes but for `reads`.
+/// What is counted of a rank's steps: bytes, and how many `reads`.
 enum class amount : std::uint8_t {
   read,              ///< from the source, without what is read along
   reads,             ///< requests
