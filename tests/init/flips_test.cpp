@@ -1,6 +1,5 @@
 #include "support/fake_device_memory.hpp"
 #include "support/reference_model.hpp"
-#include "support/sanitizers.hpp"
 #include "support/test_seed.hpp"
 #include <fsdpinit/core/xxh3.hpp>
 #include <fsdpinit/fsdpinit.hpp>
@@ -31,7 +30,7 @@ using fsdpinit::testing::corrupting_communicator;
 using fsdpinit::testing::corrupting_memory;
 using fsdpinit::testing::errors_of_ranks;
 
-constexpr std::uint64_t flips_wanted = is_sanitized ? 200 : 2500;
+constexpr std::uint64_t flips_wanted = 2500;
 
 /// Shards of both kinds, whole tensors, a buffer that is captured; some of several buckets.
 reference_model small_model() {

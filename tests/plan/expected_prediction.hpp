@@ -72,7 +72,8 @@ namespace fsdpinit::testing_support {
       const bool captured = tensor.captured && !options.sources.is_single();
       if (rank == (captured ? options.sources.source_rank : mine.groups().source)) {
         out.bytes_read += tensor.captured ? 0 : whole * copies;
-        out.bytes_sent += whole * (mine.broadcast_size(captured) - 1);
+        const bool to_all = captured || mine.groups().served.empty();
+        out.bytes_sent += whole * ((to_all ? ranks.size() : mine.groups().served.size()) - 1);
         needs_scratch = needs_scratch || (copies != 1 && !tensor.captured);
       } else {
         out.bytes_received += whole;

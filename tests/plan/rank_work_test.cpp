@@ -1,6 +1,7 @@
 #include "expected_prediction.hpp"
 #include "support/cluster_plans.hpp"
 #include <fsdpinit/core.hpp>
+#include <fsdpinit/plan/group_members.hpp>
 #include <fsdpinit/plan/kept_of_broadcasts.hpp>
 #include <fsdpinit/plan/program.hpp>
 #include <fsdpinit/plan/rank_work.hpp>
@@ -9,9 +10,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
-#include <set>
-#include <string_view>
 #include <vector>
 
 namespace rank_work_test {
@@ -125,6 +123,31 @@ TEST(RankWork, OfAClassIsThatOfEachOfItsRanks) {
     EXPECT_LE(every.classes(), own.size());
   });
   EXPECT_GT(compared, classes * 10);
+}
+
+TEST(RankWork, MembersOfGroupsAreThoseOfThePrograms) {
+  std::size_t groups = 0;
+  for_each_plan([&](const plan& made, std::size_t) {
+    const detail::groups_of_ranks members(made.options);
+    for (std::size_t rank = 0; rank < made.options.ranks.size(); ++rank) {
+      const program of = program_of(made, rank);
+      for (const rank_group group : {rank_group::all, rank_group::served, rank_group::scatter, rank_group::replicas}) {
+        const detail::group_members found = members(group, rank);
+        std::vector<std::size_t> listed;
+        for (std::size_t i = 0; i < found.size(); ++i) {
+          listed.push_back(found[i]);
+          EXPECT_EQ(found.place_of(listed[i]), i);
+        }
+        std::vector<std::size_t> expected(of.ranks_of(group).begin(), of.ranks_of(group).end());
+        for (std::size_t other = 0; of.ranks_of(group).empty() && other < made.options.ranks.size(); ++other) {
+          expected.push_back(other);
+        }
+        EXPECT_EQ(listed, expected) << "group " << static_cast<int>(group) << " of rank " << rank;
+        ++groups;
+      }
+    }
+  });
+  EXPECT_GT(groups, 1000U);
 }
 
 TEST(RankWork, OfABroadcastIsKeptAsItsStepsPlaceIt) {

@@ -2,7 +2,6 @@
 #include "tool_process.hpp"
 #include <fsdpinit/core/bytes.hpp>
 #include <support/safetensors_bytes.hpp>
-#include <support/sanitizers.hpp>
 #include <support/temp_dir.hpp>
 
 #include <gtest/gtest.h>
@@ -161,9 +160,6 @@ TEST_F(mpi, reports_and_timelines_have_every_rank) {
 constexpr std::uint64_t all_else_bytes = 40 * mib;
 
 TEST_F(mpi, a_shard_two_buckets_and_40_mib_are_resident_whatever_the_transport) {
-  if (is_sanitized) {
-    GTEST_SKIP() << "resident memory is the sanitizer's";
-  }
   const temp_dir dir;
   expect_success(
       run_process({tool_path(), "synthesize", "--model", "gpt2", "--layers", "1", "--dtype", "bf16", dir / "gpt2"}));
@@ -251,9 +247,6 @@ TEST_F(mpi, outputs_that_cannot_be_written_are_found_before_anything_is_loaded) 
 }
 
 TEST_F(mpi, one_rank_without_memory_is_said_once) {
-  if (is_sanitized) {
-    GTEST_SKIP() << "a sanitizer takes more address space than the limit leaves";
-  }
   const temp_dir dir;
   const std::string model = dir.write(
       "model.safetensors",

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/plan/bucket_schedule.hpp>
 #include <fsdpinit/plan/cluster.hpp>
 #include <fsdpinit/plan/cluster_lanes.hpp>
 #include <fsdpinit/plan/cluster_traffic.hpp>
@@ -161,7 +162,7 @@ class simulated_ranks {
     }
     next.kept.clear();
     if (next.keeps) {
-      next.kept.add(plan_, plan_.schedule.near(round.part, hint_));
+      next.kept.add(plan_, near_.at(plan_.schedule, round.part));
     }
     note_staging();
   }
@@ -393,7 +394,7 @@ class simulated_ranks {
   groups_of_ranks groups_;
   every_rank_work every_;
   std::size_t known_ = 0;  // up to this bucket `every_` is looking at what is alike
-  std::size_t hint_ = 0;   // see `bucket_schedule::near`
+  bucket_cursor near_;
   std::size_t watched_;
   std::vector<flight> flights_;       // by slot
   std::vector<double> clock_;         // by rank: how far its thread is

@@ -82,11 +82,7 @@ class rank_plan {
     }
   }
   [[nodiscard]] bool reads(const bucket& which) const noexcept { return root_of(which) == rank_; }
-  /// Those that receive a broadcast bucket, the root with them.
-  [[nodiscard]] std::size_t broadcast_size(bool captured) const noexcept {
-    return captured || groups_.served.empty() ? plan_.options.ranks.size() : groups_.served.size();
-  }
-  /// The same as a list; empty where it is all ranks.
+  /// Those that receive a broadcast bucket, the root with them; empty where it is all ranks.
   [[nodiscard]] std::span<const std::size_t> broadcast_group(const bucket& which) const noexcept {
     return which.captured ? std::span<const std::size_t>{} : std::span<const std::size_t>(groups_.served);
   }
