@@ -1,5 +1,8 @@
 // The engine, compiled once: what fsdpinit::compiled consists of. The same code as without it.
 
-#include <fsdpinit/init/calibrator.hpp>
-#include <fsdpinit/init/initialization.hpp>
-#include <fsdpinit/init/pretrained_load.hpp>
+#define FSDPINIT_COMPILES
+
+#include <fsdpinit/init/calibrate.hpp>
+#include <fsdpinit/init/initialize.hpp>
+#include <fsdpinit/init/pretrained.hpp>
+#include <fsdpinit/sources/in_memory.hpp>

@@ -130,7 +130,7 @@ TEST(OptimizerBinding, DropsWhatWasBeforeAndBindsWhatIsAfter) {
   optimizer.rebind(0, "layers.0.up", up);  // as it was made, over the whole model
 
   const module_view view = view_of(module);
-  const auto binding = bind_optimizer(module, view, check_optimizer(view, optimizer), optimizer);
+  const auto binding = bind_optimizer({module, optimizer}, view, check_optimizer(view, optimizer));
   EXPECT_EQ(optimizer.address_of(up), before.get()) << "nothing has changed yet";
   drop_references(binding);
   up.drop();
@@ -159,7 +159,7 @@ TEST(OptimizerBinding, OfNoOptimizerDoesNotEvenLookAtTheModule) {
   shy_module module;
   const module_view view = view_of(module);
   no_optimizer nobody;
-  const auto binding = bind_optimizer(module, view, check_optimizer(view, nobody), nobody);
+  const auto binding = bind_optimizer({module, nobody}, view, check_optimizer(view, nobody));
   drop_references(binding);
   rebind(binding);
   EXPECT_EQ(module.visits, 1);
@@ -169,8 +169,9 @@ TEST(OptimizerBinding, NamesAParameterWhoseSlotTheOptimizerDoesNotKnow) {
   foreign_module module;
   adamw optimizer({{.names = {"bias"}}});
   const module_view view = view_of(module);
-  expect_error(errc::invalid_argument, "bias", "cannot be bound to a slot of this type",
-               [&] { static_cast<void>(bind_optimizer(module, view, check_optimizer(view, optimizer), optimizer)); });
+  expect_error(errc::invalid_argument, "bias", "cannot be bound to a slot of this type", [&] {
+    static_cast<void>(bind_optimizer({module, optimizer}, view, check_optimizer(view, optimizer)));
+  });
 }
 
 TEST(OptimizerBinding, NoticesAModuleThatVisitsOtherSlots) {
@@ -178,15 +179,16 @@ TEST(OptimizerBinding, NoticesAModuleThatVisitsOtherSlots) {
   dynamic_module other = decoder();
   adamw optimizer = of_all();
   const module_view view = view_of(module);
-  expect_error(errc::invalid_argument, "embed", "visits other slots than before",
-               [&] { static_cast<void>(bind_optimizer(other, view, check_optimizer(view, optimizer), optimizer)); });
+  expect_error(errc::invalid_argument, "embed", "visits other slots than before", [&] {
+    static_cast<void>(bind_optimizer({other, optimizer}, view, check_optimizer(view, optimizer)));
+  });
 }
 
 TEST(OptimizerBinding, AsksForNoMoreThanTheConcept) {
   foreign_module module;
   minimal_optimizer optimizer({{"bias"}, {"weight"}});
   const module_view view = view_of(module);
-  const auto binding = bind_optimizer(module, view, check_optimizer(view, optimizer), optimizer);
+  const auto binding = bind_optimizer({module, optimizer}, view, check_optimizer(view, optimizer));
   drop_references(binding);
   rebind(binding);
   EXPECT_EQ(optimizer.bound[0], (std::vector<foreign_tensor*>{&module.bias}));

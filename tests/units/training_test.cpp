@@ -103,7 +103,7 @@ std::map<std::string, std::vector<float>> trained_whole(const mesh& ranks) {
   }
   adamw optimizer = make_optimizer();
   const module_view view = view_of(module);
-  rebind(bind_optimizer(module, view, check_optimizer(view, optimizer), optimizer));
+  rebind(bind_optimizer({module, optimizer}, view, check_optimizer(view, optimizer)));
   for (int step = 0; step < steps; ++step) {
     std::map<const parameter*, std::vector<float>> sums;
     for (const weight& each : weights()) {

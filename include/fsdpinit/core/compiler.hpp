@@ -17,10 +17,15 @@
 #endif
 
 // The library is header-only. A program that links fsdpinit::compiled instead has FSDPINIT_COMPILED defined by it: then the engine behind
-// initialize(), load_pretrained() and calibrate(), and predict(), are only declared where these are included, and are compiled once, in
-// compiled.cpp.
-#if defined(FSDPINIT_COMPILED)
-#define FSDPINIT_INLINE
-#else
+// initialize(), load_pretrained() and calibrate(), predict(), and the texts of errors are only declared where these are included, and are
+// compiled once, in compiled.cpp.
+#if !defined(FSDPINIT_COMPILED)
 #define FSDPINIT_INLINE inline
+#define FSDPINIT_DEFINES 1
+#elif defined(FSDPINIT_COMPILES)
+#define FSDPINIT_INLINE
+#define FSDPINIT_DEFINES 1
+#else
+#define FSDPINIT_INLINE
+#define FSDPINIT_DEFINES 0
 #endif

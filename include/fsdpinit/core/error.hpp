@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/core/compiler.hpp>
 #include <fsdpinit/core/text.hpp>
 
 #include <cstddef>
@@ -152,8 +153,7 @@ class shared_texts {
 class error : public std::exception {
  public:
   /// \throws std::bad_alloc where there is no memory for the texts.
-  error(errc code, std::string_view subject, std::string_view text, error_facts facts = {})
-      : texts_(compose(subject, text, facts.rank), subject, text), facts_(facts), code_(code) {}
+  error(errc code, std::string_view subject, std::string_view text, error_facts facts = {});
 
   /// Takes no memory: what an exhausted heap is reported with. Without a subject, and with a text that was written beforehand, which
   /// does not name the rank.
@@ -200,18 +200,7 @@ class error : public std::exception {
                ? "out of memory; use more ranks, smaller buckets, or a machine with more memory"
                : "this rank had no memory left for the text of its error; see what the other ranks say";
   }
-  static std::string compose(std::string_view subject, std::string_view text, std::int32_t rank) {
-    const std::size_t first_line = text.find('\n');
-    std::string out = subject.empty() ? std::string{} : concat(printable(subject), ": ");
-    out += text.substr(0, first_line);
-    if (rank >= 0) {
-      out += concat(" (rank ", rank, ")");
-    }
-    if (first_line != std::string_view::npos) {
-      out += text.substr(first_line);
-    }
-    return out;
-  }
+  [[nodiscard]] static std::string compose(std::string_view subject, std::string_view text, std::int32_t rank);
 
   detail::shared_texts texts_;
   error_facts facts_;
@@ -219,3 +208,27 @@ class error : public std::exception {
 };
 
 }  // namespace fsdpinit
+
+#if FSDPINIT_DEFINES
+
+namespace fsdpinit {
+
+FSDPINIT_INLINE error::error(errc code, std::string_view subject, std::string_view text, error_facts facts)
+    : texts_(compose(subject, text, facts.rank), subject, text), facts_(facts), code_(code) {}
+
+FSDPINIT_INLINE std::string error::compose(std::string_view subject, std::string_view text, std::int32_t rank) {
+  const std::size_t first_line = text.find('\n');
+  std::string out = subject.empty() ? std::string{} : concat(printable(subject), ": ");
+  out += text.substr(0, first_line);
+  if (rank >= 0) {
+    out += concat(" (rank ", rank, ")");
+  }
+  if (first_line != std::string_view::npos) {
+    out += text.substr(first_line);
+  }
+  return out;
+}
+
+}  // namespace fsdpinit
+
+#endif

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/compiler.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/error.hpp>
 
@@ -65,13 +66,7 @@ class shape {
 };
 
 /// `[8, 17]`, `[]` for a scalar.
-inline void append(std::string& out, const shape& extents) {
-  out += '[';
-  for (std::size_t dim = 0; dim < extents.rank(); ++dim) {
-    append_to(out, dim == 0 ? "" : ", ", extents[dim]);
-  }
-  out += ']';
-}
+FSDPINIT_INLINE void append(std::string& out, const shape& extents);
 [[nodiscard]] inline std::string to_string(const shape& extents) {
   std::string out;
   append(out, extents);
@@ -102,19 +97,7 @@ inline void append(std::string& out, const shape& extents) {
 
 /// Bytes of a dense tensor. \throws error{invalid_argument} naming `fqn` if that overflows 64 bits or, for a sub-byte
 /// dtype, is not a whole number of bytes.
-[[nodiscard]] inline std::uint64_t byte_size(std::string_view fqn, dtype type, const shape& extents) {
-  const auto total = checked_bits(type, extents);
-  if (!total) {
-    throw error(errc::invalid_argument, fqn,
-                concat("the size of ", to_string(extents), " ", name(type), " overflows 64 bits; check its shape"));
-  }
-  if (*total % 8 != 0) {
-    throw error(errc::invalid_argument, fqn,
-                concat(to_string(extents), " ", name(type), " is ", *total,
-                       " bits, not a whole number of bytes; pad its last dimension"));
-  }
-  return *total / 8;
-}
+[[nodiscard]] FSDPINIT_INLINE std::uint64_t byte_size(std::string_view fqn, dtype type, const shape& extents);
 
 /// A sum of sizes that fit into 64 bits one by one. What is made of the sum fits too, if it counts no byte more than `times` times.
 class total_bytes {
@@ -142,3 +125,33 @@ class total_bytes {
 };
 
 }  // namespace fsdpinit
+
+#if FSDPINIT_DEFINES
+
+namespace fsdpinit {
+
+FSDPINIT_INLINE void append(std::string& out, const shape& extents) {
+  out += '[';
+  for (std::size_t dim = 0; dim < extents.rank(); ++dim) {
+    append_to(out, dim == 0 ? "" : ", ", extents[dim]);
+  }
+  out += ']';
+}
+
+FSDPINIT_INLINE std::uint64_t byte_size(std::string_view fqn, dtype type, const shape& extents) {
+  const auto total = checked_bits(type, extents);
+  if (!total) {
+    throw error(errc::invalid_argument, fqn,
+                concat("the size of ", to_string(extents), " ", name(type), " overflows 64 bits; check its shape"));
+  }
+  if (*total % 8 != 0) {
+    throw error(errc::invalid_argument, fqn,
+                concat(to_string(extents), " ", name(type), " is ", *total,
+                       " bits, not a whole number of bytes; pad its last dimension"));
+  }
+  return *total / 8;
+}
+
+}  // namespace fsdpinit
+
+#endif

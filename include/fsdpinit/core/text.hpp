@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 
@@ -16,29 +17,94 @@ namespace fsdpinit {
 
 namespace detail {
 
-inline void append(std::string& out, std::string_view part) { out += part; }
+/// A part of a text, for as long as what it was made of: a string, or an integer in decimal.
+class text_part {
+ public:
+  explicit text_part(std::string_view text) noexcept : text_(text.data()), size_(text.size()) {}
+  template <std::integral Integer>
+  explicit text_part(Integer number) noexcept : size_(static_cast<std::uint64_t>(number)), kind_(kind_of(number)) {}
 
-inline void append_digits(std::string& out, std::uint64_t number) {
-  char digits[20];
+  /// \throws std::bad_alloc
+  void append_to(std::string& out) const;
+
+ private:
+  enum class kind : std::uint8_t { text, number, negative };
+
+  template <std::integral Integer>
+  static constexpr kind kind_of([[maybe_unused]] Integer number) noexcept {
+    if constexpr (std::signed_integral<Integer>) {
+      return number < 0 ? kind::negative : kind::number;
+    }
+    return kind::number;
+  }
+
+  const char* text_ = nullptr;
+  std::uint64_t size_;  // of a text; else the number, or its complement to 2^64
+  kind kind_ = kind::text;
+};
+
+// Not templates: a function that throws an error builds an array, and no more.
+FSDPINIT_INLINE void append_parts(std::string& out, std::initializer_list<text_part> parts);
+[[nodiscard]] FSDPINIT_INLINE std::string joined(std::initializer_list<text_part> parts);
+
+/// Control characters and backslashes become `\n`, `\x00`.
+FSDPINIT_INLINE void append_escaped(std::string& out, std::string_view part);
+
+}  // namespace detail
+
+/// Adds the parts, one after the other; integers in decimal.
+template <class... Parts>
+void append_to(std::string& out, const Parts&... parts) {
+  detail::append_parts(out, {detail::text_part(parts)...});
+}
+
+/// The parts one after the other.
+template <class... Parts>
+[[nodiscard]] std::string concat(const Parts&... parts) {
+  return detail::joined({detail::text_part(parts)...});
+}
+
+/// A name from a checkpoint or a path, made safe for one line of a log: control characters and backslashes are escaped
+/// (`\n`, `\x00`), and a name longer than `limit` bytes loses its middle, so that both ends stay visible.
+[[nodiscard]] FSDPINIT_INLINE std::string printable(std::string_view name, std::size_t limit = 200);
+
+}  // namespace fsdpinit
+
+#if FSDPINIT_DEFINES
+
+namespace fsdpinit {
+
+namespace detail {
+
+FSDPINIT_INLINE void text_part::append_to(std::string& out) const {
+  if (kind_ == kind::text) {
+    out.append(text_, size_);
+    return;
+  }
+  char digits[21];
   char* const end = digits + sizeof digits;
   char* first = end;
+  std::uint64_t left = kind_ == kind::negative ? 0 - size_ : size_;
   do {
-    *--first = static_cast<char>('0' + number % 10);
-    number /= 10;
-  } while (number != 0);
+    *--first = static_cast<char>('0' + left % 10);
+    left /= 10;
+  } while (left != 0);
+  if (kind_ == kind::negative) {
+    *--first = '-';
+  }
   out.append(first, static_cast<std::size_t>(end - first));
 }
 
-template <std::integral Integer>
-void append(std::string& out, Integer number) {
-  auto size = static_cast<std::uint64_t>(number);
-  if constexpr (std::signed_integral<Integer>) {
-    if (number < 0) {
-      out += '-';
-      size = 0 - size;
-    }
+FSDPINIT_INLINE void append_parts(std::string& out, std::initializer_list<text_part> parts) {
+  for (const text_part& each : parts) {
+    each.append_to(out);
   }
-  append_digits(out, size);
+}
+
+FSDPINIT_INLINE std::string joined(std::initializer_list<text_part> parts) {
+  std::string out;
+  append_parts(out, parts);
+  return out;
 }
 
 /// The length of a prefix without control characters and backslashes, found eight bytes at a time: most names are that.
@@ -58,8 +124,7 @@ void append(std::string& out, Integer number) {
   return at;
 }
 
-/// Control characters and backslashes become `\n`, `\x00`.
-inline void append_escaped(std::string& out, std::string_view part) {
+FSDPINIT_INLINE void append_escaped(std::string& out, std::string_view part) {
   constexpr std::string_view hex = "0123456789abcdef";
   std::size_t added = 0;
   for (std::size_t i = plain_prefix(part); i < part.size(); ++i) {
@@ -89,23 +154,7 @@ inline void append_escaped(std::string& out, std::string_view part) {
 
 }  // namespace detail
 
-/// Adds the parts, one after the other; integers in decimal.
-template <class... Parts>
-void append_to(std::string& out, const Parts&... parts) {
-  (detail::append(out, parts), ...);
-}
-
-/// The parts one after the other.
-template <class... Parts>
-[[nodiscard]] std::string concat(const Parts&... parts) {
-  std::string out;
-  append_to(out, parts...);
-  return out;
-}
-
-/// A name from a checkpoint or a path, made safe for one line of a log: control characters and backslashes are escaped
-/// (`\n`, `\x00`), and a name longer than `limit` bytes loses its middle, so that both ends stay visible.
-[[nodiscard]] inline std::string printable(std::string_view name, std::size_t limit = 200) {
+FSDPINIT_INLINE std::string printable(std::string_view name, std::size_t limit) {
   std::string out;
   if (name.size() <= limit) {
     detail::append_escaped(out, name);
@@ -129,3 +178,5 @@ template <class... Parts>
 }
 
 }  // namespace fsdpinit
+
+#endif

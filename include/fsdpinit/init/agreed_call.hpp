@@ -127,7 +127,7 @@ class agreed_call {
     sources_.grouped = sources_.grouped && !(from_module() && policy_.every_rank_reads);
     view_ = view_of(given_.module, options_.unit_prefixes, options_.ignored_prefixes);
     const std::vector<optimizer_entry> entries = check_optimizer(view_, given_.optimizer.optimizer());
-    binding_ = given_.optimizer.bind(view_, entries);
+    binding_ = bind_optimizer(given_.optimizer, view_, entries);
     if (ranks == 1) {
       return {};  // there is nobody to compare with
     }

@@ -60,6 +60,6 @@ template <class Source, class Channels>
 
 }  // namespace fsdpinit
 
-#if !defined(FSDPINIT_COMPILED)
+#if FSDPINIT_DEFINES
 #include <fsdpinit/init/calibrator.hpp>
 #endif

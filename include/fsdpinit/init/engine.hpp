@@ -2,10 +2,10 @@
 
 #include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/concepts/module_ref.hpp>
+#include <fsdpinit/concepts/optimizer_ref.hpp>
 #include <fsdpinit/core/compiler.hpp>
 #include <fsdpinit/init/memory_in_use.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
-#include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/policy_in_use.hpp>

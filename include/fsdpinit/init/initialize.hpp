@@ -3,6 +3,7 @@
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/optimizer.hpp>
+#include <fsdpinit/concepts/optimizer_ref.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/init/argument_checks.hpp>
 #include <fsdpinit/init/arguments.hpp>
@@ -11,7 +12,6 @@
 #include <fsdpinit/init/memory_in_use.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/module_state.hpp>
-#include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/policies.hpp>
@@ -23,7 +23,7 @@
 #include <optional>
 #include <type_traits>
 
-#if !defined(FSDPINIT_COMPILED)
+#if FSDPINIT_DEFINES
 #include <fsdpinit/init/initialization.hpp>
 #endif
 

@@ -14,7 +14,7 @@
 
 #include <type_traits>
 
-#if !defined(FSDPINIT_COMPILED)
+#if FSDPINIT_DEFINES
 #include <fsdpinit/init/pretrained_load.hpp>
 #endif
 

@@ -41,6 +41,6 @@ struct plan;
 
 }  // namespace fsdpinit
 
-#if !defined(FSDPINIT_COMPILED)
+#if FSDPINIT_DEFINES
 #include <fsdpinit/plan/predict.hpp>
 #endif

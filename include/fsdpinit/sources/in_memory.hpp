@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/compiler.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 
@@ -33,27 +34,7 @@ class in_memory_source {
 
   /// Cost n log n in the number of tensors; no bytes are copied. \throws error{invalid_argument} naming the tensor, for
   /// a name given twice, for a size that is not the descriptor's, and as `byte_size` does.
-  explicit in_memory_source(std::vector<in_memory_tensor> tensors) {
-    descriptors_.reserve(tensors.size());
-    bytes_.reserve(tensors.size());
-    for (in_memory_tensor& tensor : tensors) {
-      const std::uint64_t expected = byte_size(tensor.descriptor);
-      if (tensor.bytes.size() != expected) {
-        throw error(errc::invalid_argument, tensor.descriptor.name,
-                    concat(to_string(tensor.descriptor.shape), " ", name(tensor.descriptor.dtype), " takes ", expected,
-                           " bytes, but ", tensor.bytes.size(), " were given; give the whole tensor, densely packed"));
-      }
-      descriptors_.push_back(std::move(tensor.descriptor));
-      bytes_.push_back(tensor.bytes);
-    }
-    std::map<std::string_view, std::size_t> by_name;
-    for (std::size_t i = 0; i < descriptors_.size(); ++i) {
-      if (!by_name.emplace(descriptors_[i].name, i).second) {
-        throw error(errc::invalid_argument, descriptors_[i].name,
-                    "the name was given twice; a state dict holds each name once");
-      }
-    }
-  }
+  explicit in_memory_source(std::vector<in_memory_tensor> tensors);
 
   [[nodiscard]] std::span<const tensor_descriptor> tensors() const noexcept { return descriptors_; }
 
@@ -73,3 +54,33 @@ class in_memory_source {
 };
 
 }  // namespace fsdpinit
+
+#if FSDPINIT_DEFINES
+
+namespace fsdpinit {
+
+FSDPINIT_INLINE in_memory_source::in_memory_source(std::vector<in_memory_tensor> tensors) {
+  descriptors_.reserve(tensors.size());
+  bytes_.reserve(tensors.size());
+  for (in_memory_tensor& tensor : tensors) {
+    const std::uint64_t expected = byte_size(tensor.descriptor);
+    if (tensor.bytes.size() != expected) {
+      throw error(errc::invalid_argument, tensor.descriptor.name,
+                  concat(to_string(tensor.descriptor.shape), " ", name(tensor.descriptor.dtype), " takes ", expected,
+                         " bytes, but ", tensor.bytes.size(), " were given; give the whole tensor, densely packed"));
+    }
+    descriptors_.push_back(std::move(tensor.descriptor));
+    bytes_.push_back(tensor.bytes);
+  }
+  std::map<std::string_view, std::size_t> by_name;
+  for (std::size_t i = 0; i < descriptors_.size(); ++i) {
+    if (!by_name.emplace(descriptors_[i].name, i).second) {
+      throw error(errc::invalid_argument, descriptors_[i].name,
+                  "the name was given twice; a state dict holds each name once");
+    }
+  }
+}
+
+}  // namespace fsdpinit
+
+#endif

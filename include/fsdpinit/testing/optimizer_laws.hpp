@@ -64,7 +64,7 @@ template <ShardableModule M, ShardableOptimizer O, class AddressOf>
     laws.expect(named == groups(std::as_const(optimizer).parameter_groups()), "parameter_groups() is the same again");
     const module_view view = view_of(module);
     const std::vector<optimizer_entry> entries = check_optimizer(view, optimizer);
-    const optimizer_binding binding = bind_optimizer(module, view, entries, optimizer);
+    const optimizer_binding binding = bind_optimizer({module, optimizer}, view, entries);
     const auto drop_slots = [&] {
       for (const slot_record& slot : view.slots) {
         slot.handle.drop();

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <fsdpinit/concepts/optimizer.hpp>
+#include <fsdpinit/concepts/shardable_module.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace fsdpinit {
+
+/// An optimizer of any type: a pointer to it, and a table of what it can be asked. For as long as the optimizer lives.
+class optimizer_ref {
+ public:
+  template <ShardableOptimizer Optimizer>
+    requires(!std::is_const_v<Optimizer> && !std::same_as<Optimizer, optimizer_ref>)
+  optimizer_ref(Optimizer& optimizer) noexcept  // NOLINT(google-explicit-constructor): stands for its reference
+      : optimizer_(std::addressof(optimizer)), table_(&table_of<Optimizer>) {}
+
+  [[nodiscard]] std::vector<std::vector<std::string>> parameter_groups() const {
+    return table_->parameter_groups(optimizer_);
+  }
+  [[nodiscard]] bool has_state() const { return table_->has_state(optimizer_); }
+  void drop_references() const noexcept { table_->drop_references(optimizer_); }
+  /// Where the optimizer is, for whoever knows its type.
+  [[nodiscard]] void* address() const noexcept { return optimizer_; }
+
+ private:
+  struct table {
+    std::vector<std::vector<std::string>> (*parameter_groups)(const void*);
+    bool (*has_state)(const void*);
+    void (*drop_references)(void*) noexcept;
+  };
+  template <class O>
+  static constexpr table table_of{
+      .parameter_groups = [](const void* optimizer) -> std::vector<std::vector<std::string>> {
+        return static_cast<const O*>(optimizer)->parameter_groups();
+      },
+      .has_state = [](const void* optimizer) -> bool { return static_cast<const O*>(optimizer)->has_state(); },
+      .drop_references = [](void* optimizer) noexcept { static_cast<O*>(optimizer)->drop_references(); }};
+
+  void* optimizer_;
+  const table* table_;
+};
+
+/// Binds an optimizer's parameter to a slot, both of types that are known where it is made; nullptr where the optimizer has no `rebind` for
+/// the slot's type.
+using rebinder = void (*)(void* optimizer, std::size_t group, std::string_view fqn, void* slot) noexcept;
+
+namespace detail {
+
+template <class Optimizer, class Slot>
+[[nodiscard]] constexpr rebinder rebinder_of() noexcept {
+  if constexpr (require_rebind<Optimizer, Slot>()) {
+    return [](void* optimizer, std::size_t group, std::string_view fqn, void* slot) noexcept {
+      static_cast<Optimizer*>(optimizer)->rebind(group, fqn, *static_cast<Slot*>(slot));
+    };
+  } else {
+    return nullptr;
+  }
+}
+
+}  // namespace detail
+
+/// An optimizer beside the module that it was made for, both of any type.
+class optimizer_of_module {
+ public:
+  template <ShardableModule Module, ShardableOptimizer Optimizer>
+  optimizer_of_module(Module& module, Optimizer& optimizer) noexcept
+      : optimizer_(optimizer), module_(std::addressof(module)), visit_(&visit_of<Module, Optimizer>) {}
+
+  [[nodiscard]] optimizer_ref optimizer() const noexcept { return optimizer_; }
+
+  /// Calls `fn(fqn, address of the slot, its rebinder)` for each slot, in the module's order. \throws what the module and `fn` throw
+  template <class Fn>
+  void for_each_slot(Fn&& fn) const {
+    visit_(module_, std::addressof(fn), [](void* context, std::string_view fqn, const void* slot, rebinder rebind) {
+      (*static_cast<std::remove_reference_t<Fn>*>(context))(fqn, slot, rebind);
+    });
+  }
+
+ private:
+  using visitor = void (*)(void* context, std::string_view fqn, const void* slot, rebinder rebind);
+
+  template <class Module, class Optimizer>
+  static void visit_of([[maybe_unused]] void* module, [[maybe_unused]] void* context, [[maybe_unused]] visitor visit) {
+    if constexpr (!std::is_same_v<Optimizer, no_optimizer>) {  // which is bound to nothing: a visit less to compile
+      module_traits<Module>::visit_slots(
+          *static_cast<Module*>(module), [=]<class Slot>(std::string_view fqn, Slot& slot) {
+            visit(context, fqn, std::addressof(slot), detail::rebinder_of<Optimizer, Slot>());
+          });
+    }
+  }
+
+  optimizer_ref optimizer_;
+  void* module_;
+  void (*visit_)(void* module, void* context, visitor);
+};
+
+}  // namespace fsdpinit
