@@ -1,7 +1,9 @@
 #include "support/fake_device_memory.hpp"
+#include "support/one_file_source.hpp"
 #include "support/reference_model.hpp"
 #include "support/test_checksum.hpp"
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/observe/program_text.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
@@ -142,18 +144,55 @@ outcome load(const reference_model& model, const load_case& what, std::size_t mu
   return out;
 }
 
-/// \return the steps that nobody missed, of a sample of all
-template <class Space>
-std::string unnoticed(const load_case& what, bool shortens) {
+/// The same for `load_pretrained`, by the first of two ranks.
+outcome load_whole(const reference_model& model, std::size_t mutated_rank, std::size_t step, bool shortens) {
+  outcome out{.steps = std::vector<std::size_t>(2)};
+  std::mutex together;
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    mutating_tap tap(rank == mutated_rank ? step : no_step, shortens);
+    host_memory memory;
+    dynamic_module module = model.module(memory, true);
+    null_observer watch;
+    one_file_source source(model.source());
+    detail::payload_link_of data(world);
+    detail::source_in_use_of<one_file_source>::type opened(source);
+    const pretrained_load_context context{};
+    const pretrained_load_options how{.bytes_between_agreements = 200};
+    std::string faults;
+    try {
+      detail::run_pretrained_load({.module = module,
+                                   .source = opened,
+                                   .data = data,
+                                   .control = world,
+                                   .context = context,
+                                   .how = how,
+                                   .memory = detail::memory_in_use(&memory, world),
+                                   .watch = watch,
+                                   .tap = &tap});
+      faults = rank == context.source_rank ? model.faults_of(module, memory, 1, 0) : "";
+    } catch (const error& failure) {
+      faults = failure.what();
+    }
+    const std::scoped_lock locked(together);
+    out.noticed = out.noticed || !faults.empty();
+    out.steps[rank] = tap.steps();
+    out.mutated = tap.mutated() ? tap.mutated() : out.mutated;
+  });
+  return out;
+}
+
+/// \param load_with(model, rank, step) loads with a step of a rank changed \return the steps that nobody missed, of a sample of all
+template <class Load>
+std::string unnoticed(Load&& load_with) {
   constexpr std::size_t most_of_a_rank = 8;
   const reference_model model = varied_model();
-  const outcome whole = load<Space>(model, what, 0, no_step, shortens);
+  const outcome whole = load_with(model, std::size_t{0}, no_step);
   EXPECT_FALSE(whole.noticed);
   std::string out;
   std::size_t mutations = 0;
   for (std::size_t rank = 0; rank < whole.steps.size(); ++rank) {
     for (std::size_t step = 0; step < whole.steps[rank]; step += 1 + whole.steps[rank] / most_of_a_rank) {
-      const outcome found = load<Space>(model, what, rank, step, shortens);
+      const outcome found = load_with(model, rank, step);
       ++mutations;
       if (!found.noticed) {
         out += concat("rank ", rank, ", step ", step, ": ", found.mutated ? name(found.mutated->kind) : "none", "\n");
@@ -164,18 +203,38 @@ std::string unnoticed(const load_case& what, bool shortens) {
   return out;
 }
 
+/// So that memory does not hold by chance what an earlier load has left there.
+class perturbed_heap {
+ public:
+  perturbed_heap() { mallopt(M_PERTURB, 0xa5); }
+  perturbed_heap(const perturbed_heap&) = delete;
+  perturbed_heap& operator=(const perturbed_heap&) = delete;
+  ~perturbed_heap() { mallopt(M_PERTURB, 0); }
+};
+
 void expect_each_step_to_be_missed(transport_kind transport, bool shortens) {
-  // So that memory does not hold by chance what an earlier load has left there.
-  mallopt(M_PERTURB, 0xa5);
+  const perturbed_heap heap;
   for (const verification verify : {verification::off, verification::transfer}) {
     for (const std::size_t replicas : {1U, 2U}) {
       const load_case what{.transport = transport, .verify = verify, .replicas = replicas};
       SCOPED_TRACE(concat(name(transport), ", verify ", name(verify), ", ", replicas, " replicas"));
-      EXPECT_EQ(unnoticed<host_memory>(what, shortens), "");
-      EXPECT_EQ(unnoticed<fake_device_memory>(what, shortens), "");
+      const auto on = [&]<class Space>(Space) {
+        return unnoticed([&](const reference_model& model, std::size_t rank, std::size_t step) {
+          return load<Space>(model, what, rank, step, shortens);
+        });
+      };
+      EXPECT_EQ(on(host_memory()), "");
+      EXPECT_EQ(on(fake_device_memory()), "");
     }
   }
-  mallopt(M_PERTURB, 0);
+}
+
+void expect_each_step_of_a_whole_load_to_be_missed(bool shortens) {
+  const perturbed_heap heap;
+  EXPECT_EQ(unnoticed([&](const reference_model& model, std::size_t rank, std::size_t step) {
+              return load_whole(model, rank, step, shortens);
+            }),
+            "");
 }
 
 TEST(MutatedProgram, IsMissingAStepOfAScatter) { expect_each_step_to_be_missed(transport_kind::scatter, false); }
@@ -184,6 +243,8 @@ TEST(MutatedProgram, IsMissingAStepOfAnOwnRead) { expect_each_step_to_be_missed(
 TEST(MutatedProgram, IsAByteShortOfAScatter) { expect_each_step_to_be_missed(transport_kind::scatter, true); }
 TEST(MutatedProgram, IsAByteShortOfABroadcast) { expect_each_step_to_be_missed(transport_kind::broadcast, true); }
 TEST(MutatedProgram, IsAByteShortOfAnOwnRead) { expect_each_step_to_be_missed(transport_kind::own_read, true); }
+TEST(MutatedProgram, IsMissingAStepOfAWholeLoad) { expect_each_step_of_a_whole_load_to_be_missed(false); }
+TEST(MutatedProgram, IsAByteShortOfAWholeLoad) { expect_each_step_of_a_whole_load_to_be_missed(true); }
 
 }  // namespace
 }  // namespace mutated_program_test

@@ -54,6 +54,7 @@ struct pretrained_arguments {
   const pretrained_load_options& how;
   memory_in_use memory;
   observer_ref watch;
+  step_tap* tap = nullptr;
 };
 
 /// Collective. \throws the same error on every rank

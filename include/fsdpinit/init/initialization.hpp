@@ -15,22 +15,17 @@
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
-#include <fsdpinit/init/overflow_meter.hpp>
 #include <fsdpinit/init/payload_channel.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/pending_shards.hpp>
-#include <fsdpinit/init/program_runner.hpp>
-#include <fsdpinit/init/progress_meter.hpp>
-#include <fsdpinit/init/read_threads.hpp>
-#include <fsdpinit/init/retained_memory.hpp>
+#include <fsdpinit/init/plan_execution.hpp>
 #include <fsdpinit/init/step_reader.hpp>
 #include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/init/workspace.hpp>
 #include <fsdpinit/memory/in_order.hpp>
-#include <fsdpinit/memory/peak_growth.hpp>
+#include <fsdpinit/observe/phase_clock.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
-#include <fsdpinit/plan/predict.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/program.hpp>
 #include <fsdpinit/sources/as_stored.hpp>
@@ -57,6 +52,7 @@ class initialization {
         control_(given.control),
         options_(given.how),
         rank_(given.control.rank()),
+        clock_(given.watch),
         call_(given) {}
 
   rank_report run() {
@@ -72,7 +68,7 @@ class initialization {
       agreed([&] { make(best); });
     }
     agreed([&] { allocate(); });
-    drop_to_meta();
+    drop();
     try {
       for (bool more = true; more;) {
         more = run_turn();
@@ -85,11 +81,8 @@ class initialization {
       }
       throw;
     }
-    work_->release_staging();
     commit();
-    clock_.leave();
-    report_.seconds = clock_.total();
-    report_.phases.back().seconds = clock_.phases().back().seconds;
+    clock_.close(report_);
     return std::move(report_);
   }
 
@@ -98,33 +91,22 @@ class initialization {
   void agreed(Fn&& fn) {
     fsdpinit::agreed(control_, options_.deadline_seconds, [&] { own_step(fn); });
   }
-  void enter(const char* phase) {
-    phase_ = phase;
-    stages_.enter(nullptr);  // no stage is longer than its phase
-    clock_.enter(phase);
-    if (phase == stream_phase) {
-      stages_.enter(&stage_seconds::wait);  // between its turns a rank waits for others
-    }
-    given_.watch.phase(phase);
-  }
+  /// Between the turns of a stream a rank waits for others.
+  void enter(const char* phase) { clock_.enter(phase, phase == stream_phase ? &stage_seconds::wait : nullptr); }
 
   /// What a rank may fail at before it has done anything, within the first agreement.
   const memory_ref& begin() {
     const memory_ref memory = given_.memory.space();
-    work_.emplace(memory, given_.memory.staging(memory));
-    memory_growth_.emplace(work_->memory);
-    host_growth_.emplace(work_->host);
+    run_.emplace(memory, given_.memory.staging(memory));
     if (waits_ != nullptr) {
       waits_->start();
     }
     enter("open");
-    return work_->memory;
+    return run_->work().memory;
   }
 
   /// Where ranks that fail cannot interrupt their peers, a failure is known to all after so many.
   static constexpr std::size_t buckets_per_agreement = 64;
-
-  [[nodiscard]] bool every_rank_loads() const noexcept { return call_.transport() == transport_kind::none; }
 
   void compare_contents() {
     enter("preflight");
@@ -146,28 +128,26 @@ class initialization {
   }
 
   [[nodiscard]] plan_options planned_by(transport_kind transport) const {
+    const memory_ref& memory = run_->work().memory;
     return {.ranks = call_.ranks(),
             .sources = call_.sources(),
             .transport = transport,
             .bucket_bytes = options_.bucket_bytes,
             .buckets_in_flight = options_.buckets_in_flight,
-            .access = {.host = work_->memory.host_accessible(),
+            .access = {.host = memory.host_accessible(),
                        .communicator = given_.memory.is_accessible(),
-                       .widens = work_->memory.host_accessible() || work_->memory.widens()},
+                       .widens = memory.host_accessible() || memory.widens()},
             .verify = options_.verify};
   }
 
   void make(transport_kind transport) {
-    plan_ = make_plan(requests_, planned_by(transport));
-    program_.emplace(
-        plan_, rank_,
-        program_options{.buckets_per_agreement = data_.can().interrupts ? ~std::size_t{0} : buckets_per_agreement,
-                        .tap = given_.tap});
-    predicted_ = predict(*program_);
+    run_->make(
+        call_.view(), items_, requests_, planned_by(transport), rank_,
+        {.buckets_per_agreement = data_.can().interrupts ? ~std::size_t{0} : buckets_per_agreement, .tap = given_.tap});
     if (call_.is_automatic()) {
       reason_ = !call_.reason().empty() ? call_.reason()
-                : call_.chooses()       ? concat("chosen: ", name(transport), "; ", routes_of(plan_))
-                                        : routes_of(plan_);
+                : call_.chooses()       ? concat("chosen: ", name(transport), "; ", routes_of(run_->made()))
+                                        : routes_of(run_->made());
     }
   }
 
@@ -184,32 +164,31 @@ class initialization {
                        deadline::after(options_.deadline_seconds)));
   }
 
-  /// Everything a rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
   void allocate() {
     enter("allocate");
-    work_->reserve(program_->regions().size());
-    const memory_ref travelling = given_.memory.slots(work_->host);
-    for (const program_region& each : program_->regions()) {
-      const memory_ref& space = each.kind == region_kind::slab                                          ? work_->memory
-                                : each.kind == region_kind::slot || each.kind == region_kind::checksums ? travelling
-                                                                                                        : work_->host;
-      work_->add(each, block_for(space, each.bytes, [&] { return purpose_of(each) + beside_prediction(); }));
-    }
+    run_->allocate(given_.memory.slots(run_->work().host),
+                   [&](const program_region& region) { return purpose_of(region) + beside_prediction(); });
     clear_slabs();
-    for (const slot_record& slot : call_.view().slots) {  // some are only dropped
-      slot.handle.prepare({});
-    }
-    pending_ = pending_shards(plan_, call_.view(), items_, rank_, *work_);
-    prepare_stream();
+    run_->start({.source = call_.source(),
+                 .captured = captured_,
+                 .reader_threads = options_.reader_threads,
+                 .watch = given_.watch,
+                 .speaks = rank_ == options_.source_rank,
+                 .progress_interval_seconds = options_.progress_interval_seconds,
+                 .stages = clock_.stages,
+                 .hash = options_.verify == verification::off ? nullptr : options_.checksum,
+                 .missing = given_.missing ? &*given_.missing : nullptr},
+                {.data = data_, .control = control_, .deadline_seconds = options_.deadline_seconds, .watch = waits_});
+    enter(call_.transport() == transport_kind::none ? load_phase : stream_phase);
   }
 
   /// For errors.
   [[nodiscard]] std::string purpose_of(const program_region& region) const {
     switch (region.kind) {
       case region_kind::slab:
-        return concat("the shards of ", unit_text(call_.view().units[plan_.slabs[region.index].unit]));
+        return concat("the shards of ", unit_text(call_.view().units[run_->made().slabs[region.index].unit]));
       case region_kind::slot:
-        return concat("staging bucket ", region.index + 1, " of ", predicted_.slots);
+        return concat("staging bucket ", region.index + 1, " of ", run_->predicted().slots);
       case region_kind::full_copy:
         return "a copy of the whole model";
       default:
@@ -219,58 +198,31 @@ class initialization {
 
   /// For errors: what the allocation that failed is a part of, and what makes it smaller.
   [[nodiscard]] std::string beside_prediction() const {
-    return concat("; predicted for this rank are ", predicted_.peak_bytes(), " bytes: ", predicted_.slab_bytes,
-                  " of shards, ", predicted_.staging_bytes(),
+    const prediction& all = run_->predicted();
+    return concat("; predicted for this rank are ", all.peak_bytes(), " bytes: ", all.slab_bytes, " of shards, ",
+                  all.staging_bytes(),
                   " of staging; use more ranks, smaller buckets or fewer in flight, or a machine with more memory");
   }
 
   /// Where a unit is gathered on the device, what lies between shards and behind short ones travels too: zeros, and not what somebody
   /// left in the memory.
-  void clear_slabs() {
-    if (work_->memory.copies_within()) {
-      in_order(work_->memory, [&](memory_ref::queue& order) {
-        for (const auto& slab : work_->slabs) {
-          work_->memory.zero(slab->data(), slab->size(), order);
+  void clear_slabs() const {
+    const workspace& work = run_->work();
+    if (work.memory.copies_within()) {
+      in_order(work.memory, [&](memory_ref::queue& order) {
+        for (const auto& slab : work.slabs) {
+          work.memory.zero(slab->data(), slab->size(), order);
         }
       });
     }
   }
 
   /// From here on the module is on meta until the commit, but for what it still has to give.
-  void drop_to_meta() noexcept {
+  void drop() noexcept {
     drop_references(call_.binding());
-    if (call_.state() != nullptr) {
-      return;
+    if (call_.state() == nullptr) {
+      drop_to_meta(call_.view());
     }
-    for (const slot_record& slot : call_.view().slots) {
-      if (slot.role != slot_role::non_persistent_buffer) {
-        slot.handle.drop();
-      }
-    }
-  }
-
-  /// What can fail before the stream fails here: a rank that left its peers alone within the stream could not reach
-  /// them.
-  void prepare_stream() {
-    const bool reads_together = call_.source() && call_.source()->reads_concurrently();
-    threads_.emplace(reads_together ? options_.reader_threads : 1);
-    overflow_meter_.emplace(call_.source(), items_);
-    reader_.emplace(plan_, items_, captured_, call_.source(), *threads_, work_->memory);
-    progress_.emplace(given_.watch, rank_ == options_.source_rank, predicted_.payload_bytes,
-                      options_.progress_interval_seconds);
-    runner_.emplace(
-        *program_,
-        step_machinery{.made = plan_,
-                       .reader = *reader_,
-                       .work = *work_,
-                       .progress = *progress_,
-                       .stages = stages_,
-                       .names = requests_,
-                       .hash = options_.verify == verification::off ? nullptr : options_.checksum,
-                       .missing = given_.missing ? &*given_.missing : nullptr},
-        step_channels{
-            .data = data_, .control = control_, .deadline_seconds = options_.deadline_seconds, .watch = waits_});
-    enter(every_rank_loads() ? load_phase : stream_phase);
   }
 
   static constexpr const char* load_phase = "read";
@@ -293,46 +245,29 @@ class initialization {
       case round_kind::finish:
         break;
     }
-    return phase_;
+    return clock_.name();
   }
 
   /// Some rounds, and an agreement: ranks that agree between turns see that the others make progress.
   /// \return whether there are more
   bool run_turn() {
-    if (runner_->next() == round_kind::compare) {  // with agreements of its own
-      return runner_->run_turn();
+    if (run_->next() == round_kind::compare) {  // with agreements of its own
+      return run_->run_turn();
     }
     bool more = true;
     fsdpinit::agreed(control_, options_.deadline_seconds, [&] {
-      try {
-        more = runner_->run_turn();
-      } catch (...) {
-        retain_if_lost(data_, work_->slabs, work_->staging);
-        throw;
-      }
-      own_step([&] { more ? enter_next() : wind_up(); });
+      more = run_->run_turn();
+      own_step([&] { more ? enter_next() : describe(); });
     });
     return more;
   }
   void enter_next() {
-    const char* const next = phase_of(runner_->next());
-    if (next != phase_) {
+    const char* const next = phase_of(run_->next());
+    if (next != clock_.name()) {
       if (next == verify_phase) {
-        count_overflow();  // before they are read again
+        run_->count_overflow();  // before they are read again
       }
       enter(next);
-    }
-  }
-  void wind_up() {
-    count_overflow();
-    enter("commit");
-    report_ = describe();
-  }
-
-  /// Of what was read to be placed: what it says the first time is kept.
-  void count_overflow() {
-    if (!overflow_) {
-      overflow_ = overflow_meter_->count([&](std::size_t i) { return requests_[i].fqn; });
     }
   }
 
@@ -340,38 +275,38 @@ class initialization {
     if (call_.state() != nullptr) {
       call_.state()->drop_all();
     }
-    adopt(pending_);
+    run_->commit();
     rebind(call_.binding());
   }
 
-  /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
-  [[nodiscard]] rank_report describe() const {
-    const std::uint64_t of_host =
-        work_->memory.host_accessible() ? 0 : host_growth_->bytes();  // else it is the same account
-    return {.rank = rank_,
-            .shards = call_.ranks().shards,
-            .replicas = call_.ranks().replicas,
-            .policy = call_.policy().name,
-            .transport = name(call_.transport()),
-            .transport_reason = reason_,
-            .verified = options_.verify,
-            .predicted = predicted_,
-            .accounted_peak_bytes = memory_growth_->bytes() + of_host,
-            .bytes_read = reader_->bytes_read(),
-            .bytes_sent = runner_->counters().sent,
-            .bytes_received = runner_->counters().received,
-            .tensors = plan_.tensors.size(),
-            .units = plan_.slabs.size(),
-            .buckets = plan_.schedule.size(),
-            .missing = unmatched_.missing,
-            .unexpected = unmatched_.unexpected,
-            .unlisted = unlisted_names(call_.contents().unlisted),
-            .kept_buffers = buffers_.kept,
-            .unread_buffers = buffers_.unread,
-            .overflow = *overflow_,
-            .advice = advice_on(plan_),
-            .phases = clock_.phases(),
-            .stages = stages_.seconds()};
+  /// Makes the report, but for what only the end will tell: before the last agreement, as it allocates.
+  void describe() {
+    enter("commit");
+    const plan& made = run_->made();
+    report_ = {.rank = rank_,
+               .shards = call_.ranks().shards,
+               .replicas = call_.ranks().replicas,
+               .policy = call_.policy().name,
+               .transport = name(call_.transport()),
+               .transport_reason = reason_,
+               .verified = options_.verify,
+               .predicted = run_->predicted(),
+               .accounted_peak_bytes = run_->accounted_peak_bytes(),
+               .bytes_read = run_->bytes_read(),
+               .bytes_sent = run_->counters().sent,
+               .bytes_received = run_->counters().received,
+               .tensors = made.tensors.size(),
+               .units = made.slabs.size(),
+               .buckets = made.schedule.size(),
+               .missing = unmatched_.missing,
+               .unexpected = unmatched_.unexpected,
+               .unlisted = unlisted_names(call_.contents().unlisted),
+               .kept_buffers = buffers_.kept,
+               .unread_buffers = buffers_.unread,
+               .overflow = run_->count_overflow(),
+               .advice = advice_on(made),
+               .phases = clock_.phases(),
+               .stages = clock_.stages.seconds()};
   }
 
   const initialization_arguments& given_;
@@ -380,12 +315,7 @@ class initialization {
   control_ref control_;
   const options& options_;
   std::size_t rank_;
-  std::optional<workspace> work_;
-  std::optional<peak_growth> memory_growth_;
-  std::optional<peak_growth> host_growth_;
   phase_clock clock_;
-  const char* phase_ = "";
-  stage_clock stages_;
 
   agreed_call call_;
   std::string reason_;  // of an automatic choice
@@ -394,16 +324,7 @@ class initialization {
   settled_buffers buffers_;
   std::vector<const std::byte*> captured_;  // per request
   std::vector<tensor_request> requests_;
-  plan plan_;
-  prediction predicted_;
-  std::vector<pending_shard> pending_;
-  std::optional<program> program_;
-  std::optional<read_threads> threads_;
-  std::optional<overflow_meter> overflow_meter_;
-  std::optional<overflow_count> overflow_;
-  std::optional<step_reader> reader_;
-  std::optional<progress_meter> progress_;
-  std::optional<program_runner> runner_;
+  std::optional<plan_execution> run_;
   rank_report report_;
 };
 

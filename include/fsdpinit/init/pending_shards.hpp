@@ -45,6 +45,15 @@ struct pending_shard {
   return out;
 }
 
+/// From here on the module is on meta, except for buffers that are not persistent: until slots adopt their shards.
+inline void drop_to_meta(const module_view& view) noexcept {
+  for (const slot_record& slot : view.slots) {
+    if (slot.role != slot_role::non_persistent_buffer) {
+      slot.handle.drop();
+    }
+  }
+}
+
 /// The slots hold their shards from here on.
 inline void adopt(std::vector<pending_shard>& pending) noexcept {
   for (pending_shard& each : pending) {

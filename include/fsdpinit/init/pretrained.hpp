@@ -38,9 +38,10 @@ namespace fsdpinit {
 /// \param memory   Where the weights live: a memory space that host code may touch; without one a `host_memory` of this rank's own.
 /// \param watch    An Observer; progress is reported on the source rank. A WaitingObserver also hears of long waits.
 ///
-/// Cost: W bytes of `memory` on ranks that load, and at most 256 KiB more while a tie that is stored twice is compared;
-/// nothing elsewhere. Weights that the module held before stay until these are allocated. Control traffic: seven
-/// agreements and one for each `bytes_between_agreements`, and two broadcasts of metadata.
+/// Cost: W bytes of `memory` on ranks that load, and at most 256 KiB more until all is read, for neighbours in a file
+/// that are read at once and ties that are stored twice; nothing elsewhere. Weights that the module held before stay
+/// until these are allocated. Control traffic: seven agreements and one for each `bytes_between_agreements`, or one, and
+/// two broadcasts of metadata. A source that holds its tensors is told when each may go.
 ///
 /// \throws fsdpinit::error, the same on every rank, as `initialize` does: disagreement, missing_tensor,
 /// unexpected_tensor, shape_mismatch, dtype_mismatch (all of them listed), invalid_tie where copies of a tied tensor

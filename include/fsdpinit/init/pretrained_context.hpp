@@ -39,7 +39,7 @@ struct pretrained_report {
   bool holds_weights = false;      ///< its module holds the weights; where not, it is on meta
   std::size_t tensors = 0;         ///< stored once; tied names count as one
   std::uint64_t weight_bytes = 0;  ///< in this rank's memory: W, or 0
-  std::uint64_t bytes_read = 0;    ///< further stored copies of tied tensors among them
+  std::uint64_t bytes_read = 0;    ///< further stored copies of tied tensors among them, and what is read along
   std::uint64_t predicted_peak_bytes = 0;
   std::uint64_t accounted_peak_bytes = 0;
   std::vector<std::string> unread_buffers{};  ///< in the checkpoint, but the module computes them

@@ -3,9 +3,9 @@
 #include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/read_threads.hpp>
-#include <fsdpinit/init/stored_copies.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/plan/read_coalescing.hpp>
@@ -101,7 +101,11 @@ class step_reader {
   void compare_copy(const program_step& step, const std::byte* copy, const std::byte* first) const {
     if (std::memcmp(copy, first, step.bytes) != 0) {
       const load_item& item = items_[plan_.tensors[step.tensor].request];
-      throw differing_copy(source_->tensors(), item.source, item.copies[step.copy - 1]);
+      const std::span<const tensor_descriptor> tensors = source_->tensors();
+      throw error(errc::invalid_tie, tensors[item.copies[step.copy - 1]].name,
+                  concat("tied to ", printable(tensors[item.source].name),
+                         ", but the checkpoint stores different values under the two names; untie them in the module, "
+                         "or repair the checkpoint"));
     }
   }
 

@@ -88,32 +88,6 @@ struct rank_report {
   return all;
 }
 
-/// Seconds per phase, one after the other.
-class phase_clock {
- public:
-  /// Allocates where it is called first, and not again.
-  void enter(const char* name) {
-    leave();
-    phases_.reserve(most_phases);
-    phases_.push_back({.name = name});
-  }
-  void leave() noexcept {
-    const double now = monotonic_seconds();
-    if (!phases_.empty()) {
-      phases_.back().seconds = now - entered_;
-    }
-    entered_ = now;
-  }
-  [[nodiscard]] double total() const noexcept { return monotonic_seconds() - started_; }
-  [[nodiscard]] const std::vector<phase_seconds>& phases() const noexcept { return phases_; }
-
- private:
-  static constexpr std::size_t most_phases = 8;
-  double started_ = monotonic_seconds();
-  double entered_ = started_;
-  std::vector<phase_seconds> phases_;
-};
-
 /// Seconds per stage. A rank is in one at a time, or in none: stages never add up to more than has passed. One clock read where a
 /// stage begins or ends.
 class stage_clock {

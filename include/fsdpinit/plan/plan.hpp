@@ -31,6 +31,7 @@ struct plan_options {
   source_layout sources{};
   transport_kind transport = transport_kind::scatter;
   std::uint64_t bucket_bytes = 4 * mib;
+  std::uint64_t own_read_bytes = direct_read_bytes;  ///< of a bucket that a rank reads straight to its place
   std::size_t buckets_in_flight = 2;
   slab_access access{};
   verification verify = verification::off;
@@ -56,12 +57,12 @@ struct plan {
                           options.transport, options.ranks.shards);
   }
   const bool relayed = own_read_is_relayed(options.ranks, options.sources);
-  bucket_schedule schedule =
-      schedule_buckets(layout.tensors, options.ranks,
-                       {.bucket_bytes = options.bucket_bytes,
-                        .own_read_bytes = relayed || !options.access.host ? options.bucket_bytes : direct_read_bytes,
-                        .readers = relayed ? options.ranks.replicas : 1,
-                        .several_sources = !options.sources.is_single()});
+  bucket_schedule schedule = schedule_buckets(
+      layout.tensors, options.ranks,
+      {.bucket_bytes = options.bucket_bytes,
+       .own_read_bytes = relayed || !options.access.host ? options.bucket_bytes : options.own_read_bytes,
+       .readers = relayed ? options.ranks.replicas : 1,
+       .several_sources = !options.sources.is_single()});
   return {.options = options,
           .tensors = std::move(layout.tensors),
           .slabs = std::move(layout.slabs),

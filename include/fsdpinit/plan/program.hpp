@@ -57,6 +57,10 @@ namespace fsdpinit {
 struct program_options {
   /// Where a rank that fails cannot interrupt its peers, they agree after so many buckets. Default: they hear of it at once.
   std::size_t buckets_per_agreement = ~std::size_t{0};
+  /// Where ranks read by themselves, they agree whenever each has read so much.
+  std::uint64_t bytes_between_agreements = direct_read_bytes;
+  /// If not, this rank has no memory, and no steps but agreements, while others read. \pre nothing travels
+  bool takes_part = true;
   step_tap* tap = nullptr;  ///< not of its `coarse()`
 };
 
@@ -82,7 +86,9 @@ class program {
       exchanges_sums_ =
           exchanges_sums_ || (made.options.verify == verification::reread && is_read_by_several(made.options, tensor));
     }
-    regions_ = detail::regions_of(made, mine_, exchanges_sums_);
+    if (how.takes_part) {
+      regions_ = detail::regions_of(made, mine_, exchanges_sums_);
+    }
     scratch_bytes_ = region_bytes(region_kind::scratch);
   }
 
@@ -112,7 +118,7 @@ class program {
   [[nodiscard]] std::uint64_t shard_bytes() const noexcept {
     std::uint64_t bytes = 0;
     for (const planned_tensor& tensor : plan_.tensors) {
-      bytes += tensor.kept_bytes(tensor.partition.local_bytes(mine_.shard()));
+      bytes += how_.takes_part ? tensor.kept_bytes(tensor.partition.local_bytes(mine_.shard())) : 0;
     }
     return bytes;
   }
@@ -246,7 +252,7 @@ class program {
       case round_kind::keep:
         return stream_from(0);
       case round_kind::bucket:
-        return next == buckets() || (!coarse_ && (round.unheard >= direct_read_bytes ||
+        return next == buckets() || (!coarse_ && (round.unheard >= how_.bytes_between_agreements ||
                                                   round.unagreed >= how_.buckets_per_agreement))
                    ? program_round{.kind = round_kind::agree, .part = next}
                    : bucket_round(next, round.unheard, round.unagreed);
@@ -269,7 +275,7 @@ class program {
 
   void write(const program_round& round, round_phase phase, step_visitor visit) {
     if (round.kind == round_kind::bucket) {
-      if (phase == round_phase::begin || has_steps(round, phase)) {
+      if (how_.takes_part && (phase == round_phase::begin || has_steps(round, phase))) {
         write_bucket(round, visit, [&](const detail::bucket_steps& steps) {
           phase == round_phase::begin ? steps.begin() : phase == round_phase::pass_on ? steps.pass_on() : steps.end();
         });
@@ -289,7 +295,7 @@ class program {
   }
 
   void write_lone_round(const detail::step_writer& write, const program_round& round) const {
-    switch (round.kind) {
+    switch (how_.takes_part ? round.kind : round_kind::agree) {
       case round_kind::generate:
         detail::write_generated(write);
         break;
@@ -325,7 +331,7 @@ class program {
   }
 
   void set_turns() {
-    turn_bytes_ = coarse_ ? detail::step_writer::everything : direct_read_bytes;
+    turn_bytes_ = coarse_ ? detail::step_writer::everything : how_.bytes_between_agreements;
     load_turns_ = detail::turns_of(detail::bytes_of_turns(plan_, detail::fully_loaded_bytes), turn_bytes_);
     reread_turns_ = detail::turns_of(detail::bytes_of_turns(plan_, detail::reread_bytes), turn_bytes_);
   }

@@ -31,7 +31,7 @@ struct turn_part {
 /// Which of the turns, and how many bytes belong to each.
 struct turn_cut {
   std::size_t index = 0;
-  std::uint64_t bytes = direct_read_bytes;
+  std::uint64_t bytes = 0;
 };
 
 /// Tensors one after the other, cut into turns: calls `fn(turn_part)` for those of one. `size(tensor)` is 0 for tensors that take no

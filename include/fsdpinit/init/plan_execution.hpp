@@ -1,0 +1,161 @@
+#pragma once
+
+#include <fsdpinit/concepts/memory_ref.hpp>
+#include <fsdpinit/core/checksum.hpp>
+#include <fsdpinit/init/match.hpp>
+#include <fsdpinit/init/missing_tensor.hpp>
+#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/init/overflow_meter.hpp>
+#include <fsdpinit/init/pending_shards.hpp>
+#include <fsdpinit/init/program_runner.hpp>
+#include <fsdpinit/init/progress_meter.hpp>
+#include <fsdpinit/init/read_threads.hpp>
+#include <fsdpinit/init/retained_memory.hpp>
+#include <fsdpinit/init/step_reader.hpp>
+#include <fsdpinit/init/workspace.hpp>
+#include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/peak_growth.hpp>
+#include <fsdpinit/observe/observer_ref.hpp>
+#include <fsdpinit/observe/report.hpp>
+#include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/predict.hpp>
+#include <fsdpinit/plan/prediction.hpp>
+#include <fsdpinit/plan/program.hpp>
+#include <fsdpinit/sources/source_ref.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace fsdpinit::detail {
+
+/// What a plan is carried out with, besides its memory. What it refers to must outlive the execution.
+struct execution_means {
+  const std::optional<source_ref>& source;  ///< nothing on ranks that do not read
+  std::span<const std::byte* const> captured{};
+  std::size_t reader_threads = 1;
+  observer_ref watch;
+  bool speaks = false;  ///< of its progress
+  double progress_interval_seconds = 0;
+  stage_clock& stages;
+  const checksum* hash = nullptr;
+  const initialiser_ref* missing = nullptr;
+};
+
+/// A plan on one rank, from its program to the shards that slots hold in the end. Until `commit` nothing has changed but memory of its own.
+class plan_execution {
+ public:
+  /// The accounts of the two spaces are seen to grow from here on.
+  plan_execution(const memory_ref& space, const memory_ref& of_host)
+      : work_(space, of_host), memory_growth_(work_.memory), host_growth_(work_.host) {}
+  plan_execution(const plan_execution&) = delete;
+  plan_execution& operator=(const plan_execution&) = delete;
+
+  /// Local, and pure; what was planned before is forgotten. The requests are those of the items, and both stay where they are.
+  void make(const module_view& view, std::span<const load_item> items, const std::vector<tensor_request>& requests,
+            const plan_options& options, std::size_t rank, const program_options& how) {
+    view_ = &view;
+    items_ = items;
+    requests_ = requests;
+    plan_ = make_plan(requests, options);
+    program_.emplace(plan_, rank, how);
+    predicted_ = predict(*program_);
+  }
+
+  /// Everything that this rank will ever hold, and what the commit needs, so that nothing can fail later for want of memory.
+  /// \param travelling where buckets lie that are sent \param purpose what a region is for, in errors
+  template <class Purpose>
+  void allocate(const memory_ref& travelling, Purpose&& purpose) {
+    work_.reserve(program_->regions().size());
+    for (const program_region& each : program_->regions()) {
+      const memory_ref& space = each.kind == region_kind::slab                                          ? work_.memory
+                                : each.kind == region_kind::slot || each.kind == region_kind::checksums ? travelling
+                                                                                                        : work_.host;
+      work_.add(each, block_for(space, each.bytes, [&] { return purpose(each); }));
+    }
+    for (const slot_record& slot : view_->slots) {  // some are only dropped
+      slot.handle.prepare({});
+    }
+    if (!work_.slabs.empty()) {
+      pending_ = pending_shards(plan_, *view_, items_, program_->rank(), work_);
+    }
+  }
+
+  /// What can fail before the first round fails here: a rank that left its peers alone within it could not reach them.
+  void start(const execution_means& with, const step_channels& between) {
+    data_ = &between.data;
+    threads_.emplace(with.source && with.source->reads_concurrently() ? with.reader_threads : 1);
+    overflow_meter_.emplace(with.source, items_);
+    reader_.emplace(plan_, items_, with.captured, with.source, *threads_, work_.memory);
+    progress_.emplace(with.watch, with.speaks, predicted_.payload_bytes, with.progress_interval_seconds);
+    runner_.emplace(*program_,
+                    step_machinery{.made = plan_,
+                                   .reader = *reader_,
+                                   .work = work_,
+                                   .progress = *progress_,
+                                   .stages = with.stages,
+                                   .names = requests_,
+                                   .hash = with.hash,
+                                   .missing = with.missing},
+                    between);
+  }
+
+  /// Of the round that comes next.
+  [[nodiscard]] round_kind next() const noexcept { return runner_->next(); }
+  /// As `program_runner::run_turn`. Memory that a lost peer may still write to is never given back.
+  [[nodiscard]] bool run_turn() {
+    try {
+      return runner_->run_turn();
+    } catch (...) {
+      retain_if_lost(*data_, work_.slabs, work_.staging);
+      throw;
+    }
+  }
+  /// Of what was read to be placed: what it says the first time is kept.
+  const overflow_count& count_overflow() {
+    if (!overflow_) {
+      overflow_ = overflow_meter_->count([&](std::size_t i) { return requests_[i].fqn; });
+    }
+    return *overflow_;
+  }
+
+  /// Slots hold their shards from here on, and all other memory is given back.
+  void commit() noexcept {
+    work_.release_staging();
+    adopt(pending_);
+  }
+
+  [[nodiscard]] const plan& made() const noexcept { return plan_; }
+  [[nodiscard]] const prediction& predicted() const noexcept { return predicted_; }
+  [[nodiscard]] const workspace& work() const noexcept { return work_; }
+  [[nodiscard]] std::uint64_t accounted_peak_bytes() const noexcept {
+    // Where the host may touch the space it is the same account.
+    return memory_growth_.bytes() + (work_.memory.host_accessible() ? 0 : host_growth_.bytes());
+  }
+  /// So far, from the source.
+  [[nodiscard]] std::uint64_t bytes_read() const noexcept { return reader_->bytes_read(); }
+  [[nodiscard]] const transfer_counters& counters() const noexcept { return runner_->counters(); }
+
+ private:
+  workspace work_;
+  peak_growth memory_growth_;
+  peak_growth host_growth_;
+  payload_link* data_ = nullptr;
+  const module_view* view_ = nullptr;
+  std::span<const load_item> items_;
+  std::span<const tensor_request> requests_;
+  plan plan_;
+  prediction predicted_;
+  std::vector<pending_shard> pending_;
+  std::optional<program> program_;
+  std::optional<read_threads> threads_;
+  std::optional<overflow_meter> overflow_meter_;
+  std::optional<overflow_count> overflow_;
+  std::optional<step_reader> reader_;
+  std::optional<progress_meter> progress_;
+  std::optional<program_runner> runner_;
+};
+
+}  // namespace fsdpinit::detail
