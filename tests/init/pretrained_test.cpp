@@ -3,6 +3,7 @@
 #include "support/fault_sweep.hpp"
 #include "support/heap_faults.hpp"
 #include "support/heap_sweep.hpp"
+#include "support/one_file_source.hpp"
 #include "support/reference_model.hpp"
 #include "support/sanitizers.hpp"
 #include <fsdpinit/fsdpinit.hpp>
@@ -197,6 +198,36 @@ TEST(Pretrained, TensorsLargerThanOneReadAreWhole) {
       {{.fqn = "a", .type = dtype::u8, .extents = {9 * mib + 5}},
        {.fqn = "b", .type = dtype::u8, .extents = {5 * mib + 1}, .tied = {"c"}, .stored_as = {"c", "b"}}});
   expect_loaded(model, 2, {});
+}
+
+/// Counts its requests.
+struct counted_file : one_file_source {
+  using one_file_source::one_file_source;
+  void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    ++requests;
+    one_file_source::read(tensor, offset, destination);
+  }
+  void read_file(std::size_t file, std::uint64_t offset, mutable_bytes destination) {
+    ++requests;
+    one_file_source::read_file(file, offset, destination);
+  }
+  std::uint64_t requests = 0;
+};
+
+TEST(Pretrained, NeighboursInAFileAreReadAtOnceWhereTheyAreSmall) {
+  const reference_model model({{.fqn = "a", .type = dtype::u8, .extents = {100}},
+                               {.fqn = "b", .type = dtype::f32, .extents = {30}},
+                               {.fqn = "c", .type = dtype::u8, .extents = {7}}});
+  self_communicator alone;
+  host_memory memory;
+  dynamic_module module = model.module(memory, false);
+  counted_file source(model.source());
+  const pretrained_report report = load_pretrained(module, source, alone, {}, {}, memory);
+  EXPECT_EQ(source.requests, 1U);
+  EXPECT_EQ(report.bytes_read, 227U);
+  EXPECT_EQ(report.predicted_peak_bytes, 227 + 256 * kib);
+  EXPECT_EQ(report.accounted_peak_bytes, report.predicted_peak_bytes);
+  EXPECT_EQ(model.faults_of(module, memory, 1, 0), "");
 }
 
 TEST(Pretrained, ModelsWithoutATensorOrAByteAreLoaded) {

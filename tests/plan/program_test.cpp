@@ -160,6 +160,19 @@ TEST(Program, OfAnOwnReadOnADevicePlacesOutOfTheSlot) {
                                           "place 3 slot 0+0 -> slab 0+0", "agree 1", "agree", "finish 0", "agree"}));
 }
 
+TEST(Program, OfAnOwnReadAgreesAsOftenOnARankThatTakesNoPart) {
+  const plan made =
+      make_plan(bytes_sharded(10), {.transport = transport_kind::own_read, .bucket_bytes = 4, .own_read_bytes = 4});
+  EXPECT_EQ(program_text(made, 0, {.bytes_between_agreements = 8}),
+            (lines{"bucket 0", "read tensor 0+0 4 -> slab 0+0", "bucket 1", "read tensor 0+4 4 -> slab 0+4", "agree 2",
+                   "agree", "bucket 2", "read tensor 0+8 2 -> slab 0+8", "release", "agree 3", "agree", "finish 0",
+                   "agree"}));
+  const program_options idle{.bytes_between_agreements = 8, .takes_part = false};
+  EXPECT_EQ(program_text(made, 0, idle),
+            (lines{"bucket 0", "bucket 1", "agree 2", "agree", "bucket 2", "agree 3", "agree", "finish 0", "agree"}));
+  EXPECT_TRUE(program_of(made, 0, idle).regions().empty());
+}
+
 TEST(Program, OfReplicasThatReadForEachOtherTakesTurns) {
   const plan made =
       make_plan(bytes_sharded(8),

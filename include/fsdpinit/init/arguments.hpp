@@ -54,13 +54,17 @@ inline void require_interval(double progress_interval_seconds) {
   }
 }
 
+inline void require_source_rank(std::size_t source_rank, std::size_t ranks) {
+  if (source_rank >= ranks) {
+    throw error(errc::invalid_argument, "source_rank", concat(source_rank, " is not a rank of a world of ", ranks));
+  }
+}
+
 inline void require_valid(const options& how, std::size_t ranks) {
   const auto reject = [](std::string_view option, std::string_view text) {
     throw error(errc::invalid_argument, option, text);
   };
-  if (how.source_rank >= ranks) {
-    reject("source_rank", concat(how.source_rank, " is not a rank of a world of ", ranks));
-  }
+  require_source_rank(how.source_rank, ranks);
   if (how.replicas == 0 || ranks % how.replicas != 0) {
     reject("replicas",
            concat(how.replicas, " replicas cannot be made of ", ranks, " ranks; use a divisor of their number"));

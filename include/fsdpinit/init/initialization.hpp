@@ -3,7 +3,6 @@
 #include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
-#include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/agreed_call.hpp>
@@ -11,19 +10,17 @@
 #include <fsdpinit/init/engine.hpp>
 #include <fsdpinit/init/gathered_reports.hpp>
 #include <fsdpinit/init/match.hpp>
-#include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/payload_channel.hpp>
 #include <fsdpinit/init/payload_link.hpp>
-#include <fsdpinit/init/pending_shards.hpp>
 #include <fsdpinit/init/plan_execution.hpp>
 #include <fsdpinit/init/step_reader.hpp>
 #include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/init/workspace.hpp>
 #include <fsdpinit/memory/in_order.hpp>
-#include <fsdpinit/observe/phase_clock.hpp>
+#include <fsdpinit/observe/call_progress.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
@@ -32,9 +29,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -52,7 +47,7 @@ class initialization {
         control_(given.control),
         options_(given.how),
         rank_(given.control.rank()),
-        clock_(given.watch),
+        progress_(given.watch),
         call_(given) {}
 
   rank_report run() {
@@ -74,7 +69,7 @@ class initialization {
         more = run_turn();
       }
       // The last moment at which a rank can fail: past it the commit happens everywhere.
-      agree_on_slowest(control_, report_, clock_.total(), options_.deadline_seconds);
+      agree_on_slowest(control_, report_, progress_.seconds(), options_.deadline_seconds);
     } catch (const error& cause) {
       if (call_.from_module()) {
         give_up_state(control_, call_.state(), options_.release_source, cause, options_.deadline_seconds);
@@ -82,7 +77,7 @@ class initialization {
       throw;
     }
     commit();
-    clock_.close(report_);
+    progress_.close(report_);
     return std::move(report_);
   }
 
@@ -92,7 +87,7 @@ class initialization {
     fsdpinit::agreed(control_, options_.deadline_seconds, [&] { own_step(fn); });
   }
   /// Between the turns of a stream a rank waits for others.
-  void enter(const char* phase) { clock_.enter(phase, phase == stream_phase ? &stage_seconds::wait : nullptr); }
+  void enter(const char* phase) { progress_.enter(phase, phase == stream_phase ? &stage_seconds::wait : nullptr); }
 
   /// What a rank may fail at before it has done anything, within the first agreement.
   const memory_ref& begin() {
@@ -119,7 +114,7 @@ class initialization {
     for (const load_item& item : items_) {
       const slot_record& slot = view.first_slot(view.tensors[item.tensor]);
       if (item.missing) {
-        given_.missing->require_initialisable(info_of(slot));
+        given_.missing->require_initialisable({.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape});
       }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
@@ -169,13 +164,12 @@ class initialization {
     run_->allocate(given_.memory.slots(run_->work().host),
                    [&](const program_region& region) { return purpose_of(region) + beside_prediction(); });
     clear_slabs();
+    progress_.expect(rank_ == options_.source_rank ? run_->predicted().payload_bytes : 0,
+                     options_.progress_interval_seconds);
     run_->start({.source = call_.source(),
                  .captured = captured_,
                  .reader_threads = options_.reader_threads,
-                 .watch = given_.watch,
-                 .speaks = rank_ == options_.source_rank,
-                 .progress_interval_seconds = options_.progress_interval_seconds,
-                 .stages = clock_.stages,
+                 .progress = progress_,
                  .hash = options_.verify == verification::off ? nullptr : options_.checksum,
                  .missing = given_.missing ? &*given_.missing : nullptr},
                 {.data = data_, .control = control_, .deadline_seconds = options_.deadline_seconds, .watch = waits_});
@@ -245,7 +239,7 @@ class initialization {
       case round_kind::finish:
         break;
     }
-    return clock_.name();
+    return progress_.phase();
   }
 
   /// Some rounds, and an agreement: ranks that agree between turns see that the others make progress.
@@ -263,7 +257,7 @@ class initialization {
   }
   void enter_next() {
     const char* const next = phase_of(run_->next());
-    if (next != clock_.name()) {
+    if (next != progress_.phase()) {
       if (next == verify_phase) {
         run_->count_overflow();  // before they are read again
       }
@@ -305,8 +299,8 @@ class initialization {
                .unread_buffers = buffers_.unread,
                .overflow = run_->count_overflow(),
                .advice = advice_on(made),
-               .phases = clock_.phases(),
-               .stages = clock_.stages.seconds()};
+               .phases = progress_.phases(),
+               .stages = progress_.stages.seconds()};
   }
 
   const initialization_arguments& given_;
@@ -315,7 +309,7 @@ class initialization {
   control_ref control_;
   const options& options_;
   std::size_t rank_;
-  phase_clock clock_;
+  call_progress progress_;
 
   agreed_call call_;
   std::string reason_;  // of an automatic choice

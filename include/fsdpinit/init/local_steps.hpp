@@ -6,10 +6,10 @@
 #include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
-#include <fsdpinit/init/progress_meter.hpp>
 #include <fsdpinit/init/step_checks.hpp>
 #include <fsdpinit/init/step_reader.hpp>
 #include <fsdpinit/init/workspace.hpp>
+#include <fsdpinit/observe/call_progress.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/program_round.hpp>
@@ -28,8 +28,7 @@ struct step_machinery {
   const plan& made;
   step_reader& reader;
   workspace& work;
-  progress_meter& progress;
-  stage_clock& stages;
+  call_progress& progress;
   std::span<const tensor_request> names;
   const checksum* hash = nullptr;  ///< of plans with verification
   const initialiser_ref* missing = nullptr;
@@ -64,7 +63,7 @@ class local_steps {
   /// Only what a stream is busy with is told apart.
   void enter(stage_clock::stage which) noexcept {
     if (has_stages_) {
-      with_.stages.enter(which);
+      with_.progress.stages.enter(which);
     }
   }
   [[nodiscard]] std::byte* at(const region_position& where) const noexcept { return with_.work.at(where); }

@@ -1,22 +1,20 @@
 #pragma once
 
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/module_view.hpp>
-#include <fsdpinit/init/overflow_meter.hpp>
-#include <fsdpinit/init/pending_shards.hpp>
 #include <fsdpinit/init/program_runner.hpp>
-#include <fsdpinit/init/progress_meter.hpp>
-#include <fsdpinit/init/read_threads.hpp>
 #include <fsdpinit/init/retained_memory.hpp>
 #include <fsdpinit/init/step_reader.hpp>
 #include <fsdpinit/init/workspace.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/peak_growth.hpp>
-#include <fsdpinit/observe/observer_ref.hpp>
+#include <fsdpinit/observe/call_progress.hpp>
 #include <fsdpinit/observe/report.hpp>
+#include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/predict.hpp>
 #include <fsdpinit/plan/prediction.hpp>
@@ -27,22 +25,29 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace fsdpinit::detail {
 
-/// What a plan is carried out with, besides its memory. What it refers to must outlive the execution.
+/// What a plan is carried out with, besides its memory. All but `source` must outlive the execution.
 struct execution_means {
   const std::optional<source_ref>& source;  ///< nothing on ranks that do not read
   std::span<const std::byte* const> captured{};
   std::size_t reader_threads = 1;
-  observer_ref watch;
-  bool speaks = false;  ///< of its progress
-  double progress_interval_seconds = 0;
-  stage_clock& stages;
+  call_progress& progress;
   const checksum* hash = nullptr;
   const initialiser_ref* missing = nullptr;
 };
+
+/// From here on the module is on meta, except for buffers that are not persistent: until slots adopt what they will hold.
+inline void drop_to_meta(const module_view& view) noexcept {
+  for (const slot_record& slot : view.slots) {
+    if (slot.role != slot_role::non_persistent_buffer) {
+      slot.handle.drop();
+    }
+  }
+}
 
 /// A plan on one rank, from its program to the shards that slots hold in the end. Until `commit` nothing has changed but memory of its own.
 class plan_execution {
@@ -78,24 +83,23 @@ class plan_execution {
     for (const slot_record& slot : view_->slots) {  // some are only dropped
       slot.handle.prepare({});
     }
-    if (!work_.slabs.empty()) {
-      pending_ = pending_shards(plan_, *view_, items_, program_->rank(), work_);
+    pending_.reserve(view_->slots.size());
+    for (const planned_tensor& tensor : plan_.tensors) {
+      if (!work_.slabs.empty()) {
+        add_pending(tensor);
+      }
     }
   }
 
   /// What can fail before the first round fails here: a rank that left its peers alone within it could not reach them.
   void start(const execution_means& with, const step_channels& between) {
     data_ = &between.data;
-    threads_.emplace(with.source && with.source->reads_concurrently() ? with.reader_threads : 1);
-    overflow_meter_.emplace(with.source, items_);
-    reader_.emplace(plan_, items_, with.captured, with.source, *threads_, work_.memory);
-    progress_.emplace(with.watch, with.speaks, predicted_.payload_bytes, with.progress_interval_seconds);
+    reader_.emplace(plan_, items_, with.captured, with.source, with.reader_threads, work_.memory);
     runner_.emplace(*program_,
                     step_machinery{.made = plan_,
                                    .reader = *reader_,
                                    .work = work_,
-                                   .progress = *progress_,
-                                   .stages = with.stages,
+                                   .progress = with.progress,
                                    .names = requests_,
                                    .hash = with.hash,
                                    .missing = with.missing},
@@ -116,7 +120,7 @@ class plan_execution {
   /// Of what was read to be placed: what it says the first time is kept.
   const overflow_count& count_overflow() {
     if (!overflow_) {
-      overflow_ = overflow_meter_->count([&](std::size_t i) { return requests_[i].fqn; });
+      overflow_ = reader_->overflow(requests_);
     }
     return *overflow_;
   }
@@ -124,7 +128,9 @@ class plan_execution {
   /// Slots hold their shards from here on, and all other memory is given back.
   void commit() noexcept {
     work_.release_staging();
-    adopt(pending_);
+    for (pending_shard& each : pending_) {
+      each.handle.adopt(std::move(each.part));
+    }
   }
 
   [[nodiscard]] const plan& made() const noexcept { return plan_; }
@@ -139,6 +145,29 @@ class plan_execution {
   [[nodiscard]] const transfer_counters& counters() const noexcept { return runner_->counters(); }
 
  private:
+  /// What a slot will hold, in slabs that are being filled.
+  struct pending_shard {
+    slot_ref handle;
+    local_shard part;
+  };
+
+  /// Slots that are prepared to adopt a tensor; tied ones share it.
+  void add_pending(const planned_tensor& planned) {
+    const std::size_t shards = plan_.options.ranks.shards;
+    const std::size_t shard = plan_.options.ranks.shard_of(program_->rank());
+    const auto& slab = work_.slabs[planned.slab];
+    for (const std::size_t slot : view_->slots_of(view_->tensors[items_[planned.request].tensor])) {
+      const slot_record& record = view_->slots[slot];
+      shard_view part = view_of_shard(record.fqn, record.shape, record.placement, shards, shard);
+      pending_.push_back({.handle = record.handle,
+                          .part = {.shape = std::move(part.shape),
+                                   .offset = part.offset,
+                                   .bytes = planned.kept_bytes(planned.partition.local_bytes(shard)),
+                                   .data = {slab, slab->data() + planned.kept_offset()}}});
+      record.handle.prepare({&pending_.back().part, 1});
+    }
+  }
+
   workspace work_;
   peak_growth memory_growth_;
   peak_growth host_growth_;
@@ -150,11 +179,8 @@ class plan_execution {
   prediction predicted_;
   std::vector<pending_shard> pending_;
   std::optional<program> program_;
-  std::optional<read_threads> threads_;
-  std::optional<overflow_meter> overflow_meter_;
   std::optional<overflow_count> overflow_;
   std::optional<step_reader> reader_;
-  std::optional<progress_meter> progress_;
   std::optional<program_runner> runner_;
 };
 

@@ -40,13 +40,14 @@ namespace fsdpinit {
 ///
 /// Cost: W bytes of `memory` on ranks that load, and at most 256 KiB more until all is read, for neighbours in a file
 /// that are read at once and ties that are stored twice; nothing elsewhere. Weights that the module held before stay
-/// until these are allocated. Control traffic: seven agreements and one for each `bytes_between_agreements`, or one, and
+/// until these are allocated. Control traffic: six agreements and one for each `bytes_between_agreements`, or one, and
 /// two broadcasts of metadata. A source that holds its tensors is told when each may go.
 ///
 /// \throws fsdpinit::error, the same on every rank, as `initialize` does: disagreement, missing_tensor,
 /// unexpected_tensor, shape_mismatch, dtype_mismatch (all of them listed), invalid_tie where copies of a tied tensor
 /// differ, out_of_memory, and what the source throws. Before the first byte is read every module is untouched; later it
-/// is on meta on every rank, what was allocated is released, and the same call may be made again.
+/// is on meta on every rank, what was allocated is released, and unless the source has let go of tensors the same call may
+/// be made again.
 template <class Module, class Source, class Channels, class Space = default_memory, class Watch = null_observer>
 pretrained_report load_pretrained(Module& module, Source&& source, Channels&& links,
                                   const pretrained_load_context& context = {}, const pretrained_load_options& how = {},

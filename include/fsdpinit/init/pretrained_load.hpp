@@ -13,12 +13,11 @@
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/payload_link.hpp>
-#include <fsdpinit/init/pending_shards.hpp>
 #include <fsdpinit/init/plan_execution.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/step_reader.hpp>
 #include <fsdpinit/init/wait_watch.hpp>
-#include <fsdpinit/observe/phase_clock.hpp>
+#include <fsdpinit/observe/call_progress.hpp>
 #include <fsdpinit/sources/source_ref.hpp>
 
 #include <cstddef>
@@ -34,13 +33,15 @@ namespace fsdpinit::detail {
 /// world of one, in which ranks without weights only agree.
 class pretrained_load {
  public:
-  explicit pretrained_load(const pretrained_arguments& given) noexcept
+  /// \param waits  nullptr where the observer does not hear of them
+  pretrained_load(const pretrained_arguments& given, wait_watch* waits) noexcept
       : given_(given),
+        waits_(waits),
         control_(given.control),
         context_(given.context),
         options_(given.how),
         is_source_(given.control.rank() == given.context.source_rank),
-        clock_(given.watch) {}
+        progress_(given.watch) {}
 
   pretrained_report run() {
     require_equal_calls(control_, options_.deadline_seconds, [&] { return describe_call(); });
@@ -55,13 +56,13 @@ class pretrained_load {
       agreed([&] {
         more = run_->run_turn();
         if (!more) {
-          clock_.enter("commit");
+          progress_.enter("commit");
           report = describe();
         }
       });
     }
     run_->commit();
-    clock_.close(report);
+    progress_.close(report);
     return report;
   }
 
@@ -75,8 +76,17 @@ class pretrained_load {
   std::string describe_call() {
     const memory_ref memory = given_.memory.space();
     run_.emplace(memory, memory);
-    clock_.enter("preflight");
-    require_valid();
+    if (waits_ != nullptr) {
+      waits_->start();
+    }
+    progress_.enter("preflight");
+    require_equal_ranks(given_.data, control_);
+    require_source_rank(context_.source_rank, control_.size());
+    if (options_.bytes_between_agreements == 0) {
+      throw error(errc::invalid_argument, "bytes_between_agreements",
+                  "must be at least 1; 1 GiB costs nothing that can be measured");
+    }
+    require_interval(options_.progress_interval_seconds);
     view_ = view_of(given_.module);
     const std::string_view policy = context_.active ? "pretrained-load, active" : "pretrained-load, inactive";
     std::string out = manifest_of(view_, {.source_rank = context_.source_rank}, {.policy = policy, .transport = "none"},
@@ -85,27 +95,13 @@ class pretrained_load {
     return out;
   }
 
-  void require_valid() const {
-    const auto reject = [](std::string_view option, std::string_view text) {
-      throw error(errc::invalid_argument, option, text);
-    };
-    const std::size_t ranks = control_.size();
-    if (context_.source_rank >= ranks) {
-      reject("source_rank", concat(context_.source_rank, " is not a rank of a world of ", ranks));
-    }
-    if (options_.bytes_between_agreements == 0) {
-      reject("bytes_between_agreements", "must be at least 1; 1 GiB costs nothing that can be measured");
-    }
-    require_interval(options_.progress_interval_seconds);
-  }
-
   source_ref open() {
-    clock_.enter("open");
+    progress_.enter("open");
     return source_.emplace(given_.source.open());
   }
 
   void allocate() {
-    clock_.enter("allocate");
+    progress_.enter("allocate");
     unread_buffers_ = settle_buffers(view_, contents_.tensors).unread;
     items_ = match(view_, contents_);
     std::erase_if(items_, [](const load_item& item) { return item.captured; });
@@ -119,7 +115,7 @@ class pretrained_load {
     }
     add_positions(requests_, items_, source_);
     const std::uint64_t between = options_.bytes_between_agreements;
-    const std::uint64_t bucket = ceil_div(between, ceil_div(between, read_at_once));
+    const std::uint64_t bucket = ceil_div(between, ceil_div(between, read_at_once));  // as many between any two
     run_->make(view_, items_, requests_,
                {.transport = transport_kind::own_read,
                 .bucket_bytes = bucket,
@@ -127,13 +123,10 @@ class pretrained_load {
                 .buckets_in_flight = 1},
                0, {.bytes_between_agreements = between, .takes_part = reads(), .tap = given_.tap});
     run_->allocate(run_->work().host, [&](const program_region& region) { return purpose_of(region); });
-    run_->start({.source = source_,
-                 .watch = given_.watch,
-                 .speaks = is_source_,
-                 .progress_interval_seconds = options_.progress_interval_seconds,
-                 .stages = clock_.stages},
+    progress_.expect(is_source_ ? run_->predicted().payload_bytes : 0, options_.progress_interval_seconds);
+    run_->start({.source = source_, .progress = progress_},
                 {.data = data_, .control = control_, .deadline_seconds = options_.deadline_seconds});
-    clock_.enter("read");
+    progress_.enter("read");
   }
 
   /// For errors.
@@ -155,18 +148,19 @@ class pretrained_load {
             .accounted_peak_bytes = run_->accounted_peak_bytes(),
             .unread_buffers = unread_buffers_,
             .overflow = run_->count_overflow(),
-            .phases = clock_.phases()};
+            .phases = progress_.phases()};
   }
 
   /// Large enough that the calls do not show, small enough for progress to be seen within a large tensor.
   static constexpr std::uint64_t read_at_once = 4 * mib;
 
   const pretrained_arguments& given_;
+  wait_watch* waits_;  // nullptr where the observer does not hear of them
   control_ref control_;
   const pretrained_load_context& context_;
   const pretrained_load_options& options_;
   bool is_source_;
-  phase_clock clock_;
+  call_progress progress_;
 
   std::optional<source_ref> source_;  // on ranks that read
   module_view view_;
@@ -183,15 +177,9 @@ class pretrained_load {
 FSDPINIT_INLINE pretrained_report run_pretrained_load(const pretrained_arguments& given) {
   try {
     return with_watched_waits(given.watch, given.control, [&](control_ref control, wait_watch* waits) {
-      agreed(control, given.how.deadline_seconds, [&] {
-        require_equal_ranks(given.data, control);
-        if (waits != nullptr) {
-          waits->start();
-        }
-      });
       pretrained_arguments watched = given;
       watched.control = control;
-      return pretrained_load(watched).run();
+      return pretrained_load(watched, waits).run();
     });
   } catch (...) {
     given.data.rearm();  // a control channel that failed has interrupted what is of one piece with it

@@ -45,11 +45,11 @@ class program_runner {
   /// \throws std::bad_alloc, what a queue of the space throws
   program_runner(program& of, const step_machinery& with, const step_channels& between)
       : program_(of),
-        stages_(with.stages),
+        stages_(with.progress.stages),
         control_(between.control),
         deadline_seconds_(between.deadline_seconds),
         local_(of.rank(), with),
-        channel_(between.data, between.deadline_seconds, with.stages, between.watch),
+        channel_(between.data, between.deadline_seconds, with.progress.stages, between.watch),
         can_(between.data.can()),
         round_(of.first()),
         flights_(with.made.options.buckets_in_flight) {

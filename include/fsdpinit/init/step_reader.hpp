@@ -6,6 +6,7 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/read_threads.hpp>
+#include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/plan/read_coalescing.hpp>
@@ -49,18 +50,22 @@ inline void add_positions(std::vector<tensor_request>& requests, std::span<const
 /// Executes the steps that read: from the state dict, or from the source rank's own buffers. No allocation per step.
 class step_reader {
  public:
-  /// `source` is empty on ranks that never read. `captured[i]` is the memory of request i, for captured ones.
-  /// \throws std::bad_alloc, what a queue of the space throws
+  /// `source` is empty on ranks that never read. `captured[i]` is the memory of request i, for captured ones. \param threads that read
+  /// \throws std::bad_alloc, what a queue of the space throws; error{io} where there are not so many threads
   step_reader(const plan& made, std::span<const load_item> items, std::span<const std::byte* const> captured,
-              std::optional<source_ref> source, read_threads& threads, const memory_ref& memory)
+              std::optional<source_ref> source, std::size_t threads, const memory_ref& memory)
       : plan_(made),
         items_(items),
         captured_(captured),
         source_(source),
-        threads_(threads),
+        threads_(source && source->reads_concurrently() ? threads : 1),
         memory_(memory),
         queue_(memory.make_queue()),
-        joins_(source && source->reads_into_several()) {}
+        joins_(source && source->reads_into_several()) {
+    for (std::size_t i = 0; source && source->counts_overflows() && i < items.size(); ++i) {
+      overflows_before_.push_back(overflows_of(i));
+    }
+  }
 
   /// Its requests; small ones are made with what follows them in the file: see `flush`. \throws what the source throws
   void read(const program_step& step, std::byte* to) {
@@ -109,6 +114,19 @@ class step_reader {
     }
   }
 
+  /// What casts of the source have made infinite since this was made. `names` are those of the items. Further stored copies of a tie are
+  /// not counted.
+  [[nodiscard]] overflow_count overflow(std::span<const tensor_request> names) const {
+    overflow_count all;
+    for (std::size_t i = 0; i < overflows_before_.size(); ++i) {
+      const std::uint64_t infinite = overflows_of(i) - overflows_before_[i];
+      if (infinite != 0 && all.elements == 0) {
+        all.first = names[i].fqn;
+      }
+      all.elements += infinite;
+    }
+    return all;
+  }
   /// So far, from the source.
   [[nodiscard]] std::uint64_t bytes_read() const noexcept { return bytes_; }
 
@@ -130,6 +148,10 @@ class step_reader {
   /// Of small parts of tensors several are one request: a system call takes longer than they do.
   static constexpr std::uint64_t small_read = 16 * kib;
 
+  [[nodiscard]] std::uint64_t overflows_of(std::size_t item) const {
+    return items_[item].captured || items_[item].missing ? 0 : source_->overflows(items_[item].source);
+  }
+
   /// Bytes of a tensor under one of its names, as they travel.
   void read_travelling(const planned_tensor& planned, std::size_t name, std::uint64_t offset, mutable_bytes to) {
     together(to, [&](std::uint64_t at, mutable_bytes piece) {
@@ -144,26 +166,23 @@ class step_reader {
     together(to,
              [&](std::uint64_t from, mutable_bytes piece) { source_->read_file(at.file, at.offset + from, piece); });
   }
-  /// Calls `read(offset, piece)` for all pieces of `to`, by several threads if the source has nothing against it.
+  /// Calls `read(offset, piece)` for all pieces of `to`, by several threads where there are more.
   template <class Read>
   void together(mutable_bytes to, Read&& read) {
-    if (source_->reads_concurrently()) {
-      threads_.fill(to, std::forward<Read>(read));
-    } else {
-      read(std::uint64_t{0}, to);
-    }
+    threads_.fill(to, std::forward<Read>(read));
   }
 
   const plan& plan_;
   std::span<const load_item> items_;
   std::span<const std::byte* const> captured_;
   std::optional<source_ref> source_;
-  read_threads& threads_;
+  read_threads threads_;
   memory_ref memory_;
   memory_ref::queue queue_;
   read_coalescer neighbours_{small_read * read_coalescer::most_runs, 1};
   std::uint64_t bytes_ = 0;
-  bool joins_;  // can one request fill several places?
+  std::vector<std::uint64_t> overflows_before_;  // per item; empty where nothing is counted
+  bool joins_;                                   // can one request fill several places?
 };
 
 }  // namespace fsdpinit::detail
