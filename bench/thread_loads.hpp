@@ -28,7 +28,7 @@ double load_seconds(const std::string& path, std::size_t ranks, const options& h
     threads.emplace_back([&, r] {
       try {
         auto memory = memory_of(r);
-        initialize(modules[r], checkpoint{path}, world.rank(r), how, memory, null_observer());
+        initialize(modules[r], checkpoint{path}, world.rank(r), how, {.memory = memory});
       } catch (...) {
         failures[r] = std::current_exception();
       }

@@ -5,7 +5,6 @@
 #include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/init/pretrained_environment.hpp>
-#include <fsdpinit/init/switches.hpp>
 #include <fsdpinit/plan/by_cost.hpp>
 
 #include <cstddef>
@@ -152,7 +151,7 @@ shards switched_off(const fsdpinit::in_memory_source& checkpoint, fsdpinit::thre
   auto net = make_model();
   const bool from_the_command_line = false;
   // [switch]
-  fsdpinit::initialize(fsdpinit::memory_efficient_init{from_the_command_line}, net, checkpoint, world);
+  fsdpinit::initialize(net, checkpoint, world, {.memory_efficient_init = from_the_command_line});
   // [switch]
   return shards_of(net);
 }

@@ -66,7 +66,7 @@ void print_peak(const std::string& path, const options& how) {
   cuda_memory memory;
   dynamic_module module = tool::module_of(open_safetensors(path).tensors());
   const rank_report report = initialize<native_sharding<transport::own_read>>(
-      module, checkpoint{path}, self_communicator(), how, memory, null_observer());
+      module, checkpoint{path}, self_communicator(), how, {.memory = memory});
   fmt::print("\none rank: {} bytes on the device, {} predicted; {} in all with staging, {} predicted\n",
              memory.accounted_peak(), report.predicted.slab_bytes, report.accounted_peak_bytes,
              report.predicted.peak_bytes());

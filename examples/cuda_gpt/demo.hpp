@@ -75,8 +75,7 @@ std::vector<float> logits_of_rank(const std::string& path, Comm& ranks, std::spa
   model weights = make(shape);
   const fsdpinit::options how{.bucket_bytes = 1 << 20};
   const fsdpinit::rank_report report = fsdpinit::initialize(
-      weights, [&] { return llmc_checkpoint(path) | fsdpinit::cast(dtype::f32); }, ranks, how, memory,
-      fsdpinit::null_observer());
+      weights, [&] { return llmc_checkpoint(path) | fsdpinit::cast(dtype::f32); }, ranks, how, {.memory = memory});
   if (shard_bytes != nullptr) {
     *shard_bytes = report.predicted.shard_bytes;
   }

@@ -32,8 +32,8 @@ shown run(const std::string& path, mine::group& group) {
   group_communicator ranks(group);
   const auto weights = [&] { return weights_source(path); };  // called on rank 0 alone
   const fsdpinit::rank_report report =
-      fsdpinit::initialize(model, weights, ranks, {.bucket_bytes = 64 * fsdpinit::kib, .deadline_seconds = 60}, memory,
-                           fsdpinit::null_observer(), optimizer);
+      fsdpinit::initialize(model, weights, ranks, {.bucket_bytes = 64 * fsdpinit::kib, .deadline_seconds = 60},
+                           {.memory = memory, .optimizer = {model, optimizer}});
   // [bring-up]
   const mine::tensor& up = model.children["blocks"].children["2"].tensors["up"];
   shown out{.first_row = up.first_row, .bound = sgd.parameters[0].memory == model.tensors["head"].memory};

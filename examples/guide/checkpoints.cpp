@@ -54,9 +54,8 @@ std::string run(const std::string& base, const std::string& adapter, fsdpinit::t
                 cast(fsdpinit::dtype::bf16);  // opened where it is read: on rank 0
   // [adaptors]
   // [missing]
-  const fsdpinit::rank_report report =
-      fsdpinit::initialize(net, source, world, {.strict = false}, fsdpinit::host_memory(), fsdpinit::null_observer(),
-                           fsdpinit::no_optimizer(), fsdpinit::normal_values{.seed = 1, .deviation = 0.02});
+  const fsdpinit::rank_report report = fsdpinit::initialize(
+      net, source, world, {.strict = false}, {.missing = fsdpinit::normal_values{.seed = 1, .deviation = 0.02}});
   // report.missing == {"head"}: each rank has made its own part of it, the same whole on any number of ranks
   // [missing]
   return fsdpinit::concat("read ", report.bytes_read, " bytes, moved ", report.bytes_sent,

@@ -69,7 +69,7 @@ int main() {
     fsdpinit::testing::faulty_memory<fsdpinit::host_memory> memory(fsdpinit::host_memory(), counter);
     const fsdpinit::in_memory_source checkpoint = checkpoint_with("layers.0.up");
     try {
-      fsdpinit::initialize(net, checkpoint, world, {}, memory);
+      fsdpinit::initialize(net, checkpoint, world, {}, {.memory = memory});
       return "nothing happened";
     } catch (const fsdpinit::error& failure) {
       return failure.what();

@@ -61,8 +61,8 @@ int main() {
       fsdpinit::dynamic_module net = make_model();
       // [account]
       fsdpinit::host_memory memory;
-      const fsdpinit::rank_report report =
-          fsdpinit::initialize(net, checkpoint, world.rank(rank), {}, memory, progress_line{lines[rank]});
+      const fsdpinit::rank_report report = fsdpinit::initialize(
+          net, checkpoint, world.rank(rank), {}, {.memory = memory, .observer = progress_line{lines[rank]}});
       const bool as_predicted = report.accounted_peak_bytes == report.predicted.peak_bytes() &&
                                 report.bytes_read == report.predicted.bytes_read &&
                                 report.bytes_sent == report.predicted.bytes_sent &&
@@ -88,7 +88,7 @@ int main() {
         fsdpinit::dynamic_module net = make_model();
         fsdpinit::host_memory memory;
         auto watch = timeline.observer(rank, memory.shared_account());
-        fsdpinit::initialize(net, checkpoint, world.rank(rank), {}, memory, watch);
+        fsdpinit::initialize(net, checkpoint, world.rank(rank), {}, {.memory = memory, .observer = watch});
         watch.phase("train");  // phases of one's own
       });
     }

@@ -73,7 +73,7 @@ struct faulty_rank {
     group_communicator communicator(group, 30);
     const auto source = [&] { return fsdpinit::testing::faulty_source(weights_source(path), seams[2]); };
     fsdpinit::initialize(module, source, communicator, {.bucket_bytes = 16 * fsdpinit::kib, .deadline_seconds = 30},
-                         memory);
+                         {.memory = memory});
   }
 };
 // [faults]

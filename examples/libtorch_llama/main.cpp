@@ -77,7 +77,8 @@ void run(const std::string& path, std::int64_t steps, std::int64_t layers, const
   fsdpinit::torch_optimizer optimizer(adamw, module);
   fsdpinit::c10d_communicator ranks(*group);
   auto source = fsdpinit::checkpoint{path} | fsdpinit::cast(fsdpinit::dtype::f32);
-  fsdpinit::rank_report report = fsdpinit::initialize(module, source, ranks, {}, memory, watch, optimizer);
+  fsdpinit::rank_report report = fsdpinit::initialize(
+      module, source, ranks, {}, {.memory = memory, .observer = watch, .optimizer = {module, optimizer}});
   // net's parameters are this rank's shards now, in their own handles: adamw has them too
   // [init]
   const std::uint64_t peak = fsdpinit::peak_resident_bytes();

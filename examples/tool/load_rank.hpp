@@ -91,8 +91,8 @@ template <class Source, class Comm>
   });
   pretrained_report loaded =
       load_pretrained(result.module, source, comm, {.active = true, .source_rank = how.source_rank},
-                      {.deadline_seconds = how.deadline_seconds}, memory, watch);
-  result.report = prepare(result.module, comm, options_of(how), memory, watch);
+                      {.deadline_seconds = how.deadline_seconds}, {.memory = memory, .observer = watch});
+  result.report = prepare(result.module, comm, options_of(how), {.memory = memory, .observer = watch});
   result.report.unread_buffers = std::move(loaded.unread_buffers);
   result.report.overflow = std::move(loaded.overflow);
   return result;
@@ -106,7 +106,7 @@ template <class Source, class Comm>
     result.module = module_of(how, tensors);
     result.left_alone = left_alone(how, tensors);
   });
-  result.report = initialize(result.module, source, comm, options_of(how), memory, watch);
+  result.report = initialize(result.module, source, comm, options_of(how), {.memory = memory, .observer = watch});
   return result;
 }
 

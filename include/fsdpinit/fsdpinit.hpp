@@ -12,9 +12,9 @@
 #include <fsdpinit/core.hpp>
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
+#include <fsdpinit/init/positional.hpp>
 #include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
-#include <fsdpinit/init/switches.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
 #include <fsdpinit/modules/parameter.hpp>

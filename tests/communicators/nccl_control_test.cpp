@@ -244,7 +244,7 @@ TEST_F(NcclAlone, AReadThatFailsIsTheSameErrorEverywhereAndASecondAttemptWorks) 
         counter.fail_at(reads);
         dynamic_module module = model.module(memory, rank == 0);
         const auto thrown =
-            attempt([&] { static_cast<void>(initialize(module, source, comm, how, memory, null_observer())); });
+            attempt([&] { static_cast<void>(initialize(module, source, comm, how, {.memory = memory})); });
         const std::uint64_t failed = comm.all_reduce_max(counter.has_failed() ? 1 : 0);
         ASSERT_EQ(thrown.has_value(), failed == 1) << "on rank " << rank << ", read " << reads;
         if (thrown) {
@@ -275,9 +275,7 @@ TEST_F(NcclAlone, ATransferThatFailsIsTheSameErrorEverywhereThoughTheOthersHaveW
     device_memory memory(0, node.cuda);
     dynamic_module module = model.module(memory, rank == 0);
     const options how{.bucket_bytes = 300, .deadline_seconds = seconds};
-    const auto bring_up = [&] {
-      static_cast<void>(initialize(module, model.source(), comm, how, memory, null_observer()));
-    };
+    const auto bring_up = [&] { static_cast<void>(initialize(module, model.source(), comm, how, {.memory = memory})); };
     const auto thrown = thrown_by(bring_up);
     EXPECT_TRUE(module.get_parameter("embed.weight").is_meta());
     // Some have ended their transfers and some have not: there is no second attempt.
@@ -328,7 +326,7 @@ TEST_F(NcclAlone, ALostRankEndsTheOthersInTime) {
           const options how{
               .bucket_bytes = 300, .deadline_seconds = deadline_of_the_lost, .progress_interval_seconds = 0};
           const stopping_observer watch{point, rank == lost ? where : std::string_view()};
-          static_cast<void>(initialize(module, model.source(), comm, how, memory, watch));
+          static_cast<void>(initialize(module, model.source(), comm, how, {.memory = memory, .observer = watch}));
         });
         if (rank != lost) {
           EXPECT_LT(monotonic_seconds() - began, 3 * deadline_of_the_lost + grace);
@@ -375,7 +373,7 @@ outcome fail_call(runtime which, std::size_t failing, std::optional<std::uint64_
     try {
       use_nccl_alone(host, mine, deadline_seconds, deadline_seconds, [&](communicator& comm) {
         const options how{.bucket_bytes = 40, .deadline_seconds = deadline_seconds};
-        static_cast<void>(initialize(module, model.source(), comm, how, memory, null_observer()));
+        static_cast<void>(initialize(module, model.source(), comm, how, {.memory = memory}));
       });
     } catch (...) {
       EXPECT_TRUE(is_on_meta()) << "half a model on rank " << rank;

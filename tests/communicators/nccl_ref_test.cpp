@@ -74,7 +74,7 @@ struct attempts {
     const call_counter reads;
     reads.fail_at(failing_read);
     initialize(module, faulty_source(model.source(), reads), comm, {.bucket_bytes = 300, .deadline_seconds = 20},
-               memory, null_observer());
+               {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, ranks, world.rank()), "");
   }
   [[nodiscard]] errc code_of(std::uint64_t failing_read, const char* missing = nullptr) {

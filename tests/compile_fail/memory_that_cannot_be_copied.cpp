@@ -11,5 +11,5 @@ struct my_pool : fsdpinit::host_memory {
 };
 
 void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
-  fsdpinit::initialize(module, source, links, {}, my_pool{});
+  fsdpinit::initialize(module, source, links, {}, {.memory = my_pool{}});
 }

@@ -9,5 +9,5 @@ struct memory_space : fsdpinit::host_memory {
 };
 
 void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
-  fsdpinit::initialize(module, source, links, {}, memory_space{});
+  fsdpinit::initialize(module, source, links, {}, {.memory = memory_space{}});
 }

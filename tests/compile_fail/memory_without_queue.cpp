@@ -10,5 +10,5 @@ struct my_pool : fsdpinit::host_memory {
 };
 
 void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
-  fsdpinit::load_pretrained(module, source, links, {}, {}, my_pool{});
+  fsdpinit::load_pretrained(module, source, links, {}, {}, {.memory = my_pool{}});
 }

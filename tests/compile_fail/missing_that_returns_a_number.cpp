@@ -15,6 +15,5 @@ struct my_zeros {
 };
 
 void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
-  fsdpinit::initialize(module, source, links, {}, fsdpinit::host_memory{}, fsdpinit::null_observer{},
-                       fsdpinit::no_optimizer{}, my_zeros{});
+  fsdpinit::initialize(module, source, links, {}, {.missing = my_zeros{}});
 }

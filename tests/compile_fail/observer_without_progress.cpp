@@ -1,4 +1,4 @@
-// expect: fsdpinit: `watch`: T must have void progress(std::uint64_t done, std::uint64_t total)
+// expect: fsdpinit: `observer`: T must have void progress(std::uint64_t done, std::uint64_t total)
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <cstdint>
@@ -11,5 +11,5 @@ struct observer {
 };
 
 void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
-  fsdpinit::initialize(module, source, links, {}, fsdpinit::host_memory{}, observer{});
+  fsdpinit::initialize(module, source, links, {}, {.observer = observer{}});
 }

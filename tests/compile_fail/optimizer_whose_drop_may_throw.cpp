@@ -9,5 +9,5 @@ struct my_optimizer : fsdpinit::no_optimizer {
 };
 
 void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
-  fsdpinit::initialize(module, source, links, {}, fsdpinit::host_memory{}, fsdpinit::null_observer{}, my_optimizer{});
+  fsdpinit::initialize(module, source, links, {}, {.optimizer = {module, my_optimizer{}}});
 }

@@ -8,5 +8,5 @@ struct memory_space : fsdpinit::host_memory {
 };
 
 void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
-  fsdpinit::load_pretrained(module, source, links, {}, {}, memory_space{});
+  fsdpinit::load_pretrained(module, source, links, {}, {}, {.memory = memory_space{}});
 }

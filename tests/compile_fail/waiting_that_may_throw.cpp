@@ -1,4 +1,4 @@
-// expect: fsdpinit: `watch`: T::waiting(what, seconds) must be noexcept and return void
+// expect: fsdpinit: `observer`: T::waiting(what, seconds) must be noexcept and return void
 #include <fsdpinit/fsdpinit.hpp>
 
 struct observer : fsdpinit::null_observer {
@@ -10,5 +10,5 @@ struct observer : fsdpinit::null_observer {
 };
 
 void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
-  fsdpinit::initialize(module, source, links, {}, fsdpinit::host_memory{}, observer{});
+  fsdpinit::initialize(module, source, links, {}, {.observer = observer{}});
 }

@@ -46,7 +46,7 @@ void expect_shards() {
     cuda_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
     const rank_report report =
-        initialize<Policy>(module, model.source(), world, {.bucket_bytes = 100}, memory, null_observer());
+        initialize<Policy>(module, model.source(), world, {.bucket_bytes = 100}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");
     EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
   });

@@ -69,8 +69,7 @@ TEST_F(Kernels, WidenWhatAnInitialisationLoads) {
   dynamic_module layer;
   layer.add_parameter("weight", dtype::f32, {256, 256});
   converting_cuda_memory memory;
-  const rank_report report =
-      initialize(layer, source | cast(dtype::f32), self_communicator(), {}, memory, null_observer());
+  const rank_report report = initialize(layer, source | cast(dtype::f32), self_communicator(), {}, {.memory = memory});
   EXPECT_EQ(report.predicted.scratch_bytes, 0U);
   std::vector<std::byte> wide(patterns * 4);
   layer.visit_slots([&](std::string_view, auto& slot) {

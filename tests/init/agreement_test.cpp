@@ -90,7 +90,7 @@ outcomes initialize_with(const reference_model& model, const std::function<void(
     change(rank, mine);
     mark(mine.module);
     try {
-      initialize<Policy>(mine.module, mine.source, world, mine.how, memory);
+      initialize<Policy>(mine.module, mine.source, world, mine.how, {.memory = memory});
     } catch (...) {
       EXPECT_TRUE(afterwards(mine.module)) << "rank " << rank;
       EXPECT_EQ(memory.accounted(), 0U) << "rank " << rank;
@@ -205,11 +205,11 @@ TEST(Disagreement, AnotherPolicyOrTransportOnOneRankIsNamed) {
   expect_same_error(with([](auto& module, auto, auto& world) { initialize(module, module_state{}, world); }),
                     errc::disagreement, "", 2,
                     "'source the module's own state' where rank 0 has 'source a state dict'");
-  expect_same_error(
-      with([](auto& module, auto source, auto& world) {
-        initialize(module, source, world, {}, host_memory{}, null_observer{}, no_optimizer{}, normal_values{.seed = 1});
-      }),
-      errc::disagreement, "", 2, "'missing tensors initialised' where rank 0 has 'missing tensors left on meta'");
+  expect_same_error(with([](auto& module, auto source, auto& world) {
+                      initialize(module, source, world, {}, {.missing = normal_values{.seed = 1}});
+                    }),
+                    errc::disagreement, "", 2,
+                    "'missing tensors initialised' where rank 0 has 'missing tensors left on meta'");
 }
 
 TEST(Disagreement, TheLowestRankThatDiffersIsNamed) {
@@ -356,7 +356,7 @@ TEST(Rejected, AShardThatDoesNotFitIntoMemorySaysHowMuchWasAskedForAndWhatFor) {
     in_memory_source source(std::vector<in_memory_tensor>{});
     host_memory memory;
     try {
-      initialize(module, source, world, {.strict = false}, memory, null_observer{}, no_optimizer{}, normal_values{});
+      initialize(module, source, world, {.strict = false}, {.memory = memory, .missing = normal_values{}});
     } catch (...) {
       EXPECT_EQ(memory.accounted(), 0U);
       throw;

@@ -35,8 +35,8 @@ void expect_works_with() {
       foreign_module module;
       minimal_source source(model.source());
       Watch watch;
-      initialize<Policy>(module, source, channels{data, control}, {.bucket_bytes = 13}, minimal_memory(host_memory()),
-                         watch);
+      initialize<Policy>(module, source, channels{data, control}, {.bucket_bytes = 13},
+                         {.memory = minimal_memory(host_memory()), .observer = watch});
       host_memory memory;
       for (const auto& [slot, at] : {std::pair{&module.weight, 0U}, std::pair{&module.bias, 1U}}) {
         ASSERT_TRUE(slot->storage_.has_value());

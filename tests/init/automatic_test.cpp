@@ -28,7 +28,8 @@ TEST(AutomaticTransport, ReadsLargeChunksOnTheirRanksAndScattersTheRest) {
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    const rank_report report = initialize<automatic>(module, readable_checkpoint{&model}, world, {}, memory);
+    const rank_report report =
+        initialize<automatic>(module, readable_checkpoint{&model}, world, {}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
     EXPECT_EQ(report.transport, "automatic");
     EXPECT_EQ(report.transport_reason,
@@ -45,7 +46,8 @@ TEST(AutomaticTransport, ScattersAllWhereARankCannotReadTheCheckpointAndNamesThe
   run_ranks(4, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    const rank_report report = initialize<automatic>(module, readable_checkpoint{&model, rank < 2}, world, {}, memory);
+    const rank_report report =
+        initialize<automatic>(module, readable_checkpoint{&model, rank < 2}, world, {}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 4, rank), "");
     EXPECT_EQ(report.transport_reason, "rank 2 cannot read the checkpoint: model.safetensors: no such file");
     EXPECT_EQ(report.bytes_read, rank == 0 ? 2 * mib + 4000 : 0);
@@ -59,7 +61,7 @@ TEST(AutomaticTransport, ScattersAllWhereARankHasAnotherCheckpoint) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
     const rank_report report =
-        initialize<automatic>(module, readable_checkpoint{rank == 1 ? &other : &model}, world, {}, memory);
+        initialize<automatic>(module, readable_checkpoint{rank == 1 ? &other : &model}, world, {}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
     EXPECT_NE(report.transport_reason.find("rank 1 has another checkpoint: "), std::string::npos)
         << report.transport_reason;
@@ -72,7 +74,7 @@ TEST(AutomaticTransport, OfASourceThatIsOnOneRankOnlyScatters) {
     host_memory memory;
     auto source = share_descriptors(readable_checkpoint{&model}, world);
     dynamic_module module = model.module(memory, false);
-    const rank_report report = initialize<automatic>(module, source, world, {}, memory);
+    const rank_report report = initialize<automatic>(module, source, world, {}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
     EXPECT_EQ(report.bytes_read, rank == 0 ? 2 * mib + 4000 : 0);
   });
@@ -84,7 +86,7 @@ TEST(AutomaticTransport, DoesNotTakeAnotherFailureOfAnOpenerForACheckpointThatCa
     const auto errors = errors_of_ranks(3, [&](std::size_t rank, threads_communicator& world) {
       host_memory memory;
       dynamic_module module = model.module(memory, false);
-      initialize<automatic>(module, readable_checkpoint{&model, rank != 1, code}, world, {}, memory);
+      initialize<automatic>(module, readable_checkpoint{&model, rank != 1, code}, world, {}, {.memory = memory});
     });
     expect_same_error(errors, code, "model.safetensors", 1, "no such file");
   }
@@ -100,7 +102,7 @@ TEST(NonStrict, MissingTensorsStayOnMetaAndBothKindsAreListedOnEveryRank) {
   run_ranks(3, [&](std::size_t, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = wanted.module(memory, false);
-    const rank_report report = initialize(module, stored.source(), world, {.strict = false}, memory);
+    const rank_report report = initialize(module, stored.source(), world, {.strict = false}, {.memory = memory});
     EXPECT_EQ(report.missing, std::vector<std::string>{"absent"});
     EXPECT_EQ(report.unexpected, std::vector<std::string>{"left_over"});
     EXPECT_TRUE(module.get_parameter("absent").is_meta());
@@ -121,7 +123,7 @@ TEST(NonStrict, MissingTensorsAreInitialisedAlikeOnEveryMesh) {
         host_memory memory;
         dynamic_module module = wanted.module(memory, false);
         const rank_report report = initialize(module, stored.source(), world, {.replicas = replicas, .strict = false},
-                                              memory, null_observer{}, no_optimizer{}, normal_values{.seed = 5});
+                                              {.memory = memory, .missing = normal_values{.seed = 5}});
         EXPECT_EQ(report.missing.size(), 2U);
         EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
         EXPECT_EQ(module.get_parameter("again").data(), module.get_parameter("layers.0.absent").data());
@@ -147,8 +149,7 @@ TEST(NonStrict, AMissingTensorThatCannotBeInitialisedIsAnErrorBeforeAnythingIsDr
     dynamic_module module = wanted.module(memory, false);
     wanted.load(module, memory);
     expect_error(errc::invalid_argument, "steps", "these initial values cannot be I64", [&] {
-      initialize(module, in_memory_source(), world, {.strict = false}, memory, null_observer{}, no_optimizer{},
-                 normal_values{});
+      initialize(module, in_memory_source(), world, {.strict = false}, {.memory = memory, .missing = normal_values{}});
     });
     EXPECT_FALSE(module.get_parameter("steps").is_meta());
   });
@@ -162,7 +163,7 @@ TEST(NonStrict, NothingInCommonIsTheSameErrorEverywhere) {
     dynamic_module module = wanted.module(memory, false);
     wanted.load(module, memory);
     expect_error(errc::missing_tensor, "w", "the checkpoint has 1 other, model.w; check",
-                 [&] { initialize(module, stored.source(), world, {.strict = false}, memory); });
+                 [&] { initialize(module, stored.source(), world, {.strict = false}, {.memory = memory}); });
     EXPECT_FALSE(module.get_parameter("w").is_meta());
   });
 }
@@ -173,7 +174,7 @@ TEST(NonStrict, AShapeThatDiffersIsStillAnError) {
   run_ranks(2, [&](std::size_t, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = wanted.module(memory, false);
-    EXPECT_THROW(initialize(module, stored.source(), world, {.strict = false}, memory), error);
+    EXPECT_THROW(initialize(module, stored.source(), world, {.strict = false}, {.memory = memory}), error);
   });
 }
 
@@ -191,7 +192,7 @@ std::vector<outcome> outcomes_of(const reference_model& model, const transport_c
     host_memory memory;
     dynamic_module module = model.module(memory, false);
     const rank_report report = initialize<automatic>(module, readable_checkpoint{&model, rank == 0 || all_can_read},
-                                                     world, {.choose = choose}, memory);
+                                                     world, {.choose = choose}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
     out[rank] = {.reason = report.transport_reason, .read = report.bytes_read};
   });
@@ -221,7 +222,7 @@ TEST(Report, TakesNothingFromAnAccountThatOthersGiveMoreBackTo) {
       return transport_kind::own_read;
     };
     const rank_report report =
-        initialize<automatic>(module, readable_checkpoint{&model}, world, {.choose = choose}, memory);
+        initialize<automatic>(module, readable_checkpoint{&model}, world, {.choose = choose}, {.memory = memory});
     EXPECT_LE(report.accounted_peak_bytes, report.predicted.peak_bytes()) << "rank " << rank;
   });
 }
@@ -238,7 +239,8 @@ TEST(AutomaticTransport, AsksOnTheSourceRankAlone) {
       EXPECT_EQ(how.ranks.shards, 2U);
       return rank == 1 ? transport_kind::broadcast : transport_kind::own_read;
     };
-    initialize<automatic>(module, readable_checkpoint{&model}, world, {.source_rank = 1, .choose = choose}, memory);
+    initialize<automatic>(module, readable_checkpoint{&model}, world, {.source_rank = 1, .choose = choose},
+                          {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
   });
   EXPECT_EQ(asked, (std::vector<int>{0, 1}));
@@ -258,7 +260,7 @@ TEST(AutomaticTransport, AChoiceThatThrowsOrIsNoTransportIsAnErrorOnEveryRank) {
     return errors_of_ranks(2, [&](std::size_t, threads_communicator& world) {
       host_memory memory;
       dynamic_module module = model.module(memory, false);
-      initialize<automatic>(module, readable_checkpoint{&model}, world, {.choose = choose}, memory);
+      initialize<automatic>(module, readable_checkpoint{&model}, world, {.choose = choose}, {.memory = memory});
     });
   };
   for (const std::optional<error>& each :
@@ -284,7 +286,7 @@ TEST(AutomaticTransport, AChoiceOnOneRankAloneIsADisagreement) {
          if (rank == 1) {
            how.choose = [](const auto&, const auto&) { return transport_kind::scatter; };
          }
-         initialize<automatic>(module, readable_checkpoint{&model}, world, how, memory);
+         initialize<automatic>(module, readable_checkpoint{&model}, world, how, {.memory = memory});
        })) {
     ASSERT_TRUE(each);
     EXPECT_EQ(each->code(), errc::disagreement);

@@ -42,7 +42,7 @@ TEST(Storage, ShardsOutliveTheSourceAndTheMemoryObject) {
       std::optional<host_memory> memory(std::in_place);
       books = memory->shared_account();
       module = copy.module(*memory, rank == 0);
-      initialize(*module, copy.source(), world, {.bucket_bytes = 300}, *memory);
+      initialize(*module, copy.source(), world, {.bucket_bytes = 300}, {.memory = *memory});
     }
     host_memory reader;
     EXPECT_EQ(model.faults_of(*module, reader, 3, rank), "");
@@ -60,7 +60,7 @@ TEST(Storage, ASlabIsReleasedWithTheLastOfItsTensors) {
   run_ranks(2, [&](std::size_t, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    const rank_report report = initialize(module, model.source(), world, {}, memory);
+    const rank_report report = initialize(module, model.source(), world, {}, {.memory = memory});
     EXPECT_EQ(report.units, 2U);
     const std::uint64_t all = memory.accounted();
     module.get_parameter("layers.0.a").drop();
@@ -75,7 +75,7 @@ TEST(Storage, ShardsAreAlignedAndEmptyOnesAreNotOnMeta) {
   run_ranks(4, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    initialize(module, model.source(), world, {}, memory);
+    initialize(module, model.source(), world, {}, {.memory = memory});
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(module.get_parameter("a").data()) % slab_alignment, 0U);
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(module.get_parameter("b").data()) % slab_alignment, 0U);
     if (rank == 3) {
@@ -91,9 +91,9 @@ TEST(Storage, AnInitialisedModuleMayBeInitialisedAgain) {
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
-    initialize(module, model.source(), world, {}, memory);
+    initialize(module, model.source(), world, {}, {.memory = memory});
     const std::uint64_t once = memory.accounted();
-    const rank_report again = initialize(module, model.source(), world, {}, memory);
+    const rank_report again = initialize(module, model.source(), world, {}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
     EXPECT_EQ(memory.accounted(), once);
     EXPECT_EQ(again.accounted_peak_bytes, again.predicted.peak_bytes());
@@ -119,7 +119,7 @@ TEST(TwoAtOnce, InitialisationsOnDistinctWorldsDoNotMeet) {
     run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
       host_memory memory;
       dynamic_module module = good.module(memory, rank == 0);
-      initialize(module, good.source(), world, {.bucket_bytes = 100}, memory);
+      initialize(module, good.source(), world, {.bucket_bytes = 100}, {.memory = memory});
       EXPECT_EQ(good.faults_of(module, memory, 3, rank), "");
     });
   }
@@ -151,7 +151,8 @@ void expect_progress(double interval, std::vector<std::string> phases) {
     dynamic_module module = model.module(memory, rank == 1);
     recorder seen;
     const options how{.bucket_bytes = 200, .source_rank = 1, .progress_interval_seconds = interval};
-    const rank_report report = initialize<Policy>(module, model.source(), world, how, memory, seen);
+    const rank_report report =
+        initialize<Policy>(module, model.source(), world, how, {.memory = memory, .observer = seen});
 
     EXPECT_EQ(seen.phases, phases);
     ASSERT_EQ(report.phases.size(), phases.size());
@@ -199,7 +200,7 @@ TEST(Report, NamesWhatWasDone) {
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
-    const rank_report report = initialize(module, model.source(), world, {.bucket_bytes = 1000}, memory);
+    const rank_report report = initialize(module, model.source(), world, {.bucket_bytes = 1000}, {.memory = memory});
     EXPECT_EQ(report.rank, rank);
     EXPECT_EQ(report.shards, 2U);
     EXPECT_EQ(report.policy, "native-sharding");
@@ -216,7 +217,8 @@ TEST(Report, SaysThatScatterFellBackToBroadcast) {
     minimal_communicator broadcasts_only(world);
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
-    const rank_report report = initialize(module, model.source(), broadcasts_only, {.bucket_bytes = 1000}, memory);
+    const rank_report report =
+        initialize(module, model.source(), broadcasts_only, {.bucket_bytes = 1000}, {.memory = memory});
     EXPECT_EQ(report.transport, "broadcast");
     EXPECT_EQ(report.bytes_received, model.traffic(transport_kind::broadcast, {.shards = 2}, 0, rank, false).received);
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
@@ -264,7 +266,7 @@ TEST(StructModule, IsInitialisedMemberByMember) {
       module.mask.set(model.tensors()[4].bytes);
     }
     host_memory memory;
-    initialize(module, model.source(), world, {.bucket_bytes = 16}, memory);
+    initialize(module, model.source(), world, {.bucket_bytes = 16}, {.memory = memory});
     const auto expect_equal = [&](const local_shard& got, std::size_t tensor) {
       EXPECT_EQ(bytes_in(memory, got), model.expected(model.tensors()[tensor], 4, rank).bytes) << tensor;
     };
@@ -348,7 +350,8 @@ TEST(Ignored, IsNeitherDroppedNorShardedNorMissedNorUnexpected) {
     dynamic_module module = model.module(memory, false);
     model.load(module, memory);
     const std::byte* const before = module.get_parameter("frozen.w").data();
-    const rank_report report = initialize(module, stored.source(), world, {.ignored_prefixes = {"frozen"}}, memory);
+    const rank_report report =
+        initialize(module, stored.source(), world, {.ignored_prefixes = {"frozen"}}, {.memory = memory});
     EXPECT_EQ(module.get_parameter("frozen.w").data(), before);
     EXPECT_EQ(module.get_parameter("frozen.w").local().bytes, 30U);
     EXPECT_EQ(module.get_buffer("frozen.mean").local().bytes, 3U);
@@ -363,7 +366,7 @@ TEST(Ignored, InPartOfATieIsAnError) {
   const auto errors = errors_of_ranks(2, [&](std::size_t, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    initialize(module, model.source(), world, {.ignored_prefixes = {"b"}}, memory);
+    initialize(module, model.source(), world, {.ignored_prefixes = {"b"}}, {.memory = memory});
   });
   for (const auto& each : errors) {
     ASSERT_TRUE(each.has_value());
@@ -391,7 +394,7 @@ void expect_kept(std::size_t ranks, std::size_t source_rank) {
       module.get_buffer("steps").set(std::vector<std::byte>(8, std::byte{99}));
     }
     const options how{.source_rank = source_rank, .keep_missing_buffers = true};
-    const rank_report report = initialize<Policy>(module, stored.source(), world, how, memory);
+    const rank_report report = initialize<Policy>(module, stored.source(), world, how, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, ranks, rank), "");
     EXPECT_EQ(report.kept_buffers, (std::vector<std::string>{"steps", "layers.0.mean"}));
     EXPECT_TRUE(report.missing.empty());
@@ -415,7 +418,7 @@ TEST(Buffers, ThatTheCheckpointLacksAreErrorsWhereNothingWasAskedForOrThereIsNoV
       if (!keep || rank == 1) {
         model.load(module, memory);  // of rank 1, which is not the source
       }
-      initialize(module, in_memory_source(), world, {.keep_missing_buffers = keep}, memory);
+      initialize(module, in_memory_source(), world, {.keep_missing_buffers = keep}, {.memory = memory});
     });
     expect_same_error(errors, errc::missing_tensor, "steps", keep ? 0 : every_rank,
                       keep ? "without a value on the source rank" : "keep_missing_buffers = true");
@@ -431,7 +434,7 @@ TEST(Buffers, ThatTheCheckpointHasAndTheModuleComputesAreNotReadAndListed) {
   run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
-    const rank_report report = initialize(module, stored.source(), world, {}, memory);
+    const rank_report report = initialize(module, stored.source(), world, {}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");
     EXPECT_EQ(report.unread_buffers, std::vector<std::string>{"angles"});
     EXPECT_TRUE(report.unexpected.empty());
@@ -505,7 +508,7 @@ TEST(Optimizer, IsBoundToTheShardsByNameOnceForEachTensor) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
     pointing_optimizer optimizer{.names = {{"c.w"}, {"a.w", "b.w"}}, .groups = {{nullptr}, {nullptr, nullptr}}};
-    initialize(module, model.source(), world, {}, memory, null_observer{}, optimizer);
+    initialize(module, model.source(), world, {}, {.memory = memory, .optimizer = {module, optimizer}});
     EXPECT_EQ(optimizer.groups[0], std::vector<parameter*>{&module.get_parameter("c.w")});
     EXPECT_EQ(optimizer.groups[1], std::vector<parameter*>{&module.get_parameter("a.w")});
   });
@@ -519,7 +522,7 @@ TEST(Optimizer, ThatHasStateIsAnErrorBeforeAnythingChanges) {
     model.load(module, memory);
     pointing_optimizer optimizer{.names = {{"w"}}, .groups = {{&module.get_parameter("w")}}, .stepped = rank == 1};
     try {
-      initialize(module, model.source(), world, {}, memory, null_observer{}, optimizer);
+      initialize(module, model.source(), world, {}, {.memory = memory, .optimizer = {module, optimizer}});
     } catch (...) {
       EXPECT_FALSE(module.get_parameter("w").is_meta());
       EXPECT_EQ(optimizer.groups[0].size(), 1U);
@@ -540,7 +543,7 @@ TEST(Optimizer, OfOtherGroupsOnOneRankIsADisagreement) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
     pointing_optimizer optimizer{.names = {{rank == 0 ? "v" : "w"}}, .groups = {{}}};
-    initialize(module, model.source(), world, {}, memory, null_observer{}, optimizer);
+    initialize(module, model.source(), world, {}, {.memory = memory, .optimizer = {module, optimizer}});
   });
   for (const auto& each : errors) {
     ASSERT_TRUE(each.has_value());

@@ -66,7 +66,7 @@ void expect_noticed(std::string_view what, const std::function<void(const std::s
     }};
     try {
       initialize<Policy>(module, opener(checkpoint{path}), comm, {.bucket_bytes = 192, .progress_interval_seconds = 0},
-                         memory, watch);
+                         {.memory = memory, .observer = watch});
     } catch (...) {
       EXPECT_TRUE(module.get_parameter("w").is_meta());
       EXPECT_EQ(memory.accounted(), 0U);
@@ -118,8 +118,8 @@ std::vector<std::optional<error>> errors_of_openers(const opener& first, const o
     dynamic_module module;
     module.add_parameter("w", dtype::u8, {64, 640});
     half_way watch{[] {}};
-    initialize<Policy>(module, rank == 0 ? first : second, comm, {.verify = verify, .checksum = &test_checksum}, memory,
-                       watch);
+    initialize<Policy>(module, rank == 0 ? first : second, comm, {.verify = verify, .checksum = &test_checksum},
+                       {.memory = memory, .observer = watch});
   });
 }
 

@@ -64,7 +64,7 @@ traffic traffic_of(std::size_t ranks, std::size_t tensors, std::uint64_t bytes) 
     dynamic_module module = model.module(memory, false);
     counting_control control(world, counts[rank]);
     in_memory_source own = source;
-    initialize<Policy>(module, own, channels{world, control}, {}, memory);
+    initialize<Policy>(module, own, channels{world, control}, {}, {.memory = memory});
   });
   for (const traffic& each : counts) {
     EXPECT_EQ(each, counts.front()) << "an operation is every rank's";

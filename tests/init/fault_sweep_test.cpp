@@ -192,10 +192,11 @@ class sweep {
                         .deadline_seconds = 10,
                         .progress_interval_seconds = 0};
       const rank_report report = heaps_.on(rank, [&] {
-        return initialize<Policy>(module, mine.source, channels{faulty_data, faulty_control}, how,
-                                  faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
-                                  faulty_observer(mine.counters[observer_seam]),
-                                  faulty_optimizer(mine.optimizer, mine.counters[optimizer_seam]));
+        return initialize<Policy>(
+            module, mine.source, channels{faulty_data, faulty_control}, how,
+            {.memory = faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
+             .observer = faulty_observer(mine.counters[observer_seam]),
+             .optimizer = {module, faulty_optimizer(mine.optimizer, mine.counters[optimizer_seam])}});
       });
       EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
     });

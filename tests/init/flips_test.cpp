@@ -96,7 +96,8 @@ class flipping {
       dynamic_module module = model_.module(plain, rank == 0);
       initialize<Policy>(
           module, model_.source(), channels{data, comm},
-          {.bucket_bytes = 50, .replicas = grid.replicas, .verify = verification::transfer, .checksum = &xxh3}, memory);
+          {.bucket_bytes = 50, .replicas = grid.replicas, .verify = verification::transfer, .checksum = &xxh3},
+          {.memory = memory});
       right[rank] = model_.faults_of(module, plain, grid.shards, grid.shard_of(rank)).empty() ? 1 : 0;
     });
     std::size_t corrupted = 0;

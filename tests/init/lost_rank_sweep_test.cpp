@@ -50,7 +50,7 @@ struct from_checkpoint {
   template <class Comm>
   static void run(dynamic_module& module, const reference_model& model, Comm& comm, const options& how,
                   host_memory& memory) {
-    initialize<Policy>(module, model.source(), comm, how, memory);
+    initialize<Policy>(module, model.source(), comm, how, {.memory = memory});
   }
 };
 
@@ -60,8 +60,8 @@ struct load_and_prepare {
   static void run(dynamic_module& module, const reference_model& model, Comm& comm, const options& how,
                   host_memory& memory) {
     load_pretrained(module, model.source(), comm, {.active = true, .source_rank = how.source_rank},
-                    {.deadline_seconds = how.deadline_seconds}, memory);
-    prepare(module, comm, how, memory);
+                    {.deadline_seconds = how.deadline_seconds}, {.memory = memory});
+    prepare(module, comm, how, {.memory = memory});
   }
 };
 

@@ -43,7 +43,7 @@ void expect_exact(const reference_model& model, std::size_t ranks, const options
     const bool is_source = rank == how.source_rank;
     dynamic_module module = model.module(memory, is_source);
     const std::uint64_t before = memory.accounted();
-    const rank_report report = initialize<Policy>(module, model.source(), world, how, memory);
+    const rank_report report = initialize<Policy>(module, model.source(), world, how, {.memory = memory});
 
     EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(rank)), "") << "rank " << rank;
     const naive_traffic wanted = model.traffic(Policy::transport, grid, how.source_rank, rank, relayed);

@@ -112,8 +112,8 @@ class sweep {
                         .progress_interval_seconds = 0};
       heaps_.on(rank, [&] {
         return initialize<Policy>(module, module_state{}, channels{faulty_data, faulty_control}, how,
-                                  faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
-                                  faulty_observer(mine.counters[observer_seam]));
+                                  {.memory = faulty_memory<Space>(mine.memory, mine.counters[memory_seam]),
+                                   .observer = faulty_observer(mine.counters[observer_seam])});
       });
     });
   }

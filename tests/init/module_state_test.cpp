@@ -33,7 +33,7 @@ void expect_shards(const reference_model& model, std::size_t ranks, const option
     if (is_source || Policy::every_rank_reads) {
       model.load(module, memory);
     }
-    const rank_report report = initialize<Policy>(module, module_state{}, world, how, memory);
+    const rank_report report = initialize<Policy>(module, module_state{}, world, how, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(rank)), "") << "rank " << rank;
     EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes) << "rank " << rank << " still holds what it gave away";
     expect_as_predicted(report);
@@ -71,7 +71,7 @@ TEST(ModuleState, MayBeAnotherOnEachRankWhereEveryRankLoads) {
     model.load(module, memory);
     const auto own = static_cast<std::byte>(rank);
     std::fill_n(module.get_parameter("w").data(), 12, own);
-    initialize<every_rank_loads>(module, module_state{}, world, {}, memory);
+    initialize<every_rank_loads>(module, module_state{}, world, {}, {.memory = memory});
     EXPECT_EQ(bytes_in(memory, module.get_parameter("w").local()), std::vector<std::byte>(4, own));
   });
 }
@@ -103,8 +103,8 @@ TEST(ModuleState, IsReleasedTensorByTensorAsItsLastBytesLeave) {
       model.load(module, state);
     }
     std::vector<held_at> unused;
-    initialize(module, module_state{}, world, {.bucket_bytes = 400, .progress_interval_seconds = 0}, memory,
-               state_watch{&state, rank == 0 ? &seen : &unused});
+    initialize(module, module_state{}, world, {.bucket_bytes = 400, .progress_interval_seconds = 0},
+               {.memory = memory, .observer = state_watch{&state, rank == 0 ? &seen : &unused}});
   });
   ASSERT_GT(seen.size(), 40U);
   for (const held_at& each : seen) {
@@ -143,7 +143,7 @@ TEST(ModuleState, ThatIsPartlyGoneMakesAFailureFinalAndSaysSoOnEveryRank) {
     host_memory memory;
     try {
       initialize(module, module_state{}, world, {.bucket_bytes = 30, .source_rank = 1, .progress_interval_seconds = 0},
-                 memory, watch_that_fails{rank == 1});
+                 {.memory = memory, .observer = watch_that_fails{rank == 1}});
     } catch (...) {
       EXPECT_TRUE(module.get_parameter("layers.0.w").is_meta());
       EXPECT_TRUE(module.get_parameter("layers.1.w").is_meta());
@@ -171,9 +171,11 @@ TEST(ModuleState, ThatIsKeptAllowsASecondAttempt) {
       model.load(module, memory);
     }
     const options how{.bucket_bytes = 30, .release_source = false, .progress_interval_seconds = 0};
-    EXPECT_THROW(initialize(module, module_state{}, world, how, memory, watch_that_fails{rank == 0}), error);
+    EXPECT_THROW(
+        initialize(module, module_state{}, world, how, {.memory = memory, .observer = watch_that_fails{rank == 0}}),
+        error);
     EXPECT_EQ(module.get_parameter("layers.0.w").is_meta(), rank != 0);
-    initialize(module, module_state{}, world, how, memory);
+    initialize(module, module_state{}, world, how, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 3, rank), "") << "rank " << rank;
   });
 }
@@ -192,7 +194,7 @@ TEST(ModuleState, WhoseParametersWereEditedGivesTheEditedValues) {
     if (rank == 0) {
       after.load(module, memory);
     }
-    initialize<cpu_ram_efficient_loading<>>(module, module_state{}, world, {}, memory);
+    initialize<cpu_ram_efficient_loading<>>(module, module_state{}, world, {}, {.memory = memory});
     EXPECT_EQ(after.faults_of(module, memory, 2, rank), "");
   });
 }
@@ -207,7 +209,7 @@ TEST(ModuleState, OnMetaIsAnErrorBeforeAnythingIsDropped) {
       module.get_parameter("layers.1.w").drop();
     }
     try {
-      initialize(module, module_state{}, world, {}, memory);
+      initialize(module, module_state{}, world, {}, {.memory = memory});
     } catch (...) {
       EXPECT_FALSE(module.get_parameter("layers.0.w").is_meta()) << "rank " << rank;
       throw;
@@ -228,8 +230,8 @@ TEST(ModuleState, OfAShardedModuleIsAnError) {
   const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
-    initialize(module, model.source(), world, {}, memory);
-    initialize(module, module_state{}, world, {}, memory);
+    initialize(module, model.source(), world, {}, {.memory = memory});
+    initialize(module, module_state{}, world, {}, {.memory = memory});
   });
   for (const auto& each : errors) {
     ASSERT_TRUE(each.has_value());

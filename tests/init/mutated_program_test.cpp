@@ -124,14 +124,11 @@ outcome load(const reference_model& model, const load_case& what, std::size_t mu
     mutating_tap tap(rank == mutated_rank ? step : no_step, shortens);
     Space memory;
     dynamic_module module = model.module(memory, rank == how.source_rank);
-    null_observer watch;
-    no_optimizer optimizer;
-    no_initialiser missing;
     auto source = model.source();
     std::string faults;
     try {
-      detail::initialize_with<Space>(detail::typed_policy_of<default_policy>, module, source,
-                                     detail::channels_of(world), how, &memory, watch, optimizer, missing, &tap);
+      detail::initialize_with(detail::typed_policy_of<default_policy>, module, source, detail::channels_of(world), how,
+                              {.memory = memory}, &tap);
       faults = model.faults_of(module, memory, grid.shards, grid.shard_of(rank));
     } catch (const error& failure) {
       faults = failure.what();
@@ -152,7 +149,6 @@ outcome load_whole(const reference_model& model, std::size_t mutated_rank, std::
     mutating_tap tap(rank == mutated_rank ? step : no_step, shortens);
     host_memory memory;
     dynamic_module module = model.module(memory, true);
-    null_observer watch;
     one_file_source source(model.source());
     detail::payload_link_of data(world);
     detail::source_in_use_of<one_file_source>::type opened(source);
@@ -166,8 +162,7 @@ outcome load_whole(const reference_model& model, std::size_t mutated_rank, std::
                                    .control = world,
                                    .context = context,
                                    .how = how,
-                                   .memory = detail::memory_in_use(&memory, world),
-                                   .watch = watch,
+                                   .more = {.memory = memory},
                                    .tap = &tap});
       faults = rank == context.source_rank ? model.faults_of(module, memory, 1, 0) : "";
     } catch (const error& failure) {

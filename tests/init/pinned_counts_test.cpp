@@ -134,7 +134,7 @@ std::vector<rank_counts> load(const reference_model& model, const std::string& p
     std::atomic<std::uint64_t> by_readers{0};
     watched_checkpoint source{&path, &by_readers};
     allocation_watch watch;
-    counts[rank].report = initialize(module, source, comm, how, memory, watch);
+    counts[rank].report = initialize(module, source, comm, how, {.memory = memory, .observer = watch});
     EXPECT_FALSE(watch.counts);
     counts[rank].allocations = watch.in_between + by_readers;
     counts[rank].copied = *memory.copied;

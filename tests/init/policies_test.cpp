@@ -104,10 +104,11 @@ void expect_same_by_value() {
       return report;
     };
     expect_same(run([&](auto& module, auto source, auto& memory) {
-                  return initialize(module, source, world, {.policy = policy_of<Policy>, .bucket_bytes = 100}, memory);
+                  return initialize(module, source, world, {.policy = policy_of<Policy>, .bucket_bytes = 100},
+                                    {.memory = memory});
                 }),
                 run([&](auto& module, auto source, auto& memory) {
-                  return initialize<Policy>(module, source, world, {.bucket_bytes = 100}, memory);
+                  return initialize<Policy>(module, source, world, {.bucket_bytes = 100}, {.memory = memory});
                 }));
   });
 }
@@ -128,7 +129,7 @@ TEST(ChosenPolicy, MayBeTheOneOfTheType) {
     dynamic_module module = model.module(memory, rank == 0);
     using own_read = native_sharding<transport::own_read>;
     const rank_report report =
-        initialize<own_read>(module, model.source(), world, {.policy = policy_of<own_read>}, memory);
+        initialize<own_read>(module, model.source(), world, {.policy = policy_of<own_read>}, {.memory = memory});
     EXPECT_EQ(report.transport, "own-read");
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
   });
@@ -140,8 +141,8 @@ TEST(ChosenPolicy, FallsBackToBroadcastWhereTheCommunicatorCannotScatter) {
     minimal_communicator broadcasts_only(world);
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
-    const rank_report report =
-        initialize(module, model.source(), broadcasts_only, {.policy = policy_named("native-sharding")}, memory);
+    const rank_report report = initialize(module, model.source(), broadcasts_only,
+                                          {.policy = policy_named("native-sharding")}, {.memory = memory});
     EXPECT_EQ(report.transport, "broadcast");
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
   });
@@ -153,9 +154,9 @@ TEST(ChosenPolicy, IsThatOfPrepareToo) {
     run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
       host_memory memory;
       dynamic_module module = model.module(memory, rank == 0);
-      load_pretrained(module, model.source(), world, {.active = true}, {}, memory);
+      load_pretrained(module, model.source(), world, {.active = true}, {}, {.memory = memory});
       const rank_report report =
-          prepare(module, world, {.policy = policy_named("cpu-ram-efficient-loading", transport)}, memory);
+          prepare(module, world, {.policy = policy_named("cpu-ram-efficient-loading", transport)}, {.memory = memory});
       EXPECT_EQ(report.policy, "cpu-ram-efficient-loading");
       EXPECT_EQ(report.transport, transport);
       EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");
@@ -172,7 +173,7 @@ TEST(ChosenPolicy, OfModuleStateIsThatOfItsType) {
       if (rank == 0 || chosen.every_rank_reads) {
         model.load(module, memory);
       }
-      const rank_report report = initialize(module, module_state{}, world, {.policy = chosen}, memory);
+      const rank_report report = initialize(module, module_state{}, world, {.policy = chosen}, {.memory = memory});
       EXPECT_EQ(report.policy, chosen.name);
       EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");
     });
@@ -185,8 +186,10 @@ TEST(ChosenPolicy, IsTakenWhereTheSwitchIsOnAndTheBaselineWhereItIsOff) {
     run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
       host_memory memory;
       dynamic_module module = model.module(memory, rank == 0);
-      const rank_report report = initialize(memory_efficient_init{enabled}, module, model.source(), world,
-                                            {.policy = policy_named("native-sharding", "broadcast")}, memory);
+      const rank_report report =
+          initialize(module, model.source(), world,
+                     {.policy = policy_named("native-sharding", "broadcast"), .memory_efficient_init = enabled},
+                     {.memory = memory});
       EXPECT_EQ(report.policy, enabled ? "native-sharding" : "every-rank-loads");
       EXPECT_EQ(report.transport, enabled ? "broadcast" : "none");
       EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");

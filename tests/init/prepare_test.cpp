@@ -24,8 +24,8 @@ TEST(Prepare, ShardsWhatLoadPretrainedHasLoaded) {
     run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
       host_memory memory;
       dynamic_module module = model.module(memory, rank == 1);
-      load_pretrained(module, model.source(), world, {.active = active, .source_rank = 1}, {}, memory);
-      const rank_report report = prepare(module, world, {.bucket_bytes = 100, .source_rank = 1}, memory);
+      load_pretrained(module, model.source(), world, {.active = active, .source_rank = 1}, {}, {.memory = memory});
+      const rank_report report = prepare(module, world, {.bucket_bytes = 100, .source_rank = 1}, {.memory = memory});
       EXPECT_EQ(model.faults_of(module, memory, 3, rank), "") << "rank " << rank;
       EXPECT_EQ(report.policy, "cpu-ram-efficient-loading");
       EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes) << "rank " << rank;
@@ -38,10 +38,10 @@ TEST(Prepare, TakesEditsOfTheSourceRankAndOfNoOther) {
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    load_pretrained(module, model.source(), world, {.active = false}, {}, memory);
+    load_pretrained(module, model.source(), world, {.active = false}, {}, {.memory = memory});
     // Every rank edits its own copy; as with any replicated state, the source rank's counts.
     std::memset(module.get_parameter("w").data(), rank == 0 ? 7 : 9, 40);
-    prepare(module, world, {}, memory);
+    prepare(module, world, {}, {.memory = memory});
     const local_shard& mine = module.get_parameter("w").local();
     EXPECT_EQ(std::count(mine.data.get(), mine.data.get() + mine.bytes, std::byte{7}), 20);
   });
@@ -57,7 +57,7 @@ TEST(Prepare, TakesAMergedAdapter) {
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    load_pretrained(module, model.source(), world, {.active = true}, {}, memory);
+    load_pretrained(module, model.source(), world, {.active = true}, {}, {.memory = memory});
     if (rank == 0) {
       float values[12];
       for (std::size_t i = 0; i < 12; ++i) {
@@ -70,7 +70,7 @@ TEST(Prepare, TakesAMergedAdapter) {
       }
       std::memcpy(module.get_parameter("w").data(), values, sizeof values);
     }
-    prepare<transport::broadcast>(module, world, {}, memory);
+    prepare<transport::broadcast>(module, world, {}, {.memory = memory});
     const local_shard& mine = module.get_parameter("w").local();
     ASSERT_EQ(mine.bytes, 24U);
     EXPECT_EQ(std::memcmp(mine.data.get(), wanted.data() + rank * 6, 24), 0);
@@ -83,21 +83,23 @@ TEST(MemoryEfficientInit, SwitchesBetweenTheBaselineAndThePolicyWithTheSameShard
     run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
       host_memory memory;
       dynamic_module module = model.module(memory, rank == 0);
-      const rank_report report = initialize(memory_efficient_init{enabled}, module, model.source(), world, {}, memory);
+      const rank_report report =
+          initialize(module, model.source(), world, {.memory_efficient_init = enabled}, {.memory = memory});
       EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");
       EXPECT_EQ(report.policy, enabled ? "native-sharding" : "every-rank-loads");
     });
   }
 }
 
-TEST(CpuOffload, KeepsShardsInHostMemoryOrPutsThemOnTheDevice) {
+TEST(Initialize, KeepsShardsInHostMemoryOrPutsThemOnTheDeviceAsTheProgramDecides) {
   const reference_model model({{.fqn = "w", .type = dtype::f32, .extents = {7, 3}}});
   for (const bool enabled : {true, false}) {
     run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
       fake_device_memory device;
       host_memory host;
       dynamic_module module = model.module(host, false);
-      const rank_report report = initialize(cpu_offload{enabled}, module, model.source(), world, {}, device, host);
+      const rank_report report = initialize(module, model.source(), world, {},
+                                            {.memory = enabled ? memory_argument(host) : memory_argument(device)});
       EXPECT_EQ(host.accounted(), enabled ? report.predicted.slab_bytes : 0U);
       EXPECT_EQ(device.accounted(), enabled ? 0U : report.predicted.slab_bytes);
       EXPECT_EQ(enabled ? model.faults_of(module, host, 3, rank) : model.faults_of(module, device, 3, rank), "");

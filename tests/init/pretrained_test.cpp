@@ -126,8 +126,8 @@ void expect_loaded(const reference_model& model, std::size_t ranks, const pretra
     host_memory memory;
     dynamic_module module = model.module(memory, holds);
     const std::uint64_t before = memory.accounted();
-    const pretrained_report report =
-        load_pretrained(module, guarded_opener{.model = &model, .allowed = holds}, world, context, how, memory);
+    const pretrained_report report = load_pretrained(module, guarded_opener{.model = &model, .allowed = holds}, world,
+                                                     context, how, {.memory = memory});
 
     const std::uint64_t expected = holds ? weight_bytes(model) : 0;
     EXPECT_EQ(memory.accounted() - before, expected) << "rank " << rank;
@@ -168,7 +168,7 @@ TEST(Pretrained, OverChannelsWhoseRanksDifferIsAnErrorOnEveryRank) {
     threads_communicator data = world.rank(1 - rank);
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    load_pretrained(module, guarded_opener{.model = &model}, channels{data, control}, {}, {}, memory);
+    load_pretrained(module, guarded_opener{.model = &model}, channels{data, control}, {}, {}, {.memory = memory});
   });
   expect_same_error(errors, errc::invalid_argument, "links", 0, "rank 1 of 2 on the data channel, but rank 0 of 2");
 }
@@ -180,7 +180,8 @@ TEST(Pretrained, InactiveLoadsTheSameOnEveryRankOrIsAnError) {
   const auto errors = errors_of_ranks(3, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    load_pretrained(module, guarded_opener{.model = rank == 2 ? &other : &model}, world, {.active = false}, {}, memory);
+    load_pretrained(module, guarded_opener{.model = rank == 2 ? &other : &model}, world, {.active = false}, {},
+                    {.memory = memory});
   });
   expect_same_error(errors, errc::disagreement, "w", 2, "this rank's checkpoint holds other data than that of rank 0");
 }
@@ -222,7 +223,7 @@ TEST(Pretrained, NeighboursInAFileAreReadAtOnceWhereTheyAreSmall) {
   host_memory memory;
   dynamic_module module = model.module(memory, false);
   counted_file source(model.source());
-  const pretrained_report report = load_pretrained(module, source, alone, {}, {}, memory);
+  const pretrained_report report = load_pretrained(module, source, alone, {}, {}, {.memory = memory});
   EXPECT_EQ(source.requests, 1U);
   EXPECT_EQ(report.bytes_read, 227U);
   EXPECT_EQ(report.predicted_peak_bytes, 227 + 256 * kib);
@@ -249,7 +250,7 @@ TEST(Pretrained, EachTensorIsReleasedByItself) {
   self_communicator alone;
   host_memory memory;
   dynamic_module module = model.module(memory, true);
-  load_pretrained(module, model.source(), alone, {}, {}, memory);
+  load_pretrained(module, model.source(), alone, {}, {}, {.memory = memory});
   module.get_parameter("b").drop();
   EXPECT_EQ(memory.accounted(), 8 * mib);
   module.get_parameter("c").drop();
@@ -274,7 +275,7 @@ TEST(Pretrained, ReleasedTensorsGoBackToTheOperatingSystemOneByOne) {
   const in_memory_source source = model.source();
   const resident_memory resident;
   const std::uint64_t before = resident.current();
-  load_pretrained(module, source, alone, {}, {}, memory);
+  load_pretrained(module, source, alone, {}, {}, {.memory = memory});
   EXPECT_GT(resident.current(), before + 3 * size - 4 * mib);
   module.get_parameter("b").drop();  // between its neighbours
   EXPECT_LT(resident.current(), before + 2 * size + 4 * mib);
@@ -288,7 +289,7 @@ TEST(Pretrained, WeightsMayBeEditedAfterwards) {
   self_communicator alone;
   host_memory memory;
   dynamic_module module = model.module(memory, true);
-  load_pretrained(module, model.source(), alone, {}, {}, memory);
+  load_pretrained(module, model.source(), alone, {}, {}, {.memory = memory});
   module.get_parameter("embed").data()[7] ^= std::byte{1};
 
   // A larger one in its place.
@@ -307,9 +308,10 @@ TEST(Pretrained, WhatTheModuleHeldIsReplaced) {
     host_memory memory;
     dynamic_module module = model.module(memory, true);
     const std::uint64_t before = memory.accounted();
-    load_pretrained(module, model.source(), world, {.active = false}, {}, memory);
+    load_pretrained(module, model.source(), world, {.active = false}, {}, {.memory = memory});
     EXPECT_EQ(memory.accounted() - before, weight_bytes(model));
-    load_pretrained(module, model.source(), world, {.active = true}, {}, memory);  // rank 1 lets go of its own
+    load_pretrained(module, model.source(), world, {.active = true}, {},
+                    {.memory = memory});  // rank 1 lets go of its own
     EXPECT_EQ(memory.accounted() - before, rank == 0 ? weight_bytes(model) : 0U);
     EXPECT_EQ(module.get_parameter("embed.weight").is_meta(), rank != 0);
     EXPECT_FALSE(module.get_buffer("mask").is_meta());
@@ -323,7 +325,7 @@ TEST(Pretrained, NonPersistentBuffersAreLeftAlone) {
       host_memory memory;
       dynamic_module module = model.module(memory, rank == 1);
       const std::byte* const mask = module.get_buffer("mask").data();
-      load_pretrained(module, model.source(), world, {.active = active}, {}, memory);
+      load_pretrained(module, model.source(), world, {.active = active}, {}, {.memory = memory});
       EXPECT_EQ(module.get_buffer("mask").data(), mask);
       EXPECT_EQ(module.get_buffer("mask").is_meta(), rank != 1);
       EXPECT_EQ(module.get_buffer("no_mask").is_meta(), rank != 1);
@@ -336,7 +338,7 @@ TEST(Pretrained, WhatIsLoadedCanBeShardedFromThere) {
   run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
-    load_pretrained(module, guarded_opener{.model = &model, .allowed = rank == 0}, world, {}, {}, memory);
+    load_pretrained(module, guarded_opener{.model = &model, .allowed = rank == 0}, world, {}, {}, {.memory = memory});
     // A module's own state, seen as a state dict: what a later step takes the weights from.
     std::vector<in_memory_tensor> state;
     for (const reference_tensor& tensor : model.tensors()) {
@@ -348,7 +350,7 @@ TEST(Pretrained, WhatIsLoadedCanBeShardedFromThere) {
       }
     }
     dynamic_module sharded = model.module(memory, rank == 0);
-    initialize(sharded, in_memory_source(std::move(state)), world, {.bucket_bytes = 300}, memory);
+    initialize(sharded, in_memory_source(std::move(state)), world, {.bucket_bytes = 300}, {.memory = memory});
     EXPECT_EQ(model.faults_of(sharded, memory, 3, rank), "");
   });
 }
@@ -368,7 +370,7 @@ void expect_works_with() {
       in_memory_source inner = model.source();
       minimal_observer watch;
       load_pretrained(module, minimal_opener<in_memory_source>{&inner}, channels{data, control}, {},
-                      {.bytes_between_agreements = 9}, minimal_memory(host_memory()), watch);
+                      {.bytes_between_agreements = 9}, {.memory = minimal_memory(host_memory()), .observer = watch});
       ASSERT_EQ(module.weight.storage_.has_value(), rank == 0);
       if (rank == 0) {
         host_memory memory;
@@ -412,7 +414,7 @@ outcomes load_with(const std::function<void(std::size_t, call&)>& change,
     change(rank, mine);
     marked_module marked(std::move(mine.module));
     try {
-      load_pretrained(marked.module, mine.source, world, mine.context, mine.how, memory);
+      load_pretrained(marked.module, mine.source, world, mine.context, mine.how, {.memory = memory});
     } catch (...) {
       EXPECT_EQ(marked.state(), afterwards) << "rank " << rank;
       EXPECT_EQ(memory.accounted(), 0U) << "rank " << rank;
@@ -593,8 +595,8 @@ class pretrained_sweep {
       heaps_.on(rank, [&] {
         return load_pretrained(module, mine.source, control, {.active = active_, .source_rank = ranks_ - 1},
                                {.bytes_between_agreements = 60, .deadline_seconds = 10, .progress_interval_seconds = 0},
-                               faulty_memory<host_memory>(mine.memory, mine.counters[memory_seam]),
-                               faulty_observer(mine.counters[observer_seam]));
+                               {.memory = faulty_memory<host_memory>(mine.memory, mine.counters[memory_seam]),
+                                .observer = faulty_observer(mine.counters[observer_seam])});
       });
     });
   }
@@ -752,7 +754,7 @@ TEST(PretrainedProgress, GrowsToTheTotalOnTheSourceRankOnly) {
       recorder seen;
       const pretrained_report report =
           load_pretrained(module, model.source(), world, {.active = active, .source_rank = 1},
-                          {.progress_interval_seconds = 0}, memory, seen);
+                          {.progress_interval_seconds = 0}, {.memory = memory, .observer = seen});
       std::vector<std::string> phases{"preflight", "open", "allocate", "read", "commit"};
       if (active && rank != 1) {
         phases.erase(phases.begin() + 1);

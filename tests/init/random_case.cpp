@@ -50,11 +50,12 @@ rank_report bring_up(const random_case& made, dynamic_module& module, Source sou
                      Space& memory) {
   if constexpr (Space::host_accessible) {
     if (loads_first(made)) {
-      load_pretrained(module, source, world, {.active = true, .source_rank = made.how.source_rank}, {}, memory);
-      return prepare(module, world, made.how, memory);
+      load_pretrained(module, source, world, {.active = true, .source_rank = made.how.source_rank}, {},
+                      {.memory = memory});
+      return prepare(module, world, made.how, {.memory = memory});
     }
   }
-  return initialize(module, source, world, made.how, memory);
+  return initialize(module, source, world, made.how, {.memory = memory});
 }
 
 template <class Space>

@@ -152,8 +152,8 @@ void expect_same_shards() {
     Space memory;
     dynamic_module module = model.module(memory, rank == 0);
     watched_source source(model.source());
-    const rank_report report = initialize<Policy>(module, source, world, {.bucket_bytes = 2 * mib, .reader_threads = 3},
-                                                  memory, null_observer());
+    const rank_report report =
+        initialize<Policy>(module, source, world, {.bucket_bytes = 2 * mib, .reader_threads = 3}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
     EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
     EXPECT_EQ(report.bytes_read, report.predicted.bytes_read);
@@ -278,7 +278,7 @@ std::size_t copies_beside_reads(std::size_t buckets_in_flight) {
   dynamic_module module = model.module(memory, true);
   device_watcher source(model.source(), cuda);
   static_cast<void>(initialize<Policy>(
-      module, source, alone, {.bucket_bytes = 100, .buckets_in_flight = buckets_in_flight}, memory, null_observer()));
+      module, source, alone, {.bucket_bytes = 100, .buckets_in_flight = buckets_in_flight}, {.memory = memory}));
   EXPECT_EQ(model.faults_of(module, memory, 1, 0), "");
   EXPECT_TRUE(cuda.faults().empty());
   return source.most();

@@ -163,7 +163,7 @@ std::vector<std::optional<error>> errors_with(const reference_model& model, cons
     model.load(module, memory);
     in_memory_source source = rank == rank_of_other ? other.source() : model.source();
     try {
-      initialize<Policy>(module, source, comm, how, memory);
+      initialize<Policy>(module, source, comm, how, {.memory = memory});
     } catch (...) {
       EXPECT_FALSE(module.get_parameter("rows").is_meta()) << "nothing has changed yet";
       throw;
@@ -222,7 +222,7 @@ TEST(SameCheckpoint, OtherwiseAutomaticScattersAndSaysSo) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
     in_memory_source source = rank == 0 ? model.source() : other.source();
-    const rank_report report = initialize<automatic>(module, source, comm, {}, memory);
+    const rank_report report = initialize<automatic>(module, source, comm, {}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 3, rank), "") << "all of it is the source rank's";
     EXPECT_EQ(report.bytes_read, rank == 0 ? 3 * mib : 0);
     EXPECT_NE(
@@ -262,7 +262,7 @@ std::vector<std::pair<std::size_t, std::size_t>> reads_of(std::size_t ranks) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
     counting_source source{.inner = model.source()};
-    const rank_report report = initialize<Policy>(module, source, comm, {}, memory);
+    const rank_report report = initialize<Policy>(module, source, comm, {}, {.memory = memory});
     const auto samples = std::count(source.reads.begin(), source.reads.end(), sample_bytes);
     out[rank] = {static_cast<std::size_t>(samples), source.reads.size() - static_cast<std::size_t>(samples)};
     EXPECT_EQ(report.bytes_read, report.predicted.bytes_read) << "samples are not counted";
@@ -299,7 +299,7 @@ std::vector<std::optional<error>> errors_rereading(const reference_model& model,
     initialize<Policy>(
         module, source, comm,
         {.bucket_bytes = 4096, .replicas = replicas, .verify = verification::reread, .checksum = &test_checksum},
-        memory);
+        {.memory = memory});
   });
 }
 
@@ -355,7 +355,7 @@ TEST(Rereading, ProvesItOfTheSourcesOfAllNodesHoweverRanksAreNumbered) {
       in_memory_source source = nodes[rank] == 0 ? other.source() : model.source();
       initialize(module, source, comm,
                  {.sources = source_ranks::per_node, .verify = verification::reread, .checksum = &test_checksum},
-                 memory);
+                 {.memory = memory});
     });
     expect_same_error(errors, errc::disagreement, "rows", 0, "this rank's part is not what rank ");
   }
@@ -404,7 +404,8 @@ TEST(Rereading, OfARankAloneReadsAgainWhatItHasRead) {
   changing_source source{.inner = model.source()};
   threads_communicator alone = threads_world(1).rank(0);
   expect_error(errc::corrupted, "w", "byte 0 of the shard is ", [&] {
-    initialize<own_read>(module, source, alone, {.verify = verification::reread, .checksum = &test_checksum}, memory);
+    initialize<own_read>(module, source, alone, {.verify = verification::reread, .checksum = &test_checksum},
+                         {.memory = memory});
   });
 }
 
@@ -420,7 +421,7 @@ void expect_unequal_channels_to_be_refused() {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
     in_memory_source source = model.source();
-    initialize<Policy>(module, source, channels{reversed, control}, {}, memory);
+    initialize<Policy>(module, source, channels{reversed, control}, {}, {.memory = memory});
   });
   expect_same_error(errors, errc::invalid_argument, "links", 0,
                     "this rank is rank 2 of 3 on the data channel, but rank 0 of 3 on the control channel");
@@ -439,7 +440,7 @@ TEST(Channels, WhoseSizesDifferAreAnErrorOnEveryRank) {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
     in_memory_source source = model.source();
-    initialize(module, source, channels{larger, control}, {}, memory);
+    initialize(module, source, channels{larger, control}, {}, {.memory = memory});
   });
   expect_same_error(errors, errc::invalid_argument, "links", 0, "rank 0 of 3 on the data channel, but rank 0 of 2");
 }

@@ -121,7 +121,7 @@ TEST(Stages, ASourceThatStallsShowsAsReading) {
       pause();
       ++reads;
     };
-    const rank_report report = initialize(module, hooked_source{model.source(), stall}, world, {}, memory);
+    const rank_report report = initialize(module, hooked_source{model.source(), stall}, world, {}, {.memory = memory});
     EXPECT_EQ(reads > 0, rank == 0);
     EXPECT_GE(report.stages.read, reads * pause_seconds);
     EXPECT_EQ(report.stages.checksum, 0.0);
@@ -141,7 +141,7 @@ TEST(Stages, ALateSourceShowsAsWaiting) {
     };
     hooked_communicator comm(
         world, [&] { waits = waits || rank == 1; }, [] {});
-    const rank_report report = initialize(module, hooked_source{model.source(), stall}, comm, {}, memory);
+    const rank_report report = initialize(module, hooked_source{model.source(), stall}, comm, {}, {.memory = memory});
     EXPECT_GE(rank == 1 ? report.stages.wait : report.stages.read, pause_seconds);
     EXPECT_EQ(report.stages.read > 0, rank == 0);
     expect_to_add_up(report);
@@ -169,8 +169,9 @@ TEST(Stages, APeerThatReadsLongerShowsAsWaiting) {
     };
     hooked_communicator comm(
         world, [] {}, [&] { agrees = agrees || (rank == 0 && has_read); });
-    const rank_report report = initialize<native_sharding<transport::own_read>>(
-        module, hooked_source{model.source(), read}, comm, {}, memory, streaming_observer{&streams});
+    const rank_report report =
+        initialize<native_sharding<transport::own_read>>(module, hooked_source{model.source(), read}, comm, {},
+                                                         {.memory = memory, .observer = streaming_observer{&streams}});
     EXPECT_GE(rank == 0 ? report.stages.wait : report.stages.read, pause_seconds);
     expect_to_add_up(report);
   });
@@ -181,7 +182,7 @@ TEST(Stages, ASlowDeviceShowsAsPlacing) {
   run_ranks(2, [&](threads_communicator& world) {
     slow_memory memory;
     dynamic_module module = wide_module();
-    const rank_report report = initialize(module, model.source() | cast(dtype::f32), world, {}, memory);
+    const rank_report report = initialize(module, model.source() | cast(dtype::f32), world, {}, {.memory = memory});
     EXPECT_EQ(*memory.copies, 4) << "two tensors, each placed and widened";
     EXPECT_GE(report.stages.place, 4 * pause_seconds);
     expect_to_add_up(report);
@@ -199,7 +200,7 @@ TEST(Stages, ASlowHashShowsAsChecksum) {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
     const rank_report report = initialize<native_sharding<transport::broadcast>>(
-        module, model.source(), world, {.verify = verification::transfer, .checksum = &slow}, memory);
+        module, model.source(), world, {.verify = verification::transfer, .checksum = &slow}, {.memory = memory});
     EXPECT_GE(report.stages.checksum, pause_seconds);
     expect_to_add_up(report);
   });
@@ -214,7 +215,8 @@ void expect_stages_within_the_stream() {
     run_ranks(3, [&](threads_communicator& world) {
       dynamic_module module = wide_module();
       const options how{.bucket_bytes = 8, .verify = verify, .checksum = &test_checksum};
-      expect_to_add_up(initialize<Policy>(module, model.source() | cast(dtype::f32), world, how, slow_memory()));
+      expect_to_add_up(
+          initialize<Policy>(module, model.source() | cast(dtype::f32), world, how, {.memory = slow_memory()}));
     });
   }
 }

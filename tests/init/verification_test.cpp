@@ -40,7 +40,7 @@ void expect_verified(const reference_model& model, std::size_t ranks, const opti
   run_ranks(ranks, [&](std::size_t rank, threads_communicator& world) {
     Space memory;
     dynamic_module module = model.module(memory, rank == how.source_rank);
-    const rank_report report = initialize<Policy>(module, model.source(), world, how, memory);
+    const rank_report report = initialize<Policy>(module, model.source(), world, how, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(rank)), "") << "rank " << rank;
     EXPECT_EQ(report.verified, how.verify);
     expect_as_predicted(report);
@@ -89,9 +89,9 @@ TEST(Verification, CoversAModulesOwnState) {
     if (rank == 0) {
       model.load(module, memory);
     }
-    const rank_report report =
-        initialize(module, module_state{}, world,
-                   {.bucket_bytes = 509, .verify = verification::transfer, .checksum = &test_checksum}, memory);
+    const rank_report report = initialize(
+        module, module_state{}, world,
+        {.bucket_bytes = 509, .verify = verification::transfer, .checksum = &test_checksum}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");
     EXPECT_EQ(report.verified, verification::transfer);
   });
@@ -121,9 +121,10 @@ void expect_verified_over() {
     Comm data(world);
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 1);
-    static_cast<void>(initialize(
-        module, model.source(), channels{data, world},
-        {.bucket_bytes = 64, .source_rank = 1, .verify = verification::transfer, .checksum = &test_checksum}, memory));
+    static_cast<void>(
+        initialize(module, model.source(), channels{data, world},
+                   {.bucket_bytes = 64, .source_rank = 1, .verify = verification::transfer, .checksum = &test_checksum},
+                   {.memory = memory}));
     EXPECT_EQ(model.faults_of(module, memory, 3, rank), "");
   });
 }
@@ -157,9 +158,10 @@ TEST(Verification, DoesNotHideAReadThatFailed) {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 2);
     failing_source source{.inner = model.source()};
-    static_cast<void>(initialize(
-        module, source, channels{data, control},
-        {.bucket_bytes = 64, .source_rank = 2, .verify = verification::transfer, .checksum = &test_checksum}, memory));
+    static_cast<void>(
+        initialize(module, source, channels{data, control},
+                   {.bucket_bytes = 64, .source_rank = 2, .verify = verification::transfer, .checksum = &test_checksum},
+                   {.memory = memory}));
   });
   expect_same_error(errors, errc::io, "the disk", 2, "is gone");
 }
@@ -192,7 +194,7 @@ void expect_rereading_finds_another_copy() {
     in_memory_source source = other_copy(model, bytes, rank == 0 ? "" : "b");
     static_cast<void>(initialize(module, source, comm,
                                  {.bucket_bytes = 32, .verify = verification::reread, .checksum = &test_checksum},
-                                 memory));
+                                 {.memory = memory}));
   });
   expect_same_error(errors, errc::corrupted, "b", 1, "byte 19999 of the shard is ");
 }

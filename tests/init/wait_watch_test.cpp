@@ -248,7 +248,7 @@ void expect_told(std::string_view stopping_phase, std::uint64_t calls_later, con
 
 constexpr auto load_shards = [](auto& module, const reference_model& model, auto& links, host_memory& memory,
                                 auto&& watch) {
-  initialize(module, model.source(), links, {.bucket_bytes = 16}, memory, watch);
+  initialize(module, model.source(), links, {.bucket_bytes = 16}, {.memory = memory, .observer = watch});
 };
 
 TEST(LongWaits, ForAnAgreementAreTold) { expect_told("preflight", 0, "other ranks", "preflight", load_shards); }
@@ -257,7 +257,8 @@ TEST(LongWaits, ForABucketAreTold) { expect_told("stream", 1, "a bucket", "strea
 TEST(LongWaits, ForPretrainedWeightsAreTold) {
   expect_told("read", 0, "other ranks", "read",
               [](auto& module, const reference_model& model, auto& links, host_memory& memory, auto&& watch) {
-                load_pretrained(module, model.source(), links, {.active = true}, {}, memory, watch);
+                load_pretrained(module, model.source(), links, {.active = true}, {},
+                                {.memory = memory, .observer = watch});
               });
 }
 
@@ -270,10 +271,10 @@ TEST(LongWaits, WithoutAThreadToTellThemAreAnErrorOnEveryRank) {
     host_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
     if (rank == 0) {
-      initialize(module, model.source(), world, {}, memory);
+      initialize(module, model.source(), world, {}, {.memory = memory});
     } else {
       const no_more_threads here;
-      initialize(module, model.source(), world, {}, memory, notices());
+      initialize(module, model.source(), world, {}, {.memory = memory, .observer = notices()});
     }
   });
   expect_same_error(errors, errc::io, "watch", 1, "the system gives no thread");

@@ -80,7 +80,7 @@ void expect_widened(const std::vector<reference_tensor>& tensors, std::size_t ra
     Space memory;
     dynamic_module module = wanted.module(memory, rank == how.source_rank);
     const rank_report report =
-        initialize<Policy>(module, Stored(stored.source()) | cast(dtype::f32), world, how, memory);
+        initialize<Policy>(module, Stored(stored.source()) | cast(dtype::f32), world, how, {.memory = memory});
 
     EXPECT_EQ(wanted.faults_of(module, memory, grid.shards, grid.shard_of(rank)), "") << "rank " << rank;
     const naive_traffic moved = stored.traffic(Policy::transport, grid, how.source_rank, rank, true);
@@ -157,7 +157,8 @@ std::size_t reads_of_many_that_stay_and_one_that_is_cast() {
   run_ranks(1, [&](std::size_t, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = wanted.module(memory, true);
-    initialize<Policy>(module, counted_source(stored.source(), reads) | cast(dtype::f32), world, {}, memory);
+    initialize<Policy>(module, counted_source(stored.source(), reads) | cast(dtype::f32), world, {},
+                       {.memory = memory});
     EXPECT_EQ(wanted.faults_of(module, memory, 1, 0), "");
   });
   return reads;
@@ -192,7 +193,7 @@ TEST(Widening, NeverTakesConvertedBytesForStoredOnes) {
     host_memory memory;
     dynamic_module module = wanted.module(memory, rank == 0);
     initialize<native_sharding<transport::own_read>>(module, converted_beside_stored(stored.source()), world, {},
-                                                     memory);
+                                                     {.memory = memory});
     EXPECT_EQ(wanted.faults_of(module, memory, 2, rank), "");
   });
 }
@@ -209,7 +210,7 @@ TEST(Widening, OnADeviceNeedsNoScratchMemory) {
     fake_converting_memory memory;
     dynamic_module module = wanted.module(memory, rank == 0);
     const rank_report report = initialize<native_sharding<transport::broadcast>>(
-        module, stored.source() | cast(dtype::f32), world, {}, memory);
+        module, stored.source() | cast(dtype::f32), world, {}, {.memory = memory});
     EXPECT_EQ(report.predicted.scratch_bytes, 0U) << "rank " << rank;
     EXPECT_EQ(memory.cuda().faults(), std::vector<std::string>{});
   });
@@ -225,7 +226,7 @@ TEST(Widening, OnADeviceMayFailAtAnyCallOfIt) {
     const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
       fake_converting_memory memory(0, devices[rank]);
       dynamic_module module = wanted.module(memory, rank == 0);
-      initialize(module, stored.source() | cast(dtype::f32), world, {}, memory);
+      initialize(module, stored.source() | cast(dtype::f32), world, {}, {.memory = memory});
     });
     failed = devices[1].calls.has_failed();
     EXPECT_EQ(errors[0].has_value(), failed);
@@ -270,7 +271,7 @@ TEST(Widening, ComparesStoredCopiesOfATie) {
     dynamic_module module = wanted.module(memory, false);
     const in_memory_source source(
         {{.descriptor = a, .bytes = stored.tensors()[0].bytes}, {.descriptor = b, .bytes = other}});
-    initialize(module, source | cast(dtype::f32), world, {}, memory);
+    initialize(module, source | cast(dtype::f32), world, {}, {.memory = memory});
   });
   expect_same_error(errors, errc::invalid_tie, "b", 0, "stores different values");
 }
@@ -299,7 +300,7 @@ TEST(Widening, WorksBehindDescriptorsThatAreShared) {
     auto source = share_descriptors([&] { return stored.source() | renamed("", "") | cast(dtype::f32); }, world);
     host_memory memory;
     dynamic_module module = wanted.module(memory, rank == 0);
-    const rank_report report = initialize(module, source, world, {}, memory);
+    const rank_report report = initialize(module, source, world, {}, {.memory = memory});
     EXPECT_EQ(wanted.faults_of(module, memory, 3, rank), "");
     EXPECT_EQ(report.bytes_read, stored.traffic(transport_kind::scatter, {.shards = 3}, 0, rank, true).read);
   });
@@ -316,7 +317,7 @@ TEST(Widening, LeavesSlabsThatUnitsCanUnshard) {
         slot.set_requires_grad(false);  // units that are trained have one dtype
       }
     });
-    initialize(module, stored.source() | cast(dtype::f32), world, {}, memory);
+    initialize(module, stored.source() | cast(dtype::f32), world, {}, {.memory = memory});
     sharded_units units(module, world, {}, memory);
     for (std::size_t unit = 0; unit < units.size(); ++unit) {
       units.unshard(unit);

@@ -137,7 +137,7 @@ class prepared_load {
     lone_rank world(rank_, size_.ranks, said_);
     host_memory memory;
     const options how{.policy = policy{.transport = transport_}, .bucket_bytes = size_.bytes / size_.buckets};
-    const rank_report report = initialize(module_, source_, channels{world, world}, how, memory);
+    const rank_report report = initialize(module_, source_, channels{world, world}, how, {.memory = memory});
     return report.buckets;
   }
 

@@ -10,11 +10,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <memory>
 #include <new>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -48,6 +50,37 @@ TEST(HostMemory, SpacesHaveAccountsOfTheirOwn) {
   const block<host_memory> taken(one, 100);
   EXPECT_EQ(one.accounted(), 100U);
   EXPECT_EQ(other.accounted(), 0U);
+}
+
+/// The flags that the kernel has for the mapping at `address`: "hg" where huge pages are asked for, "nh" where they are refused.
+std::string flags_of_mapping(const std::byte* address) {
+  std::ifstream maps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    std::uintptr_t begin = 0;
+    std::uintptr_t end = 0;
+    if (std::sscanf(line.c_str(), "%zx-%zx ", &begin, &end) == 2) {
+      const auto at = reinterpret_cast<std::uintptr_t>(address);
+      inside = at >= begin && at < end;
+    } else if (inside && line.starts_with("VmFlags:")) {
+      return line + " ";
+    }
+  }
+  return "";
+}
+
+TEST(HostMemory, IsOfHugePagesUnlessToldOtherwise) {
+  const auto asks = [](host_memory memory, std::string_view flag) {
+    const block<host_memory> made(memory, 4 * mib);
+    return flags_of_mapping(made.data()).find(flag) != std::string::npos;
+  };
+  if (flags_of_mapping(block<host_memory>(host_memory(), 4 * mib).data()).empty()) {
+    GTEST_SKIP() << "this kernel does not tell the flags of mappings";
+  }
+  EXPECT_TRUE(asks(host_memory(), " hg "));
+  EXPECT_TRUE(asks(host_memory({.huge_pages = huge_pages::off}), " nh "));
+  EXPECT_FALSE(asks(host_memory({.huge_pages = huge_pages::as_the_system}), " hg "));
+  EXPECT_FALSE(asks(host_memory({.huge_pages = huge_pages::as_the_system}), " nh "));
 }
 
 TEST(HostMemory, MoreThanThereIsIsBadAlloc) {

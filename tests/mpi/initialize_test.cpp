@@ -40,7 +40,7 @@ void expect_exact(const reference_model& model, mpi_communicator& world, const o
   const mesh grid{.shards = world.size() / how.replicas, .replicas = how.replicas};
   host_memory memory;
   dynamic_module module = model.module(memory, world.rank() == how.source_rank);
-  const rank_report report = initialize(module, model.source(), world, how, memory);
+  const rank_report report = initialize(module, model.source(), world, how, {.memory = memory});
   EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(world.rank())), "");
   EXPECT_EQ(report.bytes_read, report.predicted.bytes_read);
   EXPECT_EQ(report.bytes_sent, report.predicted.bytes_sent);
@@ -134,7 +134,8 @@ TEST(MpiInitialize, AWrongBitOnOneRankIsTheSameErrorOnAll) {
     std::optional<error> thrown;
     try {
       initialize(module, model.source(), channels{data, world},
-                 {.bucket_bytes = 211, .verify = verification::transfer, .checksum = &test_checksum}, memory);
+                 {.bucket_bytes = 211, .verify = verification::transfer, .checksum = &test_checksum},
+                 {.memory = memory});
     } catch (const error& caught) {
       thrown = caught;
     }
@@ -152,7 +153,7 @@ TEST(MpiInitialize, AModulesOwnStateMayBeTheSource) {
     if (world.rank() == 0) {
       model.load(module, memory);
     }
-    const rank_report report = initialize(module, module_state{}, world, {.bucket_bytes = 200}, memory);
+    const rank_report report = initialize(module, module_state{}, world, {.bucket_bytes = 200}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, world.size(), world.rank()), "");
     EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes);
   });
@@ -174,7 +175,7 @@ TEST(MpiInitialize, DataAndControlMayBeTwoCommunicators) {
   mpi_communicator control;
   host_memory memory;
   dynamic_module module = model.module(memory, data.rank() == 0);
-  initialize(module, model.source(), channels{data, control}, {.bucket_bytes = 300}, memory);
+  initialize(module, model.source(), channels{data, control}, {.bucket_bytes = 300}, {.memory = memory});
   EXPECT_EQ(model.faults_of(module, memory, data.size(), data.rank()), "");
 }
 
@@ -278,7 +279,7 @@ class failing_call {
         return initialize<Policy>(
             module, source, channels{*data_, world_},
             {.bucket_bytes = 40, .source_rank = source_rank(), .deadline_seconds = 20, .progress_interval_seconds = 0},
-            memory_, faulty_observer(counters_[observer_seam]));
+            {.memory = memory_, .observer = faulty_observer(counters_[observer_seam])});
       });
     });
   }

@@ -44,7 +44,7 @@ void expect_shards(std::size_t gpus) {
     cuda_memory memory(static_cast<int>(rank));
     dynamic_module module = model.module(memory, rank == 0);
     const rank_report report =
-        initialize<Policy>(module, model.source(), comm, {.bucket_bytes = 4096}, memory, null_observer());
+        initialize<Policy>(module, model.source(), comm, {.bucket_bytes = 4096}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, gpus, rank), "");
     EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
   });
@@ -62,7 +62,7 @@ TEST_F(NcclDevice, StandsOnNcclAlone) {
     EXPECT_EQ(testing::check_communicator(comm), testing::violations{});
     cuda_memory memory(device);
     dynamic_module module = model.module(memory, rank == 0);
-    static_cast<void>(initialize(module, model.source(), comm, {.bucket_bytes = 4096}, memory, null_observer()));
+    static_cast<void>(initialize(module, model.source(), comm, {.bucket_bytes = 4096}, {.memory = memory}));
     EXPECT_EQ(model.faults_of(module, memory, gpus, rank), "");
   });
 }
@@ -81,7 +81,7 @@ TEST_F(NcclDevice, MeetsByAFile) {
     // rank, world_size, device: the launcher's RANK, WORLD_SIZE, LOCAL_RANK; path: a fresh one for each job, in a shared folder
     nccl_control control({.rank = rank, .size = world_size, .device = device}, file_rendezvous(path));
     nccl_communicator<nccl_control> comm(control, device);
-    const rank_report report = initialize(module, source, comm, {.bucket_bytes = 64 * mib}, memory);
+    const rank_report report = initialize(module, source, comm, {.bucket_bytes = 64 * mib}, {.memory = memory});
     // [nccl]
     EXPECT_EQ(model.faults_of(module, memory, gpus, rank), "");
     EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
@@ -127,7 +127,7 @@ TEST_F(NcclDevice, BorrowsACommunicator) {
       nccl_communicator_ref<threads_communicator> comm(world, device, theirs);
       cuda_memory memory(device);
       dynamic_module module = model.module(memory, rank == 0);
-      static_cast<void>(initialize(module, model.source(), comm, {.bucket_bytes = 4096}, memory, null_observer()));
+      static_cast<void>(initialize(module, model.source(), comm, {.bucket_bytes = 4096}, {.memory = memory}));
       EXPECT_EQ(model.faults_of(module, memory, gpus, rank), "");
       EXPECT_FALSE(comm.aborted());
     }

@@ -95,9 +95,9 @@ void expect_shards_on_the_device(const gpu_doubles& node, std::size_t replicas =
     Way::run(host, node, [&](auto& comm) {
       basic_cuda_memory<testing::fake_cuda> memory(0, node.cuda);
       dynamic_module module = model.module(memory, rank == 0);
-      const rank_report report = initialize<Policy>(module, model.source(), comm,
-                                                    {.bucket_bytes = 300, .replicas = replicas, .deadline_seconds = 20},
-                                                    memory, null_observer());
+      const rank_report report =
+          initialize<Policy>(module, model.source(), comm,
+                             {.bucket_bytes = 300, .replicas = replicas, .deadline_seconds = 20}, {.memory = memory});
       EXPECT_EQ(model.faults_of(module, memory, 3, rank % 3), "");
       EXPECT_EQ(report.accounted_peak_bytes, report.predicted.peak_bytes());
     });
@@ -126,12 +126,12 @@ bool expect_agreed_failure(runtime which, std::size_t failing, std::uint64_t ind
       Way::run(host, mine, [&](auto& comm) {
         const options how{.bucket_bytes = 300, .deadline_seconds = 20};
         try {
-          static_cast<void>(initialize(module, model.source(), comm, how, memory, null_observer()));
+          static_cast<void>(initialize(module, model.source(), comm, how, {.memory = memory}));
         } catch (const error& first) {
           EXPECT_EQ(first.code(), expected) << first.what();
           EXPECT_EQ(first.rank(), static_cast<std::int32_t>(failing)) << first.what();
           failed[rank] = 1;
-          static_cast<void>(initialize(module, model.source(), comm, how, memory, null_observer()));
+          static_cast<void>(initialize(module, model.source(), comm, how, {.memory = memory}));
         }
       });
     };

@@ -66,7 +66,7 @@ template <class World, class Space>
                                          const options& how = {}) {
   dynamic_module module = model.module(memory, world.rank() == 0);
   freeze(module);
-  initialize(module, model.source(), world, how, memory, null_observer());
+  initialize(module, model.source(), world, how, {.memory = memory});
   return module;
 }
 

@@ -156,7 +156,7 @@ void expect_exact(std::size_t ranks, const policy& chosen, options how) {
     host_memory memory;
     dynamic_module module = model.module(memory, data.rank() == how.source_rank);
     const mesh grid{.shards = ranks / how.replicas, .replicas = how.replicas};
-    const rank_report report = initialize(module, model.source(), channels{data, control}, how, memory);
+    const rank_report report = initialize(module, model.source(), channels{data, control}, how, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(data.rank())), "");
     expect_as_predicted(report);
   });
@@ -187,10 +187,11 @@ TEST(C10d, AFailureOfOneRankIsEveryRanksAndASecondAttemptWorks) {
     dynamic_module module = model.module(memory, comm.rank() == 0);
     const call_counter reads;
     reads.fail_at(5);
-    const auto failed =
-        attempt([&] { initialize(module, faulty_source(model.source(), reads), comm, {.bucket_bytes = 300}, memory); });
+    const auto failed = attempt([&] {
+      initialize(module, faulty_source(model.source(), reads), comm, {.bucket_bytes = 300}, {.memory = memory});
+    });
     EXPECT_FALSE(comm.poisoned());
-    initialize(module, model.source(), comm, {.bucket_bytes = 300}, memory);
+    initialize(module, model.source(), comm, {.bucket_bytes = 300}, {.memory = memory});
     EXPECT_EQ(model.faults_of(module, memory, 3, comm.rank()), "");
     throw failed.value();
   });
@@ -205,7 +206,7 @@ TEST(C10d, APeerThatNeverComesIsLostWithinTheDeadline) {
     host_memory memory;
     dynamic_module module = model.module(memory, comm.rank() == 0);
     if (comm.rank() != 2) {
-      initialize(module, model.source(), comm, {.deadline_seconds = 0.2}, memory);
+      initialize(module, model.source(), comm, {.deadline_seconds = 0.2}, {.memory = memory});
     }
   });
   for (const std::size_t rank : {0U, 1U}) {

@@ -196,13 +196,14 @@ TEST(TorchModule, IsOnMetaAfterAFailureAndWorksTheSecondTime) {
     host_memory memory;
     const call_counter reads;
     reads.fail_at(3);
-    EXPECT_THROW(initialize(module, faulty_source(source_of(values), reads), world, {.bucket_bytes = 32}, memory),
-                 error);
+    EXPECT_THROW(
+        initialize(module, faulty_source(source_of(values), reads), world, {.bucket_bytes = 32}, {.memory = memory}),
+        error);
     EXPECT_TRUE(mine->first->weight.is_meta());
     EXPECT_EQ(mine->first->weight.sizes(), (std::vector<std::int64_t>{5, 3}));
     EXPECT_EQ(memory.accounted(), 0U);
     EXPECT_FALSE(mine->angles.is_meta());  // non-persistent: kept
-    initialize(module, source_of(values), world, {}, memory);
+    initialize(module, source_of(values), world, {}, {.memory = memory});
     expect_shards_of(values, module, 2, rank);
   });
 }
@@ -292,7 +293,7 @@ TEST(TorchModule, ShardsLiveAsLongAsTheirTensors) {
     {
       TwoLayers mine;
       torch_module module(mine);
-      initialize(module, source_of(values), world, {}, memory);
+      initialize(module, source_of(values), world, {}, {.memory = memory});
       kept = mine->first->weight;
     }
     EXPECT_NE(memory.accounted(), 0U);
@@ -311,7 +312,7 @@ TEST(TorchModule, UnitsAreWholeForACalculationAndShardedAgainAnyNumberOfTimes) {
     TwoLayers mine;
     torch_module module(mine);
     host_memory memory;
-    initialize(module, source_of(values), world, {.unit_prefixes = {"first", "second"}}, memory);
+    initialize(module, source_of(values), world, {.unit_prefixes = {"first", "second"}}, {.memory = memory});
     const std::uint64_t sharded = memory.accounted();
     sharded_units units(module, world, {.unit_prefixes = {"first", "second"}}, memory);
     for (int round = 0; round < 3; ++round) {

@@ -50,7 +50,7 @@ TEST(TorchOptimizer, MadeBeforeStepsOnTheShards) {
     AdamW adamw(net->parameters());
     torch_module module(net);
     torch_optimizer optimizer(adamw, module);
-    initialize(module, source_of(values), world, {}, host_memory{}, null_observer{}, optimizer);
+    initialize(module, source_of(values), world, {}, {.optimizer = {module, optimizer}});
     give_gradients(module);
     adamw.step();
     for (const auto& item : net->named_parameters()) {
@@ -67,7 +67,7 @@ TEST(TorchOptimizer, UpdatesATiedParameterOncePerStep) {
       torch_module module(net);
       torch_optimizer optimizer(sgd, module);
       const state_dict values{{"embedding", torch::zeros({4, 3})}};
-      initialize(module, source_of(values), world, {}, host_memory{}, null_observer{}, optimizer);
+      initialize(module, source_of(values), world, {}, {.optimizer = {module, optimizer}});
       EXPECT_EQ(sgd.param_groups()[0].params().size(), 1U);
       net->embedding.mutable_grad() = torch::ones_like(net->embedding);
       sgd.step();
@@ -88,7 +88,7 @@ TEST(TorchOptimizer, KeepsItsGroups) {
     torch_optimizer optimizer(sgd, module);
     EXPECT_EQ(optimizer.parameter_groups(), (std::vector<std::vector<std::string>>{{"first.weight", "first.bias"},
                                                                                    {"second.weight", "second.bias"}}));
-    initialize(module, source_of(values), world, {}, host_memory{}, null_observer{}, optimizer);
+    initialize(module, source_of(values), world, {}, {.optimizer = {module, optimizer}});
     ASSERT_EQ(sgd.param_groups()[1].params().size(), 2U);
     EXPECT_TRUE(sgd.param_groups()[1].params()[0].is_same(net->second->weight));
   });
@@ -103,8 +103,9 @@ TEST(TorchOptimizer, OneThatHasSteppedIsAnErrorAndNothingChanges) {
     give_gradients(module);
     adamw.step();
     torch_optimizer optimizer(adamw, module);
-    expect_error(errc::invalid_argument, "optimizer", "already has state",
-                 [&] { initialize(module, source_of(values), world, {}, host_memory{}, null_observer{}, optimizer); });
+    expect_error(errc::invalid_argument, "optimizer", "already has state", [&] {
+      initialize(module, source_of(values), world, {}, {.optimizer = {module, optimizer}});
+    });
     EXPECT_FALSE(net->first->weight.is_meta());
     EXPECT_EQ(adamw.param_groups()[0].params().size(), 5U);
   });
@@ -128,11 +129,11 @@ TEST(TorchOptimizer, IsBoundByASecondAttempt) {
     torch_optimizer optimizer(adamw, module);
     const call_counter reads;
     reads.fail_at(2);
-    EXPECT_THROW(initialize(module, faulty_source(source_of(values), reads), world, {}, host_memory{}, null_observer{},
-                            optimizer),
-                 error);
+    EXPECT_THROW(
+        initialize(module, faulty_source(source_of(values), reads), world, {}, {.optimizer = {module, optimizer}}),
+        error);
     EXPECT_TRUE(adamw.param_groups()[0].params().empty());
-    initialize(module, source_of(values), world, {}, host_memory{}, null_observer{}, optimizer);
+    initialize(module, source_of(values), world, {}, {.optimizer = {module, optimizer}});
     EXPECT_EQ(adamw.param_groups()[0].params().size(), 5U);
   });
 }

@@ -82,7 +82,7 @@ class sweep {
     run_ranks(*data_, [&](std::size_t rank, threads_communicator& world) {
       rank_objects<Space>& mine = *objects_[rank];
       mine.module.emplace(model_.module(mine.memory, false));
-      initialize(*mine.module, model_.source(), world, {}, mine.memory);
+      initialize(*mine.module, model_.source(), world, {}, {.memory = mine.memory});
       mine.accounted = mine.memory.accounted();
     });
   }
@@ -190,7 +190,7 @@ TEST(UnitFaultSweep, UnitsThatAreGivenNoMemoryMakeItWhereRanksAgree) {
   const auto errors = errors_of_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    initialize(module, model.source(), world, {}, memory);
+    initialize(module, model.source(), world, {}, {.memory = memory});
     const options how{.deadline_seconds = 10};
     const failing_heap exhausted(rank == 1 ? 0 : 1U << 20U, heap_fault::exhausted);
     const sharded_units units(module, world, how);

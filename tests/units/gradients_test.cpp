@@ -101,7 +101,7 @@ TEST(Gradients, OfAModuleInDeviceMemoryAreInHostMemory) {
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     fake_device_memory memory;
     dynamic_module module = model.module(memory, rank == 0);
-    initialize(module, model.source(), world, {}, memory);
+    initialize(module, model.source(), world, {}, {.memory = memory});
     for (const reference_tensor& tensor : model.tensors()) {
       if (is_frozen(tensor.fqn)) {
         module.get_parameter(tensor.fqn).set_requires_grad(false);

@@ -160,14 +160,14 @@ template <class Policy>
 adamw from_checkpoint(rank_stage& on) {
   load_other_values(on);
   adamw optimizer = on.model.optimizer_over(on.module);
-  on.report = initialize<Policy>(on.module, on.model.checkpoint(on.initial), on.world, on.how, on.memory,
-                                 null_observer{}, optimizer);
+  on.report = initialize<Policy>(on.module, on.model.checkpoint(on.initial), on.world, on.how,
+                                 {.memory = on.memory, .optimizer = {on.module, optimizer}});
   return optimizer;
 }
 
 template <class Policy>
 adamw with_the_optimizer_made_after(rank_stage& on) {
-  on.report = initialize<Policy>(on.module, on.model.checkpoint(on.initial), on.world, on.how, on.memory);
+  on.report = initialize<Policy>(on.module, on.model.checkpoint(on.initial), on.world, on.how, {.memory = on.memory});
   return on.model.optimizer_over(on.module);
 }
 
@@ -181,16 +181,18 @@ adamw from_module_state(rank_stage& on) {
     load_other_values(on);
   }
   adamw optimizer = on.model.optimizer_over(on.module);
-  on.report = initialize<Policy>(on.module, module_state{}, on.world, on.how, on.memory, null_observer{}, optimizer);
+  on.report = initialize<Policy>(on.module, module_state{}, on.world, on.how,
+                                 {.memory = on.memory, .optimizer = {on.module, optimizer}});
   return optimizer;
 }
 
 /// As accelerate's users do it: one rank loads, an optimizer is made, all is prepared.
 template <class Transport>
 adamw from_pretrained(rank_stage& on) {
-  load_pretrained(on.module, on.model.checkpoint(on.initial), on.world, {}, {}, on.memory);
+  load_pretrained(on.module, on.model.checkpoint(on.initial), on.world, {}, {}, {.memory = on.memory});
   adamw optimizer = on.model.optimizer_over(on.module);
-  on.report = prepare<Transport>(on.module, on.world, on.how, on.memory, null_observer{}, optimizer);
+  on.report =
+      prepare<Transport>(on.module, on.world, on.how, {.memory = on.memory, .optimizer = {on.module, optimizer}});
   return optimizer;
 }
 

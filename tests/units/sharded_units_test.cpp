@@ -195,7 +195,7 @@ TEST(Unshard, FollowsTheUnitsThatTheModuleNames) {
   run_ranks(3, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     finer_module module(model.module(memory, false));
-    const rank_report report = initialize(module, model.source(), world, {}, memory);
+    const rank_report report = initialize(module, model.source(), world, {}, {.memory = memory});
     EXPECT_EQ(report.units, 8U) << "the root and `layers` own what is tied across units";
     sharded_units units(module, world, {}, memory);
     EXPECT_EQ(units.name(units.unit_of("layers.1.mlp.up")), "layers.1.mlp");
@@ -410,7 +410,7 @@ std::vector<std::optional<error>> errors_of_mixed(Change&& change) {
     host_memory memory;
     Module module(model.module(memory, false));
     change(module);
-    initialize(module, model.source(), world, {}, memory);
+    initialize(module, model.source(), world, {}, {.memory = memory});
     sharded_units units(module, world, {}, memory);
     for (std::size_t unit = 0; unit < units.size(); ++unit) {
       units.unshard(unit);
@@ -437,7 +437,7 @@ TEST(Unshard, OfTwoDtypesWorksWhereOneIsReplicated) {
   run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    initialize(module, model.source(), world, {}, memory);
+    initialize(module, model.source(), world, {}, {.memory = memory});
     sharded_units units(module, world, {}, memory);
     units.unshard(0);
     EXPECT_EQ(unit_faults_of(model, units, {true}, module, memory, 2, rank), "");

@@ -147,7 +147,7 @@ void expect_same_training(const mesh& ranks) {
     host_memory memory;
     dynamic_module module = empty_module();
     adamw optimizer = make_optimizer();
-    initialize(module, in_memory_source(stored), world, how, memory, null_observer{}, optimizer);
+    initialize(module, in_memory_source(stored), world, how, {.memory = memory, .optimizer = {module, optimizer}});
     sharded_units units(module, world, how, memory);
     for (int step = 0; step < steps; ++step) {
       std::map<const parameter*, std::vector<float>> shards;

@@ -26,6 +26,8 @@ namespace fsdpinit {
 template <CudaApi Cuda>
 class basic_cuda_threads_communicator : public threads_communicator {
  public:
+  using device_memory = basic_cuda_memory<Cuda>;  ///< which it works on; see `can_access`
+
   /// \param device  this rank's GPU.
   basic_cuda_threads_communicator(threads_communicator rank, int device, Cuda cuda = Cuda()) noexcept
       : threads_communicator(std::move(rank)), cuda_(std::move(cuda)), device_(device) {}
@@ -67,8 +69,5 @@ class basic_cuda_threads_communicator : public threads_communicator {
   int device_;
   std::shared_ptr<basic_cuda_stream<Cuda>> stream_;
 };
-
-template <class Cuda>
-inline constexpr bool can_access<basic_cuda_threads_communicator<Cuda>, basic_cuda_memory<Cuda>> = true;
 
 }  // namespace fsdpinit

@@ -57,6 +57,8 @@ class basic_nccl_communicator : public message_communicator<detail::nccl_wire<Nc
   static constexpr bool interruptible = InterruptibleCommunicator<Host>;
 
  public:
+  using device_memory = basic_cuda_memory<Cuda>;  ///< which it works on; see `can_access`
+
   /// Collective: connects the ranks. `host` outlives it. \param device  this rank's GPU.
   /// \throws error{invalid_argument} for slots too small for so many ranks; error{communication}, error{device},
   /// error{out_of_memory}, error{peer_lost}: the same on every rank.
@@ -145,8 +147,5 @@ class basic_nccl_communicator : public message_communicator<detail::nccl_wire<Nc
   wire wire_;
   detail::message_engine<wire> engine_;
 };
-
-template <class Nccl, class Cuda, class Host>
-inline constexpr bool can_access<basic_nccl_communicator<Nccl, Cuda, Host>, basic_cuda_memory<Cuda>> = true;
 
 }  // namespace fsdpinit

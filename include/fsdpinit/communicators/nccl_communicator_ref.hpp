@@ -36,7 +36,4 @@ class basic_nccl_communicator_ref : public basic_nccl_communicator<Nccl, Cuda, H
   [[nodiscard]] bool aborted() const noexcept { return !this->is_open(); }
 };
 
-template <class Nccl, class Cuda, class Host>
-inline constexpr bool can_access<basic_nccl_communicator_ref<Nccl, Cuda, Host>, basic_cuda_memory<Cuda>> = true;
-
 }  // namespace fsdpinit

@@ -43,14 +43,17 @@ class memory_ref {
     [[nodiscard]] virtual std::uint64_t accounted_peak() const noexcept = 0;
     virtual void restart_peak() noexcept = 0;
 
+    const void* const type;  // its identity
     const bool host_accessible;
     const bool copies_within;
     const bool widens;
 
    protected:
-    model(bool accessible, bool copies, bool converts) noexcept
-        : host_accessible(accessible), copies_within(copies), widens(converts) {}
+    model(const void* space, bool accessible, bool copies, bool converts) noexcept
+        : type(space), host_accessible(accessible), copies_within(copies), widens(converts) {}
   };
+  template <class Space>
+  static constexpr char type_of{};
   template <MemorySpace Space>
   class model_of;
 
@@ -107,6 +110,11 @@ class memory_ref {
   [[nodiscard]] std::uint64_t accounted_peak() const noexcept { return space_->accounted_peak(); }
   void restart_peak() const noexcept { space_->restart_peak(); }
 
+  /// Was it made of a Space?
+  template <class Space>
+  [[nodiscard]] bool is() const noexcept {
+    return space_->type == &type_of<Space>;
+  }
   /// The space itself. \pre it was made of a Space.
   template <MemorySpace Space>
   [[nodiscard]] const Space& as() const noexcept;
@@ -119,7 +127,8 @@ template <MemorySpace Space>
 class memory_ref::model_of final : public memory_ref::model {
  public:
   explicit model_of(Space space)
-      : model(Space::host_accessible, LocallyCopyingMemory<Space>, WideningMemory<Space>), space_(std::move(space)) {}
+      : model(&type_of<Space>, Space::host_accessible, LocallyCopyingMemory<Space>, WideningMemory<Space>),
+        space_(std::move(space)) {}
 
   [[nodiscard]] const Space& space() const noexcept { return space_; }
 

@@ -118,6 +118,20 @@ template <class T>
   return MemorySpace<T>;
 }
 
+/// A memory space that host code may touch.
+template <class T>
+[[nodiscard]] consteval bool require_host_memory() {
+  if constexpr (require_memory_space<T>()) {
+    static_assert(
+        T::host_accessible,
+        "fsdpinit: `memory`: T must be host_accessible: whole weights are loaded into host memory, and reach a "
+        "device as shards");
+    return T::host_accessible;
+  } else {
+    return false;
+  }
+}
+
 }  // namespace detail
 
 /// A space that the host may not touch, but that widens floats where they lie: `widen(from, source, to, destination, count, queue)`
@@ -141,11 +155,11 @@ concept LocallyCopyingMemory = MemorySpace<S> && requires(S& space, typename S::
   { space.zero(to, bytes, queue) } -> std::same_as<void>;
 };
 
-/// May communicator C send from and receive into memory of space S? By default if the host may touch it. Specialise it
-/// for a communicator that works on device memory; where it is false, one staging copy is inserted, and the plan counts
-/// it.
+/// May communicator C send from and receive into memory of space S? If the host may touch it, and where C works on device memory,
+/// which it says by the alias `C::device_memory`. Where not, one staging copy is inserted, and the plan counts it.
 template <class C, class S>
-inline constexpr bool can_access = S::host_accessible;
+inline constexpr bool can_access =
+    S::host_accessible || requires { requires std::same_as<typename C::device_memory, S>; };
 
 template <class C, class S>
 concept CanAccess = can_access<C, S>;

@@ -29,6 +29,8 @@ class module_ref {
       (*static_cast<std::remove_reference_t<Fn>*>(context))(fqn, slot);
     });
   }
+  /// Where the module is.
+  [[nodiscard]] const void* address() const noexcept { return module_; }
   [[nodiscard]] std::vector<std::vector<std::string>> tie_groups() const { return table_->tie_groups(module_); }
   /// Does it say which of its parts are units?
   [[nodiscard]] bool names_units() const noexcept { return table_->is_unit != nullptr; }

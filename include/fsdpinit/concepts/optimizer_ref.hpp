@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -53,27 +54,49 @@ using rebinder = void (*)(void* optimizer, std::size_t group, std::string_view f
 
 namespace detail {
 
-template <class Optimizer, class Slot>
-[[nodiscard]] constexpr rebinder rebinder_of() noexcept {
-  if constexpr (require_rebind<Optimizer, Slot>()) {
-    return [](void* optimizer, std::size_t group, std::string_view fqn, void* slot) noexcept {
-      static_cast<Optimizer*>(optimizer)->rebind(group, fqn, *static_cast<Slot*>(slot));
-    };
-  } else {
-    return nullptr;
+using rebinder_visitor = void (*)(void* context, std::string_view fqn, const void* slot, rebinder rebind);
+
+/// Visits slots, of which it tells how an optimizer is bound to them.
+template <class Optimizer>
+struct rebinder_visit {
+  void* context;
+  rebinder_visitor visit;
+
+  template <class Slot>
+  void operator()(std::string_view fqn, Slot& slot) const {
+    if constexpr (require_rebind<Optimizer, Slot>()) {
+      visit(context, fqn, std::addressof(slot),
+            [](void* optimizer, std::size_t group, std::string_view name, void* bound) noexcept {
+              static_cast<Optimizer*>(optimizer)->rebind(group, name, *static_cast<Slot*>(bound));
+            });
+    } else {
+      visit(context, fqn, std::addressof(slot), nullptr);
+    }
   }
-}
+};
 
 }  // namespace detail
 
-/// An optimizer beside the module that it was made for, both of any type.
+/// An optimizer beside the module that it was made for, both of any type: refers to them. By default none.
 class optimizer_of_module {
  public:
-  template <ShardableModule Module, ShardableOptimizer Optimizer>
-  optimizer_of_module(Module& module, Optimizer& optimizer) noexcept
-      : optimizer_(optimizer), module_(std::addressof(module)), visit_(&visit_of<Module, Optimizer>) {}
+  optimizer_of_module() = default;
+  /// An optimizer with which the compiler finds nothing wrong, or it says which clause is not met.
+  template <ShardableModule Module, class Optimizer>
+  optimizer_of_module(Module& module, Optimizer&& optimizer) noexcept : module_(std::addressof(module)) {
+    using given = std::remove_reference_t<Optimizer>;
+    if constexpr (detail::require_optimizer<given>()) {
+      optimizer_.emplace(optimizer);
+      visit_ = [](void* of, void* context, detail::rebinder_visitor visit) {
+        module_traits<Module>::visit_slots(*static_cast<Module*>(of), detail::rebinder_visit<given>{context, visit});
+      };
+    }
+  }
 
-  [[nodiscard]] optimizer_ref optimizer() const noexcept { return optimizer_; }
+  /// Nothing where there is none, as of the other members.
+  [[nodiscard]] const std::optional<optimizer_ref>& optimizer() const noexcept { return optimizer_; }
+  /// Where the module is.
+  [[nodiscard]] const void* module() const noexcept { return module_; }
 
   /// Calls `fn(fqn, address of the slot, its rebinder)` for each slot, in the module's order. \throws what the module and `fn` throw
   template <class Fn>
@@ -84,21 +107,9 @@ class optimizer_of_module {
   }
 
  private:
-  using visitor = void (*)(void* context, std::string_view fqn, const void* slot, rebinder rebind);
-
-  template <class Module, class Optimizer>
-  static void visit_of([[maybe_unused]] void* module, [[maybe_unused]] void* context, [[maybe_unused]] visitor visit) {
-    if constexpr (!std::is_same_v<Optimizer, no_optimizer>) {  // which is bound to nothing: a visit less to compile
-      module_traits<Module>::visit_slots(
-          *static_cast<Module*>(module), [=]<class Slot>(std::string_view fqn, Slot& slot) {
-            visit(context, fqn, std::addressof(slot), detail::rebinder_of<Optimizer, Slot>());
-          });
-    }
-  }
-
-  optimizer_ref optimizer_;
-  void* module_;
-  void (*visit_)(void* module, void* context, visitor);
+  std::optional<optimizer_ref> optimizer_;
+  void* module_ = nullptr;
+  void (*visit_)(void* module, void* context, detail::rebinder_visitor visit) = nullptr;
 };
 
 }  // namespace fsdpinit

@@ -35,8 +35,7 @@ class agreed_call {
       : given_(given),
         options_(given.how),
         policy_(policy_in_use(given.policy, given.how.policy)),
-        transport_(transport_of(given, policy_)),
-        binding_{.optimizer = given.optimizer.optimizer()} {}
+        transport_(transport_of(given, policy_)) {}
 
   /// Collective. `begin()` is called first, within the first agreement, and returns the memory space. \throws the same error on every rank.
   template <class Begin>
@@ -126,8 +125,15 @@ class agreed_call {
     // Where every rank loads from its own module replicas have nothing to share.
     sources_.grouped = sources_.grouped && !(from_module() && policy_.every_rank_reads);
     view_ = view_of(given_.module, options_.unit_prefixes, options_.ignored_prefixes);
-    const std::vector<optimizer_entry> entries = check_optimizer(view_, given_.optimizer.optimizer());
-    binding_ = bind_optimizer(given_.optimizer, view_, entries);
+    std::vector<optimizer_entry> entries;
+    if (const std::optional<optimizer_ref>& optimizer = given_.more.optimizer.optimizer()) {
+      if (given_.more.optimizer.module() != given_.module.address()) {
+        throw error(errc::invalid_argument, "optimizer",
+                    "it is given beside another module; give it beside the one that is initialised");
+      }
+      entries = check_optimizer(view_, *optimizer);
+      binding_ = bind_optimizer(given_.more.optimizer, view_, entries);
+    }
     if (ranks == 1) {
       return {};  // there is nobody to compare with
     }
@@ -135,7 +141,7 @@ class agreed_call {
                                   {.policy = policy_.name,
                                    .transport = name(transport_),
                                    .from_module = from_module(),
-                                   .initialises_missing = given_.missing.has_value()},
+                                   .initialises_missing = given_.more.missing.has_value()},
                                   ranks);
     out += manifest_of(view_, entries);
     return out;

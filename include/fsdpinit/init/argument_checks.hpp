@@ -33,14 +33,11 @@ template <class Channels>
   }
 }
 
-/// A visitor that asks the slots of a module, and nothing more: can the optimizer be bound to them?
-template <class Optimizer = no_optimizer>
+/// A visitor that asks the slots of a module, and nothing more.
 struct slot_check {
   template <class Slot>
   void operator()(std::string_view /*fqn*/, Slot& /*slot*/) const {
-    if constexpr (require_slot<Slot>()) {
-      static_cast<void>(require_rebind<Optimizer, Slot>());
-    }
+    static_cast<void>(require_slot<Slot>());
   }
 };
 
@@ -88,20 +85,6 @@ template <class T>
                     "fsdpinit: `module` must be a ShardableModule: T must have visit_slots(visitor), a specialisation "
                     "of fsdpinit::module_traits, or be adapted with BOOST_HANA_ADAPT_STRUCT");
     }
-    return false;
-  }
-}
-
-/// A memory space that host code may touch.
-template <class T>
-[[nodiscard]] consteval bool require_host_memory() {
-  if constexpr (require_memory_space<T>()) {
-    static_assert(
-        T::host_accessible,
-        "fsdpinit: `memory`: T must be host_accessible: whole weights are loaded into host memory, and reach a "
-        "device as shards");
-    return T::host_accessible;
-  } else {
     return false;
   }
 }

@@ -2,19 +2,14 @@
 
 #include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/concepts/module_ref.hpp>
-#include <fsdpinit/concepts/optimizer_ref.hpp>
 #include <fsdpinit/core/compiler.hpp>
-#include <fsdpinit/init/memory_in_use.hpp>
-#include <fsdpinit/init/missing_tensor.hpp>
+#include <fsdpinit/init/extras.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/policy_in_use.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
-#include <fsdpinit/observe/observer_ref.hpp>
 #include <fsdpinit/observe/report.hpp>
-
-#include <optional>
 
 /// \file
 /// The way from templates to ordinary code. `initialize` and `load_pretrained` check the types that they were given, and take them off;
@@ -34,10 +29,7 @@ struct initialization_arguments {
   payload_link& data;
   control_ref control;
   const options& how;
-  memory_in_use memory;
-  observer_ref watch;
-  optimizer_of_module optimizer;
-  std::optional<initialiser_ref> missing;
+  const extras& more;
   step_tap* tap = nullptr;  ///< see `program_options`
 };
 
@@ -52,8 +44,7 @@ struct pretrained_arguments {
   control_ref control;
   const pretrained_load_context& context;
   const pretrained_load_options& how;
-  memory_in_use memory;
-  observer_ref watch;
+  const pretrained_extras& more;
   step_tap* tap = nullptr;
 };
 

@@ -47,7 +47,7 @@ class initialization {
         control_(given.control),
         options_(given.how),
         rank_(given.control.rank()),
-        progress_(given.watch),
+        progress_(given.more.observer),
         call_(given) {}
 
   rank_report run() {
@@ -91,8 +91,13 @@ class initialization {
 
   /// What a rank may fail at before it has done anything, within the first agreement.
   const memory_ref& begin() {
-    const memory_ref memory = given_.memory.space();
-    run_.emplace(memory, given_.memory.staging(memory));
+    const memory_ref memory = given_.more.memory.space();
+    if (given_.more.missing && !memory.host_accessible()) {
+      throw error(errc::invalid_argument, "missing",
+                  "it writes into the shards, and the host may not touch their memory; initialise them on the device "
+                  "afterwards, or use memory that is host_accessible");
+    }
+    run_.emplace(memory, given_.more.memory.staging(memory));
     if (waits_ != nullptr) {
       waits_->start();
     }
@@ -107,14 +112,14 @@ class initialization {
     enter("preflight");
     buffers_ = call_.settle_buffers();
     const module_view& view = call_.view();
-    items_ = match(view, call_.contents(), options_.strict ? nullptr : &unmatched_, given_.missing.has_value());
-    if (given_.missing) {
+    items_ = match(view, call_.contents(), options_.strict ? nullptr : &unmatched_, given_.more.missing.has_value());
+    if (given_.more.missing) {
       add_missing(view, items_);
     }
     for (const load_item& item : items_) {
       const slot_record& slot = view.first_slot(view.tensors[item.tensor]);
       if (item.missing) {
-        given_.missing->require_initialisable({.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape});
+        given_.more.missing->require_initialisable({.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape});
       }
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
@@ -130,7 +135,7 @@ class initialization {
             .bucket_bytes = options_.bucket_bytes,
             .buckets_in_flight = options_.buckets_in_flight,
             .access = {.host = memory.host_accessible(),
-                       .communicator = given_.memory.is_accessible(),
+                       .communicator = data_.accesses(memory),
                        .widens = memory.host_accessible() || memory.widens()},
             .verify = options_.verify};
   }
@@ -161,7 +166,7 @@ class initialization {
 
   void allocate() {
     enter("allocate");
-    run_->allocate(given_.memory.slots(run_->work().host),
+    run_->allocate(data_.slots(run_->work().host),
                    [&](const program_region& region) { return purpose_of(region) + beside_prediction(); });
     clear_slabs();
     progress_.expect(rank_ == options_.source_rank ? run_->predicted().payload_bytes : 0,
@@ -171,7 +176,7 @@ class initialization {
                  .reader_threads = options_.reader_threads,
                  .progress = progress_,
                  .hash = options_.verify == verification::off ? nullptr : options_.checksum,
-                 .missing = given_.missing ? &*given_.missing : nullptr},
+                 .missing = given_.more.missing ? &*given_.more.missing : nullptr},
                 {.data = data_, .control = control_, .deadline_seconds = options_.deadline_seconds, .watch = waits_});
     enter(call_.transport() == transport_kind::none ? load_phase : stream_phase);
   }
@@ -325,7 +330,7 @@ class initialization {
 /// The whole of it.
 FSDPINIT_INLINE rank_report run_initialization(const initialization_arguments& given) {
   return over(given.data, [&] {
-    return with_watched_waits(given.watch, given.control, [&](control_ref control, wait_watch* waits) {
+    return with_watched_waits(given.more.observer, given.control, [&](control_ref control, wait_watch* waits) {
       initialization_arguments watched = given;
       watched.control = control;
       return initialization(watched, waits).run();

@@ -1,26 +1,19 @@
 #pragma once
 
 #include <fsdpinit/concepts/communicator.hpp>
-#include <fsdpinit/concepts/memory_space.hpp>
-#include <fsdpinit/concepts/optimizer.hpp>
-#include <fsdpinit/concepts/optimizer_ref.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/init/argument_checks.hpp>
 #include <fsdpinit/init/arguments.hpp>
-#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/engine.hpp>
-#include <fsdpinit/init/memory_in_use.hpp>
-#include <fsdpinit/init/missing_tensor.hpp>
+#include <fsdpinit/init/extras.hpp>
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/init/policy_in_use.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
-#include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 
-#include <optional>
 #include <type_traits>
 
 #if FSDPINIT_DEFINES
@@ -31,19 +24,10 @@ namespace fsdpinit {
 
 namespace detail {
 
-/// Takes the types off what was given: all that is compiled for each combination of them. `memory` is nullptr where a space is to be
-/// made.
-template <MemorySpace Space, class Module, class Source, class Data, class Control, class Watch, class Optimizer,
-          class Initialiser>
+/// Takes the types off what was given: all that is compiled for each combination of them.
+template <class Module, class Source, class Data, class Control>
 rank_report initialize_with(const typed_policy& policy, Module& module, Source& source, channels<Data, Control> links,
-                            const options& how, const Space* memory, Watch& watch, Optimizer& optimizer,
-                            Initialiser& missing, step_tap* tap = nullptr) {
-  std::optional<initialiser_ref> initialiser;
-  if constexpr (MissingInitialiser<Initialiser>) {
-    static_assert(Space::host_accessible,
-                  "fsdpinit: `missing` writes into the shards: `memory` must be host_accessible");
-    initialiser.emplace(missing);
-  }
+                            const options& how, const extras& more, step_tap* tap = nullptr) {
   payload_link_of<Data> data(links.data);
   const auto run = [&](source_in_use* opened) {
     return run_initialization({.policy = policy,
@@ -52,10 +36,7 @@ rank_report initialize_with(const typed_policy& policy, Module& module, Source& 
                                .data = data,
                                .control = links.control,
                                .how = how,
-                               .memory = memory_in_use(memory, links.data),
-                               .watch = watch,
-                               .optimizer = optimizer_of_module(module, optimizer),
-                               .missing = initialiser,
+                               .more = more,
                                .tap = tap});
   };
   if constexpr (is_module_state<Source>) {
@@ -78,12 +59,7 @@ rank_report initialize_with(const typed_policy& policy, Module& module, Source& 
 /// \param source   A StateDictSource, or a SourceOpener, called on the ranks that read: the source rank, or all.
 /// \param links    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order.
 /// \param how      Options, equal on every rank.
-/// \param memory   Where shards live; without one in a `host_memory` of this rank's own. Its account shows the predicted peak, to the byte; one initialisation at a time.
-/// \param watch    An Observer; one that is a WaitingObserver also hears of long waits.
-/// \param optimizer  A ShardableOptimizer that was made for the module before: it lets go of the parameters before they are
-///                 dropped, and is bound to the shards, by name, at the commit.
-/// \param missing  With `strict = false`: what to put into tensors that the source does not have, on each rank into its part
-///                 (`normal_values`, `constant_values`, a MissingInitialiser of one's own). Without, they stay on meta.
+/// \param more     Memory, an observer, an optimizer, initial values of missing tensors, by name: see `extras`.
 ///
 /// Cost: see `prediction`. Control traffic: O(log N) messages for each agreement, of which there are eight to ten and
 /// one for each 128 MiB that ranks read by themselves, and a last reduction, and two broadcasts of metadata.
@@ -98,24 +74,19 @@ rank_report initialize_with(const typed_policy& policy, Module& module, Source& 
 /// \throws fsdpinit::error, the same on every rank: code, FQN, rank, remedy. Before the first byte moves the module is
 /// untouched; later it is on meta on every rank, what was allocated is released, and with a file as source the same call
 /// may be made again. Non-persistent buffers keep their values until the commit.
-template <class Policy = default_policy, class Module, class Source, class Channels, class Space = default_memory,
-          class Watch = null_observer, class Optimizer = no_optimizer, class Initialiser = no_initialiser>
-rank_report initialize(Module& module, Source&& source, Channels&& links, const options& how = {}, Space memory = {},
-                       Watch&& watch = {}, Optimizer&& optimizer = {}, Initialiser&& missing = {}) {
+template <class Policy = default_policy, class Module, class Source, class Channels>
+rank_report initialize(Module& module, Source&& source, Channels&& links, const options& how = {},
+                       const extras& more = {}) {
   using given = std::remove_reference_t<Source>;
-  using space = detail::space_of<Space>;
   constexpr bool is_sound = detail::require_policy<Policy>() && detail::require_module<Module>() &&
-                            detail::require_source_for<given, Policy>() && detail::require_links<Channels>() &&
-                            detail::require_memory_space<space>() &&
-                            detail::require_observer<std::remove_reference_t<Watch>>() &&
-                            detail::require_optimizer<std::remove_reference_t<Optimizer>>() &&
-                            detail::require_initialiser<std::remove_cvref_t<Initialiser>>();
+                            detail::require_source_for<given, Policy>() && detail::require_links<Channels>();
   if constexpr (is_sound) {
     if (false) {  // compiled, and never called: what is wrong with a slot is told from here rather than from the depths
-      module_traits<Module>::visit_slots(module, detail::slot_check<std::remove_reference_t<Optimizer>>{});
+      module_traits<Module>::visit_slots(module, detail::slot_check{});
     }
-    return detail::initialize_with<space>(detail::typed_policy_of<Policy>, module, source, detail::channels_of(links),
-                                          how, detail::given_space(memory), watch, optimizer, missing);
+    const detail::typed_policy& policy =
+        how.memory_efficient_init ? detail::typed_policy_of<Policy> : detail::typed_policy_of<detail::switched_off>;
+    return detail::initialize_with(policy, module, source, detail::channels_of(links), how, more);
   } else {
     return {};
   }

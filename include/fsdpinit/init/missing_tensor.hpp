@@ -91,9 +91,6 @@ struct uniform_values {
   }
 };
 
-/// Stands for none: missing tensors stay on meta.
-struct no_initialiser {};
-
 namespace detail {
 
 template <class T>
@@ -111,30 +108,26 @@ struct initialiser_clauses {
 };
 
 /// Where T is no initialiser of missing tensors, the compiler says which clause it does not meet; T is named beside it. \return is it
-/// one, or `no_initialiser`?
+/// one?
 template <class T>
 [[nodiscard]] consteval bool require_initialiser() {
   using clauses = initialiser_clauses<T>;
-  if constexpr (std::is_same_v<T, no_initialiser>) {
-    return true;
+  if constexpr (!clauses::takes_a_tensor) {
+    static_assert(
+        clauses::takes_a_tensor,
+        "fsdpinit: `missing` must be a MissingInitialiser: T must be callable with const missing_tensor_info&, "
+        "and return the generator of that tensor's elements");
+  } else if constexpr (!clauses::returns_a_generator) {
+    static_assert(clauses::returns_a_generator,
+                  "fsdpinit: `missing`: what T returns for a tensor must be callable with std::uint64_t index, and "
+                  "return that element; for one value everywhere use constant_values");
   } else {
-    if constexpr (!clauses::takes_a_tensor) {
-      static_assert(
-          clauses::takes_a_tensor,
-          "fsdpinit: `missing` must be a MissingInitialiser: T must be callable with const missing_tensor_info&, "
-          "and return the generator of that tensor's elements");
-    } else if constexpr (!clauses::returns_a_generator) {
-      static_assert(clauses::returns_a_generator,
-                    "fsdpinit: `missing`: what T returns for a tensor must be callable with std::uint64_t index, and "
-                    "return that element; for one value everywhere use constant_values");
-    } else {
-      static_assert(clauses::generates_numbers,
-                    "fsdpinit: `missing`: what T returns for a tensor must return a number for an index: double");
-    }
-    static_assert(clauses::makes_is_const_and_returns_bool,
-                  "fsdpinit: `missing`: T::makes(info) must be const and return bool");
-    return MissingInitialiser<T> && clauses::makes_is_const_and_returns_bool;
+    static_assert(clauses::generates_numbers,
+                  "fsdpinit: `missing`: what T returns for a tensor must return a number for an index: double");
   }
+  static_assert(clauses::makes_is_const_and_returns_bool,
+                "fsdpinit: `missing`: T::makes(info) must be const and return bool");
+  return MissingInitialiser<T> && clauses::makes_is_const_and_returns_bool;
 }
 
 }  // namespace detail
@@ -229,9 +222,16 @@ void initialise_missing(F&& initialise, const missing_tensor_info& tensor, const
 /// is indirect per element.
 class initialiser_ref {
  public:
-  template <MissingInitialiser F>
-  explicit initialiser_ref(F& initialise) noexcept
-      : initialise_(const_cast<void*>(static_cast<const void*>(std::addressof(initialise)))), table_(&table_of<F>) {}
+  /// An initialiser with which the compiler finds nothing wrong, or it says which clause is not met.
+  template <class F>
+    requires(!std::same_as<std::remove_cvref_t<F>, initialiser_ref>)
+  initialiser_ref(
+      F&& initialise) noexcept  // NOLINT(google-explicit-constructor,*-missing-std-forward): stands for its reference
+      : initialise_(const_cast<void*>(static_cast<const void*>(std::addressof(initialise)))) {
+    if constexpr (detail::require_initialiser<std::remove_reference_t<F>>()) {
+      table_ = &table_of<std::remove_reference_t<F>>;
+    }
+  }
 
   /// See `require_initialisable`.
   void require_initialisable(const missing_tensor_info& tensor) const { table_->require(initialise_, tensor); }
@@ -258,8 +258,8 @@ class initialiser_ref {
                                                            destination);
                                       }};
 
-  void* initialise_;
-  const table* table_;
+  void* initialise_ = nullptr;
+  const table* table_ = nullptr;
 };
 
 }  // namespace fsdpinit

@@ -7,6 +7,7 @@
 #include <fsdpinit/init/module_view.hpp>
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -108,7 +109,7 @@ struct optimizer_binding {
     void* slot = nullptr;
     rebinder rebind = nullptr;
   };
-  optimizer_ref optimizer;
+  std::optional<optimizer_ref> optimizer{};  ///< nothing: there is none, and nothing is bound
   std::vector<bound> parameters{};
 };
 
@@ -164,12 +165,16 @@ namespace detail {
 
 /// Before the module is dropped to meta. Where the initialisation fails later, the optimizer stays as it is then: it refers to
 /// nothing, and a second attempt binds it.
-inline void drop_references(const optimizer_binding& binding) noexcept { binding.optimizer.drop_references(); }
+inline void drop_references(const optimizer_binding& binding) noexcept {
+  if (binding.optimizer) {
+    binding.optimizer->drop_references();
+  }
+}
 
 /// At the commit, after the slots have adopted their shards.
 inline void rebind(const optimizer_binding& binding) noexcept {
   for (const optimizer_binding::bound& parameter : binding.parameters) {
-    parameter.rebind(binding.optimizer.address(), parameter.group, parameter.fqn, parameter.slot);
+    parameter.rebind(binding.optimizer->address(), parameter.group, parameter.fqn, parameter.slot);
   }
 }
 

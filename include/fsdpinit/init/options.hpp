@@ -30,6 +30,9 @@ struct options {
   /// The policy, for programs whose users choose it: `policy_named(policy, transport)`. A call that names a policy as a type, too, and
   /// another one, is error{invalid_argument}.
   std::optional<fsdpinit::policy> policy{};
+  /// The run-time switch that training frameworks call by this name, for programs that offer the choice to their users: where it is off, the
+  /// baseline, `every_rank_loads`, whatever policy the call or `policy` names. The same shards either way.
+  bool memory_efficient_init = true;
   /// Staging per bucket in flight. Small enough to stay in cache, large enough that latency does not show.
   std::uint64_t bucket_bytes = 4 * mib;
   /// Buckets being filled, sent and placed at the same time; 2 lets the source read while the others receive.

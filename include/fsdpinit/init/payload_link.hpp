@@ -1,8 +1,11 @@
 #pragma once
 
 #include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/memory_ref.hpp>
+#include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
 
 #include <cstddef>
 #include <optional>
@@ -33,6 +36,12 @@ class payload_link {
   [[nodiscard]] virtual std::size_t size() const = 0;
   /// \pre can().knows_nodes
   [[nodiscard]] virtual std::size_t node_of(std::size_t rank) const = 0;
+
+  /// May it send from and receive into the space?
+  [[nodiscard]] virtual bool accesses(const memory_ref& space) const noexcept = 0;
+  /// Where buckets lie while they travel: memory that the communicator's peers can copy from, in the account of `host`, if it has such.
+  /// \throws std::bad_alloc, what copying a space throws
+  [[nodiscard]] virtual memory_ref slots(const memory_ref& host) const = 0;
 
   /// Room for operations 0 to `operations` - 1, and what the communicator makes of the rest: none of them allocates later.
   /// \throws std::bad_alloc
@@ -67,15 +76,17 @@ class payload_link {
 };
 
 template <class Data>
-inline constexpr link_abilities abilities_of{
-    .scatters = ScatterCommunicator<Data> || GroupCommunicator<Data>,
-    .groups = GroupCommunicator<Data>,
-    .views = requires(Data & data, typename Data::token& token, deadline limit){data.view(token, limit);
-}  // namespace fsdpinit::detail
-, .interrupts = InterruptibleCommunicator<Data>,
-  .knows_nodes = requires(const Data& data, std::size_t rank) { data.node_of(rank); }
-}
-;
+concept ViewingCommunicator =
+    requires(Data& data, typename Data::token& token, deadline limit) { data.view(token, limit); };
+template <class Data>
+concept NodeAwareCommunicator = requires(const Data& data, std::size_t rank) { data.node_of(rank); };
+
+template <class Data>
+inline constexpr link_abilities abilities_of{.scatters = ScatterCommunicator<Data> || GroupCommunicator<Data>,
+                                             .groups = GroupCommunicator<Data>,
+                                             .views = ViewingCommunicator<Data>,
+                                             .interrupts = InterruptibleCommunicator<Data>,
+                                             .knows_nodes = NodeAwareCommunicator<Data>};
 
 /// A token of nothing: what blocking operations leave behind.
 struct finished_token {};
@@ -103,6 +114,23 @@ class payload_link_of final : public payload_link {
     } else {
       return 0;
     }
+  }
+
+  [[nodiscard]] bool accesses(const memory_ref& space) const noexcept override {
+    if constexpr (requires { typename Data::device_memory; }) {
+      if (space.is<typename Data::device_memory>()) {
+        return true;
+      }
+    }
+    return space.host_accessible();
+  }
+  [[nodiscard]] memory_ref slots(const memory_ref& host) const override {
+    if constexpr (StagingCommunicator<Data, host_memory>) {
+      if (host.is<host_memory>()) {
+        return memory_ref(data_.staging(host.as<host_memory>()));
+      }
+    }
+    return host;
   }
 
   void reserve(std::size_t operations, [[maybe_unused]] const expected_operations& most) override {

@@ -1,14 +1,11 @@
 #pragma once
 
-#include <fsdpinit/init/default_memory.hpp>
+#include <fsdpinit/init/extras.hpp>
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/module_state.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
-#include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
-
-#include <utility>
 
 namespace fsdpinit {
 
@@ -22,13 +19,9 @@ namespace fsdpinit {
 ///
 /// Parameters, cost and errors are those of `initialize` with `module_state` as the source, and
 /// error{source_consumed} where a failure came too late for a second attempt.
-template <class Transport = default_transport, class Module, class Channels, class Space = default_memory,
-          class Watch = null_observer, class Optimizer = no_optimizer>
-rank_report prepare(Module& module, Channels&& links, const options& how = {}, Space memory = {}, Watch&& watch = {},
-                    Optimizer&& optimizer = {}) {
-  return initialize<cpu_ram_efficient_loading<Transport>>(module, module_state{}, std::forward<Channels>(links), how,
-                                                          std::move(memory), std::forward<Watch>(watch),
-                                                          std::forward<Optimizer>(optimizer));
+template <class Transport = default_transport, class Module, class Channels>
+rank_report prepare(Module& module, Channels&& links, const options& how = {}, const extras& more = {}) {
+  return initialize<cpu_ram_efficient_loading<Transport>>(module, module_state{}, links, how, more);
 }
 
 }  // namespace fsdpinit

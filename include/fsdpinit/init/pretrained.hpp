@@ -4,13 +4,11 @@
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/init/argument_checks.hpp>
 #include <fsdpinit/init/arguments.hpp>
-#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/engine.hpp>
-#include <fsdpinit/init/memory_in_use.hpp>
+#include <fsdpinit/init/extras.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
-#include <fsdpinit/observe/observer.hpp>
 
 #include <type_traits>
 
@@ -35,8 +33,8 @@ namespace fsdpinit {
 /// \param links    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order; no weights travel.
 /// \param context  Who loads; equal on every rank.
 /// \param how      Options, equal on every rank.
-/// \param memory   Where the weights live: a memory space that host code may touch; without one a `host_memory` of this rank's own.
-/// \param watch    An Observer; progress is reported on the source rank. A WaitingObserver also hears of long waits.
+/// \param more     `.memory`: where the weights live, a memory space that host code may touch; without one a `host_memory` of this
+///                 rank's own. `.observer`: an Observer; progress is reported on the source rank. A WaitingObserver also hears of long waits.
 ///
 /// Cost: W bytes of `memory` on ranks that load, and at most 256 KiB more until all is read, for neighbours in a file
 /// that are read at once and ties that are stored twice; nothing elsewhere. Weights that the module held before stay
@@ -48,31 +46,27 @@ namespace fsdpinit {
 /// differ, out_of_memory, and what the source throws. Before the first byte is read every module is untouched; later it
 /// is on meta on every rank, what was allocated is released, and unless the source has let go of tensors the same call may
 /// be made again.
-template <class Module, class Source, class Channels, class Space = default_memory, class Watch = null_observer>
+template <class Module, class Source, class Channels>
 pretrained_report load_pretrained(Module& module, Source&& source, Channels&& links,
                                   const pretrained_load_context& context = {}, const pretrained_load_options& how = {},
-                                  Space memory = {}, Watch&& watch = {}) {
+                                  const pretrained_extras& more = {}) {
   using given = std::remove_reference_t<Source>;
-  using space = detail::space_of<Space>;
-  constexpr bool is_sound = detail::require_module<Module>() && detail::require_source<given>() &&
-                            detail::require_links<Channels>() && detail::require_host_memory<space>() &&
-                            detail::require_observer<std::remove_reference_t<Watch>>();
+  constexpr bool is_sound =
+      detail::require_module<Module>() && detail::require_source<given>() && detail::require_links<Channels>();
   if constexpr (is_sound) {
     if (false) {  // as in `initialize`
-      module_traits<Module>::visit_slots(module, detail::slot_check<>{});
+      module_traits<Module>::visit_slots(module, detail::slot_check{});
     }
     const auto both = detail::channels_of(links);
     detail::payload_link_of data(both.data);
     typename detail::source_in_use_of<given>::type opened(source);
-    const detail::pretrained_arguments arguments{
-        .module = module,
-        .source = opened,
-        .data = data,
-        .control = both.control,
-        .context = context,
-        .how = how,
-        .memory = detail::memory_in_use(detail::given_space(memory), both.data),
-        .watch = watch};
+    const detail::pretrained_arguments arguments{.module = module,
+                                                 .source = opened,
+                                                 .data = data,
+                                                 .control = both.control,
+                                                 .context = context,
+                                                 .how = how,
+                                                 .more = more};
     return detail::run_pretrained_load(arguments);
   } else {
     return {};

@@ -41,7 +41,7 @@ class pretrained_load {
         context_(given.context),
         options_(given.how),
         is_source_(given.control.rank() == given.context.source_rank),
-        progress_(given.watch) {}
+        progress_(given.more.observer) {}
 
   pretrained_report run() {
     require_equal_calls(control_, options_.deadline_seconds, [&] { return describe_call(); });
@@ -74,7 +74,7 @@ class pretrained_load {
   [[nodiscard]] bool reads() const noexcept { return is_source_ || !context_.active; }
 
   std::string describe_call() {
-    const memory_ref memory = given_.memory.space();
+    const memory_ref memory = given_.more.memory.space();
     run_.emplace(memory, memory);
     if (waits_ != nullptr) {
       waits_->start();
@@ -176,7 +176,7 @@ class pretrained_load {
 /// The whole of it.
 FSDPINIT_INLINE pretrained_report run_pretrained_load(const pretrained_arguments& given) {
   try {
-    return with_watched_waits(given.watch, given.control, [&](control_ref control, wait_watch* waits) {
+    return with_watched_waits(given.more.observer, given.control, [&](control_ref control, wait_watch* waits) {
       pretrained_arguments watched = given;
       watched.control = control;
       return pretrained_load(watched, waits).run();

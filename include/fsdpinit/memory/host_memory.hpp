@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/memory/account.hpp>
 
@@ -9,11 +10,23 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <utility>
 
 #include <sys/mman.h>
 #include <unistd.h>
 
 namespace fsdpinit {
+
+/// What pages large blocks of host memory are made of.
+enum class huge_pages : std::uint8_t {
+  on,   ///< huge where the system has them: first touch, which dominates a load from the page cache, is faster
+  off,  ///< small: on a busy virtual machine whose host takes free pages back, reads into huge ones may take several times as long
+  as_the_system,  ///< as /sys/kernel/mm/transparent_hugepage/enabled says, without advice
+};
+
+struct host_memory_options {
+  fsdpinit::huge_pages huge_pages = fsdpinit::huge_pages::on;
+};
 
 namespace detail {
 
@@ -22,10 +35,10 @@ namespace detail {
   return align_up(bytes, static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
 }
 
-/// Anonymous memory advised to be huge pages, right below the address `above` where that is free. Neighbours merge into one
+/// Anonymous memory, as a rule advised to be huge pages, right below the address `above` where that is free. Neighbours merge into one
 /// range, so that a huge page may span them: a unit's slab is a few huge pages and a large remainder, which on small pages
 /// would cost most of the time of touching it. No page is mapped that was not asked for.
-[[nodiscard]] inline std::byte* map_huge(std::uint64_t bytes, std::uintptr_t above) {
+[[nodiscard]] inline std::byte* map_pages(std::uint64_t bytes, huge_pages kind, std::uintptr_t above) {
   const std::uint64_t length = mapped_bytes(bytes);
   // NOLINTNEXTLINE(performance-no-int-to-ptr): a hint, which the kernel may ignore
   void* const hint = reinterpret_cast<void*>(above > length ? above - length : 0);
@@ -33,14 +46,16 @@ namespace detail {
   if (mapped == MAP_FAILED) {
     throw std::bad_alloc();
   }
-  madvise(mapped, length, MADV_HUGEPAGE);  // advice: without it the memory is merely slower to touch first
+  if (kind !=
+      huge_pages::as_the_system) {  // advice: where it is refused the memory is the same, and merely not as fast
+    madvise(mapped, length, kind == huge_pages::on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  }
   return static_cast<std::byte*>(mapped);
 }
 
 }  // namespace detail
 
-/// Host memory. Large blocks are mapped and advised to be huge pages (first-touch faults, not copying, dominate a load
-/// from the page cache) and go back to the operating system when released; small ones come from the heap.
+/// Host memory. Large blocks are mapped, of huge pages unless `host_memory_options` says otherwise, and go back to the operating system when released; small ones come from the heap.
 class host_memory {
  public:
   struct queue {};
@@ -50,11 +65,15 @@ class host_memory {
   /// long, or more.
   static constexpr std::uint64_t mapping_threshold = 1 * mib;
 
+  /// \throws std::bad_alloc, as of the next.
+  host_memory() = default;
+  explicit host_memory(const host_memory_options& how) : options_(how) {}
+
   /// \throws std::bad_alloc.
   [[nodiscard]] std::byte* allocate(std::uint64_t bytes) {
     std::byte* address = nullptr;
     if (bytes >= mapping_threshold) {
-      address = detail::map_huge(bytes, state_->lowest.load(std::memory_order_relaxed));
+      address = detail::map_pages(bytes, options_.huge_pages, state_->lowest.load(std::memory_order_relaxed));
       state_->lowest.store(reinterpret_cast<std::uintptr_t>(address), std::memory_order_relaxed);
     } else {
       address = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{alignment}));
@@ -99,7 +118,27 @@ class host_memory {
     account bytes;
     std::atomic<std::uintptr_t> lowest{0};  // address of the last mapping: the next one goes below it
   };
+  host_memory_options options_;
   std::shared_ptr<state> state_ = std::make_shared<state>();
 };
+
+namespace detail {
+
+/// Where buckets are staged: in the module's own space if the host may touch it, else in the host memory that it names, or any.
+template <MemorySpace Space>
+[[nodiscard]] auto staging_for([[maybe_unused]] const Space& memory) {
+  if constexpr (Space::host_accessible) {
+    return memory;
+  } else if constexpr (requires { memory.staging(); }) {
+    return memory.staging();
+  } else {
+    return host_memory();
+  }
+}
+
+template <class Space>
+using staging_space = decltype(staging_for(std::declval<const Space&>()));
+
+}  // namespace detail
 
 }  // namespace fsdpinit

@@ -68,19 +68,19 @@ template <class T>
   using clauses = observer_clauses<T>;
   if constexpr (!clauses::is_observer) {
     static_assert(clauses::is_observer,
-                  "fsdpinit: `watch` must be an Observer: T must have void phase(const char* name), void "
+                  "fsdpinit: `observer` must be an Observer: T must have void phase(const char* name), void "
                   "progress(std::uint64_t done, std::uint64_t total)");
   } else if constexpr (!clauses::is_not_const && !Observer<T>) {
     static_assert(clauses::is_not_const,
-                  "fsdpinit: `watch`: T is const, but its phase or progress is not; pass one that is not const");
+                  "fsdpinit: `observer`: T is const, but its phase or progress is not; pass one that is not const");
   } else {
-    static_assert(clauses::has_phase, "fsdpinit: `watch`: T must have void phase(const char* name)");
-    static_assert(clauses::phase_returns_void, "fsdpinit: `watch`: T::phase(name) must return void");
+    static_assert(clauses::has_phase, "fsdpinit: `observer`: T must have void phase(const char* name)");
+    static_assert(clauses::phase_returns_void, "fsdpinit: `observer`: T::phase(name) must return void");
     static_assert(clauses::has_progress,
-                  "fsdpinit: `watch`: T must have void progress(std::uint64_t done, std::uint64_t total)");
-    static_assert(clauses::progress_returns_void, "fsdpinit: `watch`: T::progress(done, total) must return void");
+                  "fsdpinit: `observer`: T must have void progress(std::uint64_t done, std::uint64_t total)");
+    static_assert(clauses::progress_returns_void, "fsdpinit: `observer`: T::progress(done, total) must return void");
     static_assert(clauses::waiting_is_noexcept_and_returns_void,
-                  "fsdpinit: `watch`: T::waiting(what, seconds) must be noexcept and return void");
+                  "fsdpinit: `observer`: T::waiting(what, seconds) must be noexcept and return void");
   }
   return Observer<T> && clauses::waiting_is_noexcept_and_returns_void;
 }

@@ -12,10 +12,18 @@ namespace fsdpinit {
 /// An observer of any type: a pointer to it, and a table of what it is told. For as long as the observer lives.
 class observer_ref {
  public:
-  template <Observer Watch>
-    requires(!std::same_as<std::remove_const_t<Watch>, observer_ref>)
-  observer_ref(Watch& watch) noexcept  // NOLINT(google-explicit-constructor): an observer stands for its reference
-      : watch_(const_cast<void*>(static_cast<const void*>(std::addressof(watch)))), table_(&table_of<Watch>) {}
+  /// Of nobody who observes.
+  observer_ref() noexcept;
+  /// An observer with which the compiler finds nothing wrong, or it says which clause is not met.
+  template <class Watch>
+    requires(!std::same_as<std::remove_cvref_t<Watch>, observer_ref>)
+  observer_ref(
+      Watch&& watch) noexcept  // NOLINT(google-explicit-constructor,*-missing-std-forward): stands for its reference
+      : watch_(const_cast<void*>(static_cast<const void*>(std::addressof(watch)))) {
+    if constexpr (detail::require_observer<std::remove_reference_t<Watch>>()) {
+      table_ = &table_of<std::remove_reference_t<Watch>>;
+    }
+  }
 
   void phase(const char* name) const { table_->phase(watch_, name); }
   void progress(std::uint64_t done, std::uint64_t total) const { table_->progress(watch_, done, total); }
@@ -47,8 +55,10 @@ class observer_ref {
                      std::uint64_t total) { static_cast<Watch*>(watch)->progress(done, total); },
       .waiting = waiting_of<Watch>()};
 
-  void* watch_;
-  const table* table_;
+  void* watch_ = nullptr;
+  const table* table_ = nullptr;
 };
+
+inline observer_ref::observer_ref() noexcept : table_(&table_of<null_observer>) {}
 
 }  // namespace fsdpinit

@@ -13,7 +13,7 @@
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/manifest.hpp>
-#include <fsdpinit/init/memory_in_use.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/preflight.hpp>

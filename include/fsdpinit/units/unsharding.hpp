@@ -7,7 +7,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/init/memory_in_use.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/in_order.hpp>

@@ -138,8 +138,8 @@ int main(int count, char** arguments) {
         have_collectives(world, what, seconds);
       } else {
         initialize(module, model.source(), world,
-                   {.bucket_bytes = 97, .deadline_seconds = seconds, .progress_interval_seconds = 0}, memory,
-                   dying_observer(what, world.rank()));
+                   {.bucket_bytes = 97, .deadline_seconds = seconds, .progress_interval_seconds = 0},
+                   {.memory = memory, .observer = dying_observer(what, world.rank())});
       }
     } catch (const error& caught) {
       if (world.speaks_for_survivors()) {

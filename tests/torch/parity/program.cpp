@@ -206,7 +206,7 @@ void expect_parity(const experiment<Net>& what) {
       expect_equal(train_sharded(what, optimizer_first,
                                  [&](auto& module, auto& ranks, auto& memory, auto& optimizer) {
                                    initialize(module, stored.source(), ranks, {.policy = chosen, .bucket_bytes = 4096},
-                                              memory, null_observer{}, optimizer);
+                                              {.memory = memory, .optimizer = {module, optimizer}});
                                  }),
                    wanted);
     }
@@ -220,9 +220,9 @@ void expect_parity(const experiment<Net>& what) {
     SCOPED_TRACE(concat(chosen.name, " ", name(chosen.transport)));
     expect_equal(train_sharded(what, true,
                                [&](auto& module, auto& ranks, auto& memory, auto& optimizer) {
-                                 load_pretrained(module, stored.source(), ranks, {}, {}, memory);
-                                 prepare(module, ranks, {.policy = chosen, .bucket_bytes = 4096}, memory,
-                                         null_observer{}, optimizer);
+                                 load_pretrained(module, stored.source(), ranks, {}, {}, {.memory = memory});
+                                 prepare(module, ranks, {.policy = chosen, .bucket_bytes = 4096},
+                                         {.memory = memory, .optimizer = {module, optimizer}});
                                }),
                  wanted);
   };
@@ -258,11 +258,13 @@ TEST(Parity, AnUntiedLlamaWithoutNormsOfHeadsDoesToo) {
   Llama original = what.make();
   const state_dict values = values_of(*original);
   const shared_checkpoint stored(values);
-  expect_equal(train_sharded(what, true,
-                             [&](auto& module, auto& ranks, auto& memory, auto& optimizer) {
-                               initialize(module, stored.source(), ranks, {}, memory, null_observer{}, optimizer);
-                             }),
-               train_whole(what, values));
+  expect_equal(
+      train_sharded(
+          what, true,
+          [&](auto& module, auto& ranks, auto& memory, auto& optimizer) {
+            initialize(module, stored.source(), ranks, {}, {.memory = memory, .optimizer = {module, optimizer}});
+          }),
+      train_whole(what, values));
 }
 
 /// Convolution, batch norm with running statistics, an LSTM.
