@@ -243,6 +243,48 @@ TEST(Attempt, KeepsErrorsAndTranslatesTheRest) {
   EXPECT_EQ(attempt([] { throw 7; })->code(), errc::user_exception);
 }
 
+struct out_of_paper {};
+
+template <class Thrown>
+bool is_caused_by(const error& failure) {
+  if (!failure.cause()) {
+    return false;
+  }
+  try {
+    std::rethrow_exception(failure.cause());
+  } catch (const Thrown&) {
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
+TEST(Attempt, KeepsWhatWasThrownAsTheCause) {
+  EXPECT_TRUE(is_caused_by<out_of_paper>(*attempt([] { throw out_of_paper(); })));
+  EXPECT_TRUE(is_caused_by<std::bad_alloc>(*attempt([] { throw std::bad_alloc(); })));
+  EXPECT_TRUE(is_caused_by<error>(*attempt([] { throw error(errc::io, "a", "b"); })));
+  const error first = *attempt([] { throw out_of_paper(); });
+  EXPECT_TRUE(is_caused_by<out_of_paper>(*attempt([&] { throw first; })));
+  EXPECT_TRUE(is_caused_by<out_of_paper>(*attempt([&] { own_step([&] { throw first; }); })));
+  EXPECT_TRUE(is_caused_by<out_of_paper>(first.reported_by(3)));
+}
+
+TEST(Agreement, TheCauseIsKnownWhereItBegan) {
+  run_ranks(3, [](std::size_t rank, threads_communicator& world) {
+    try {
+      agreed(world, 5, [&] {
+        if (rank == 1) {
+          throw out_of_paper();
+        }
+      });
+      ADD_FAILURE() << "no failure on rank " << rank;
+    } catch (const error& failure) {
+      EXPECT_EQ(is_caused_by<out_of_paper>(failure), rank == 1) << rank;
+      EXPECT_EQ(failure.cause() == nullptr, rank != 1) << rank;
+    }
+  });
+}
+
 TEST(Attempt, NeedsNoMemoryForWhatWasThrown) {
   const error known(errc::io, "a", "b");
   const std::logic_error of_user("c");

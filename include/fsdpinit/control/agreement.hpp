@@ -47,7 +47,7 @@ auto guarded(control_ref control, Fn&& fn) {
 }
 
 /// Returns if no rank failed; else throws one error, the same on every rank: the worst, as `severity_of` has it, of the lowest rank
-/// that has it, and naming that rank.
+/// that has it, and naming that rank. On that rank it also has the cause.
 ///
 /// One reduction where all is well, and one broadcast of 4 KiB more where not. Allocates nothing, so that a rank whose heap is exhausted
 /// gets through it; all it lacks then is the error's text. \throws error{peer_lost} if a rank did
@@ -70,7 +70,8 @@ inline void agree(control_ref control, const std::optional<error>& mine, deadlin
       buffer = detail::encode(*mine, static_cast<std::int32_t>(origin));
     }
     control.broadcast(buffer, origin, limit);
-    return detail::decode_error(buffer);
+    const error agreed = detail::decode_error(buffer);
+    return origin == control.rank() ? agreed.caused_by(mine->cause()) : agreed;
   });
 }
 

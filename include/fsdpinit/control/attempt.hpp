@@ -11,11 +11,12 @@
 namespace fsdpinit {
 
 /// The exception being handled, as an `error`: itself; out_of_memory for std::bad_alloc; user_exception, with its text,
-/// for anything else. Out_of_memory takes none, and neither does an error that is one already. \pre called within a catch block.
+/// for anything else; and as the error's cause, unless it has one. Out_of_memory takes none, and neither does an error that is one
+/// already. \pre called within a catch block.
 [[nodiscard]] inline error current_error() noexcept {
   const auto by_user = [](std::string_view text) {
     try {
-      return error(errc::user_exception, "", text);
+      return error(errc::user_exception, "", text).caused_by(std::current_exception());
     } catch (const std::bad_alloc&) {
       return error::without_text(errc::out_of_memory);
     }
@@ -23,9 +24,9 @@ namespace fsdpinit {
   try {
     throw;
   } catch (const error& known) {
-    return known;
+    return known.cause() ? known : known.caused_by(std::current_exception());
   } catch (const std::bad_alloc&) {
-    return error::without_text(errc::out_of_memory);
+    return error::without_text(errc::out_of_memory).caused_by(std::current_exception());
   } catch (const std::exception& other) {
     return by_user(other.what());
   } catch (...) {
@@ -58,7 +59,8 @@ decltype(auto) own_step(Fn&& fn) {
       throw;
     }
     throw error(is_ours ? errc::user_exception : code, thrown.subject(), thrown.text(),
-                {.native_code = thrown.native_code()});
+                {.native_code = thrown.native_code()})
+        .caused_by(thrown.cause() ? thrown.cause() : std::current_exception());
   }
 }
 

@@ -180,6 +180,14 @@ class error : public std::exception {
   [[nodiscard]] std::string_view text() const noexcept { return texts_.empty() ? prepared_text(code_) : texts_.text(); }
   [[nodiscard]] std::int32_t rank() const noexcept { return facts_.rank; }
   [[nodiscard]] std::int32_t native_code() const noexcept { return facts_.native_code; }
+  /// The exception that this is about, on the rank where it was thrown; nullptr on others, and for an error that began here. What it
+  /// refers to lives as long as this error or a copy of it.
+  [[nodiscard]] const std::exception_ptr& cause() const noexcept { return cause_; }
+  [[nodiscard]] error caused_by(std::exception_ptr cause) const noexcept {
+    error out = *this;
+    out.cause_ = std::move(cause);
+    return out;
+  }
 
   /// The same error, reported by `rank`; an error that already names a rank, or every rank, stays as it is. Without memory its texts
   /// are lost.
@@ -188,7 +196,8 @@ class error : public std::exception {
       return *this;
     }
     const error_facts facts{.rank = rank, .native_code = facts_.native_code};
-    return texts_.empty() ? error(code_, facts) : if_possible_with_text(code_, subject(), text(), facts);
+    return (texts_.empty() ? error(code_, facts) : if_possible_with_text(code_, subject(), text(), facts))
+        .caused_by(cause_);
   }
 
  private:
@@ -203,6 +212,7 @@ class error : public std::exception {
   [[nodiscard]] static std::string compose(std::string_view subject, std::string_view text, std::int32_t rank);
 
   detail::shared_texts texts_;
+  std::exception_ptr cause_;
   error_facts facts_;
   errc code_;
 };
