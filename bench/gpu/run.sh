@@ -44,7 +44,7 @@ FSDPINIT_REQUIRE_CUDA=1 FSDPINIT_REQUIRE_TOOL=1 FSDPINIT_REQUIRE_KERNELS=1 cmake
   -DFSDPINIT_DEPS_DIR="${deps:+$(realpath "$deps")}" >"$build/configure.log" || { tail -n 20 "$build/configure.log"; exit 1; }
 targets=(fsdpinit_tool fsdpinit_gpu_ratio fsdpinit_cuda_tests fsdpinit_kernels_tests fsdpinit_gpt_cuda)
 if grep -q '^FSDPINIT_WITH_NCCL:BOOL=ON' "$build/CMakeCache.txt" && ! grep -q 'nccl left out' "$build/configure.log"; then
-  targets+=(fsdpinit_nccl_tests fsdpinit_gpt_nccl)
+  targets+=(fsdpinit_nccl_tests)
   header=$(sed -n 's/^NCCL_INCLUDE_DIR:PATH=//p' "$build/CMakeCache.txt")/nccl.h
   nccl=$(awk '/^#define NCCL_(MAJOR|MINOR|PATCH) /{printf "%s%s", dot, $3; dot = "."}' "$header")
 fi
@@ -68,7 +68,7 @@ echo
 echo "## A decoder, on one GPU and on each that there is"
 echo
 step 20 "$build/examples/fsdpinit_gpt_cuda"
-if [[ -n ${nccl:-} ]]; then step 20 "$build/examples/fsdpinit_gpt_nccl"; fi
+if [[ -n ${nccl:-} ]]; then step 20 "$build/examples/fsdpinit_gpt_cuda" --nccl; fi
 
 echo
 echo "## compute-sanitizer"

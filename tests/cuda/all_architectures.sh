@@ -13,11 +13,11 @@ mkdir -p "$build"
 list=$(IFS=';' && echo "${architectures[*]}")
 FSDPINIT_REQUIRE_KERNELS=1 FSDPINIT_REQUIRE_NCCL=1 cmake --preset release -B "$build" -DCMAKE_CUDA_ARCHITECTURES="$list" \
   -DFSDPINIT_BUILD_BENCH=OFF >"$build/configure.log" || { tail -n 20 "$build/configure.log"; exit 1; }
-cmake --build "$build" --parallel "$(nproc)" --target fsdpinit_kernels_tests fsdpinit_gpt_cuda fsdpinit_gpt_nccl -- --quiet
+cmake --build "$build" --parallel "$(nproc)" --target fsdpinit_kernels_tests fsdpinit_gpt_cuda -- --quiet
 
 # That a program has code for each of them is asked of the program, not of the flags. (cuobjdump, which is for that, is a package of its own.)
 missing=0
-for program in tests/fsdpinit_kernels_tests examples/fsdpinit_gpt_cuda examples/fsdpinit_gpt_nccl; do
+for program in tests/fsdpinit_kernels_tests examples/fsdpinit_gpt_cuda; do
   for architecture in "${architectures[@]}"; do
     if ! grep -aqE "sm_$architecture([^0-9]|$)" "$build/$program"; then
       echo "$program has no code for sm_$architecture"
