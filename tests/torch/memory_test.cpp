@@ -1,25 +1,25 @@
-#include "libtorch_llama/process_group.hpp"
+#include "torch/launched_ranks.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/observe/resident_memory.hpp>
 #include <fsdpinit/torch.hpp>
+
+#include <gtest/gtest.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <exception>
 #include <span>
 #include <string>
 #include <vector>
 
 #include <torch/nn.h>
 
-// What a rank holds while a module of 2 GiB is constructed and brought up in shards: its shard, buckets, and little else, on the source
-// rank too. Started once for each rank; fails where a rank held more.
-
+namespace memory_test {
 namespace {
 
 using namespace fsdpinit;
+using namespace fsdpinit::testing_support;
 
 constexpr std::int64_t width = 8192;
 constexpr std::int64_t layers = 8;
@@ -57,9 +57,9 @@ class made_up_source {
 
 double in_mib(std::uint64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(mib); }
 
-int run() {
-  const launch self = launch_from_environment();
-  const auto group = make_process_group(self, std::chrono::seconds(60));
+using Memory = launched_ranks;
+
+TEST_F(Memory, OfARankThatBringsUpAModuleIsItsShardAndBucketsOnTheSourceRankToo) {
   c10d_communicator ranks(*group);
   const std::uint64_t base = peak_resident_bytes();
 
@@ -82,28 +82,17 @@ int run() {
       self.rank, in_mib(base), constructed * 1e3, in_mib(after_construction - base),
       in_mib(report.predicted.shard_bytes), in_mib(peak), in_mib(allowed));
 
-  bool right = true;
+  EXPECT_LE(after_construction, base + 64 * mib);
+  EXPECT_LE(peak, allowed);
   for (std::size_t layer = 0; layer < layers; ++layer) {
     const torch::Tensor& shard = module.tensor(concat(layer, ".weight"));
     const auto first = static_cast<std::uint64_t>(shard.numel()) * static_cast<std::uint64_t>(self.rank);
     for (const std::uint64_t at :
          {std::uint64_t{0}, std::uint64_t{12345}, static_cast<std::uint64_t>(shard.numel()) - 1}) {
-      right = right && shard.data_ptr<float>()[at] == made_up_source::value_of(layer, first + at);
+      EXPECT_EQ(shard.data_ptr<float>()[at], made_up_source::value_of(layer, first + at));
     }
   }
-  if (!right) {
-    std::puts("a shard holds other values");
-  }
-  return right && peak <= allowed && after_construction <= base + 64 * mib ? 0 : 1;
 }
 
 }  // namespace
-
-int main() {
-  try {
-    return run();
-  } catch (const std::exception& failure) {
-    std::puts(failure.what());
-    return 1;
-  }
-}
+}  // namespace memory_test

@@ -1,8 +1,7 @@
 #include "libtorch_llama/llama.hpp"
-#include "libtorch_llama/process_group.hpp"
 #include "libtorch_llama/train_step.hpp"
-#include "support/rank_listener.hpp"
 #include "support/temp_dir.hpp"
+#include "torch/launched_ranks.hpp"
 #include "torch/models.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/init/prepare.hpp>
@@ -27,15 +26,17 @@
 
 /// \file
 /// Training on shards, whichever way they came to be, gives the numbers of training where every rank has loaded everything by means
-/// of libtorch alone: bit for bit. Processes over Gloo; every rank runs every test.
+/// of libtorch alone: bit for bit.
 
+namespace parity_test {
 namespace {
 
 using namespace fsdpinit;
 using namespace fsdpinit::testing_support;
 
-launch self;
-c10::intrusive_ptr<c10d::ProcessGroupGloo> group;
+using Parity = launched_ranks;
+constexpr launch& self = launched_ranks::self;
+constexpr c10::intrusive_ptr<c10d::ProcessGroupGloo>& group = launched_ranks::group;
 constexpr int steps = 10;
 
 struct outcome {
@@ -247,9 +248,9 @@ experiment<Llama> llama_of(const llama_config& config) {
           .loss = [](Llama& net, const torch::Tensor& tokens) { return net->loss(tokens); }};
 }
 
-TEST(Parity, ATiedLlamaTrainsAlikeFromEveryPolicyAndTransport) { expect_parity(llama_of(small)); }
+TEST_F(Parity, ATiedLlamaTrainsAlikeFromEveryPolicyAndTransport) { expect_parity(llama_of(small)); }
 
-TEST(Parity, AnUntiedLlamaWithoutNormsOfHeadsDoesToo) {
+TEST_F(Parity, AnUntiedLlamaWithoutNormsOfHeadsDoesToo) {
   llama_config config = small;
   config.tied = false;
   config.norms_heads = false;
@@ -287,7 +288,7 @@ struct MixedImpl : torch::nn::Module {
 };
 TORCH_MODULE(Mixed);
 
-TEST(Parity, ConvolutionBatchNormAndLstmTrainAlikeAndRunningStatisticsPersist) {
+TEST_F(Parity, ConvolutionBatchNormAndLstmTrainAlikeAndRunningStatisticsPersist) {
   expect_parity(
       experiment<Mixed>{.make = [] { return Mixed(); },
                         .draw =
@@ -297,7 +298,7 @@ TEST(Parity, ConvolutionBatchNormAndLstmTrainAlikeAndRunningStatisticsPersist) {
                         .loss = [](Mixed& net, const torch::Tensor& x) { return net->forward(x).pow(2).mean(); }});
 }
 
-TEST(Parity, LogitsAndRotaryBufferAreThoseOfPlainLibtorch) {
+TEST_F(Parity, LogitsAndRotaryBufferAreThoseOfPlainLibtorch) {
   torch::manual_seed(7);
   Llama plain(small);
   state_dict values = values_of(*plain);
@@ -325,15 +326,4 @@ TEST(Parity, LogitsAndRotaryBufferAreThoseOfPlainLibtorch) {
 }
 
 }  // namespace
-
-int main(int count, char** arguments) {
-  testing::InitGoogleTest(&count, arguments);
-  torch::set_num_threads(1);
-  self = launch_from_environment();
-  group = make_process_group(self, std::chrono::seconds(60));
-  rank_listener::install(self.rank);
-  const int failed = RUN_ALL_TESTS();
-  c10d_communicator ranks(*group);
-  const bool anywhere = ranks.all_reduce_max(failed == 0 ? 0 : 1) != 0;
-  return anywhere ? 1 : 0;
-}
+}  // namespace parity_test
