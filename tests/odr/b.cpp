@@ -1,5 +1,0 @@
-#include "every_header.hpp"
-
-int second_translation_unit();
-
-int second_translation_unit() { return 0; }
