@@ -39,7 +39,16 @@ function(fsdpinit_own target)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
 endfunction()
 
+# fsdpinit_fuzzed(<target>): what fuzzers run tells them where it has been. As -fsanitize=fuzzer-no-link, which a precompiled header that
+# others use would have to have, too.
+function(fsdpinit_fuzzed target)
+  if(FSDPINIT_FUZZ)
+    target_compile_options(${target} PRIVATE -fsanitize-coverage=inline-8bit-counters,pc-table,indirect-calls,trace-cmp)
+  endif()
+endfunction()
+
 fsdpinit_own(fsdpinit_compiled)
+fsdpinit_fuzzed(fsdpinit_compiled)
 if(FSDPINIT_SANITIZE)
   target_compile_options(fsdpinit_compiled PRIVATE -O0)  # instrumented code takes the compiler several times as long when optimised
 endif()

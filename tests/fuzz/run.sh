@@ -20,7 +20,7 @@ if ((${#names[@]} == 0)); then names=(header index arguments transports); fi
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 bash cmake/packages.sh build test lint
-cmake --preset fuzz >/dev/null
+cmake --preset asan >/dev/null
 cmake --build --preset fuzz --parallel "$(nproc)" -- --quiet
 
 build=$PWD/build/fuzz
@@ -31,7 +31,7 @@ fuzz() {
   if [[ -n $corpus ]]; then kept=$corpus/$name; else rm -rf "$kept"; fi
   mkdir -p "$kept"
   # The harness ends a case whose ranks hang; help texts would fill the log.
-  "$build/tests/fuzz/fsdpinit_fuzz_$name" -max_total_time="$seconds" -timeout=25 -rss_limit_mb=4096 -print_final_stats=1 \
+  build/asan/tests/fuzz/fsdpinit_fuzz_"$name" -max_total_time="$seconds" -timeout=25 -rss_limit_mb=4096 -print_final_stats=1 \
     -close_fd_mask=1 -artifact_prefix="$build/findings/$name-" "$kept" "tests/fuzz/corpus/$name" \
     >"$build/logs/$name" 2>&1
 }
