@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstring>
 #include <string_view>
 
 #pragma GCC diagnostic push
@@ -33,9 +34,12 @@ TEST(Positional, MemoryObserverOptimizerAndInitialValuesFollowTheOptions) {
     host_memory memory;
     phases_seen watch;
     dynamic_module module = model.module(memory, false);
-    initialize(module, in_memory_source(), world, {.strict = false},
-               {.memory = memory, .observer = watch, .missing = constant_values{.value = 2}});
-    EXPECT_EQ(module.get_parameter("w").local().bytes, memory.accounted()) << rank;
+    const rank_report report = initialize(module, in_memory_source(), world, {.strict = false}, memory, watch,
+                                          no_optimizer{}, constant_values{.value = 2});
+    EXPECT_EQ(memory.accounted(), report.predicted.slab_bytes);
+    float first = 0;
+    std::memcpy(&first, module.get_parameter("w").data(), sizeof first);
+    EXPECT_EQ(first, 2) << "rank " << rank;
     EXPECT_GT(watch.count, 0U);
   });
 }
