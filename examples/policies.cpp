@@ -105,8 +105,7 @@ shards by_cost(const fsdpinit::in_memory_source& checkpoint, fsdpinit::threads_c
   using fsdpinit::native_sharding, fsdpinit::transport::automatic;
   auto net = make_model();
   // [calibrate]
-  const fsdpinit::cluster here =
-      fsdpinit::calibrate(checkpoint, world);  // fsdpinit/init/calibrate.hpp, plan/by_cost.hpp
+  const fsdpinit::cluster here = fsdpinit::calibrate(checkpoint, world);
   fsdpinit::initialize<native_sharding<automatic>>(net, checkpoint, world, {.choose = fsdpinit::by_cost(here)});
   // [calibrate]
   return shards_of(net);

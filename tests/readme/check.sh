@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # usage: tests/readme/check.sh ROOT MARKDOWN...
 # Code in README and in the guide is quoted from examples and tests that are built and run: each fenced block that follows a line
-#   <!-- examples/file.cpp [tag] -->
-# must equal the lines between the two `// [tag]` or `# [tag]` comments of that file, indentation of the region aside. A block of
-# C++, CUDA or CMake that follows no such line is an error.
+#   <!-- examples/file.cpp [tag] header.hpp... -->
+# must equal the lines between the two `// [tag]` or `# [tag]` comments of that file, indentation of the region aside. Where headers
+# are named the block begins with the file's #include lines of them and an empty line. The first block of C++ that a page quotes
+# from a file must include something. A block of C++, CUDA or CMake that follows no such line is an error.
 set -euo pipefail
 
 root=$1
@@ -21,13 +22,29 @@ awk -v root="$root" '
     close(path)
     return out
   }
+  # The #include line that `file` has for a header.
+  function include_of(file, header,    line, path, found) {
+    path = root "/" file
+    while ((getline line < path) > 0) {
+      if (line == "#include <" header ">" || line == "#include \"" header "\"") { found = line "\n"; break }
+    }
+    close(path)
+    if (found == "") report(file " does not include " header)
+    return found
+  }
   function report(what) { printf "%s:%d: %s\n", FILENAME, FNR, what; failed = 1 }
   FNR == 1 {
     if (reading || passing) { print previous ": a block is not closed"; failed = 1 }
     file = ""; reading = 0; passing = 0; previous = FILENAME
   }
   passing { passing = $0 !~ /^ *```/; next }
-  !reading && /^<!-- (examples|tests)\/[^ ]+ \[[^]]+\] -->$/ { file = $2; tag = substr($3, 2, length($3) - 2); next }
+  !reading && /^<!-- (examples|tests)\/[^ ]+ \[[^]]+\]( [^ ]+)* -->$/ {
+    file = $2
+    tag = substr($3, 2, length($3) - 2)
+    includes = ""
+    for (i = 4; i < NF; ++i) includes = includes include_of(file, $i)
+    next
+  }
   !reading && /^ *```/ {
     if (file != "") { reading = 1; block = ""; next }
     passing = 1
@@ -38,9 +55,13 @@ awk -v root="$root" '
   reading && /^```/ {
     expected = region(file, tag)
     if (expected == "") report(file " has no region [" tag "]")
-    else if (expected != block) {
+    if (includes != "") expected = includes "\n" expected
+    if (expected != "" && expected != block) {
       report("the block differs from " file " [" tag "], which reads:")
       printf "%s", expected
+    }
+    if (file ~ /\.(cpp|hpp|cu|cuh)$/ && !quoted[FILENAME " " file]++ && block !~ /#include/) {
+      report("the first block from " file " includes nothing: name its headers, as in <!-- " file " [" tag "] header.hpp -->")
     }
     ++checked; reading = 0; file = ""; next
   }

@@ -22,19 +22,25 @@ expect() {  # 0 or 1, then the command
 # -- quoted code -----------------------------------------------------------------------------------------------------------------
 
 mkdir "$scratch"/{examples,tests}
-printf 'int a;\n  // [tag]\n  int b;\n    int c;\n  // [tag]\n' >"$scratch/examples/x.cpp"
+printf '#include <y.hpp>\nint a;\n  // [tag]\n  int b;\n    int c;\n  // [tag]\n' >"$scratch/examples/x.cpp"
 printf '# [tag]\nproject(x)\n# [tag]\n' >"$scratch/tests/CMakeLists.txt"
 
-quotes() { printf '<!-- %s [%s] -->\n```cpp\n%b```\n' "${3:-examples/x.cpp}" "$1" "$2" >"$page"; }
+quotes() { printf '<!-- %s [%s]%s -->\n```cpp\n%b```\n' "${3:-examples/x.cpp}" "$1" "${4-}" "$2" >"$page"; }
+quotes_with() { quotes tag "$2" examples/x.cpp " $1"; }
 check() { expect "$1" bash "$here/check.sh" "$scratch" "${@:2}"; }
-quotes tag 'int b;\n  int c;\n' && check 0 "$page"
-quotes tag 'int b;\n  int d;\n' && check 1 "$page"
+block='#include <y.hpp>\n\nint b;\n  int c;\n'
+quotes_with y.hpp "$block" && check 0 "$page"
+quotes_with y.hpp 'int b;\n  int c;\n' && check 1 "$page"
+quotes_with y.hpp '#include <y.hpp>\n\nint b;\n  int d;\n' && check 1 "$page"
+quotes_with z.hpp "$block" && check 1 "$page"
+quotes tag 'int b;\n  int c;\n' && check 1 "$page"
 quotes tag 'project(x)\n' tests/CMakeLists.txt && check 0 "$page"
 quotes tag 'project(y)\n' tests/CMakeLists.txt && check 1 "$page"
 quotes other 'int b;\n' && check 1 "$page"
 echo 'no code' >"$page" && check 1 "$page"
 
-quotes tag 'int b;\n  int c;\n' && cp "$page" "$scratch/good.md"
+quotes_with y.hpp "$block" && cp "$page" "$scratch/good.md"
+quotes tag 'int b;\n  int c;\n' && cat "$scratch/good.md" "$page" >"$scratch/twice.md" && check 0 "$scratch/twice.md"
 echo 'no code' >"$page" && check 0 "$scratch/good.md" "$page"
 for language in cpp c++ cuda cmake; do
   printf '```%s\nint d;\n```\n' "$language" >"$page" && check 1 "$scratch/good.md" "$page"
