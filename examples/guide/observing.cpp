@@ -68,6 +68,16 @@ int main() {
                                 report.bytes_sent == report.predicted.bytes_sent &&
                                 report.bytes_received == report.predicted.bytes_received;
       // [account]
+      // [stages]
+      const fsdpinit::stage_seconds& busy = report.stages;  // of the seconds in which bytes moved
+      const char* const mostly = busy.wait > busy.read + busy.place ? "waits"
+                                 : busy.read > busy.place           ? "reads"
+                                                                    : "places";
+      lines[rank] += fsdpinit::concat(" ", mostly, "; rank ", report.slowest_rank, " was the slowest");
+      for (const std::string& advice : report.advice) {  // settings that make this load slow, and what to set instead
+        lines[rank] += "; " + advice;
+      }
+      // [stages]
       if (!as_predicted) {
         lines[rank] += " NOT AS PREDICTED";
       }
