@@ -23,6 +23,7 @@ function link(text, target,    path, anchor, symbol) {
   if (target ~ /#/) { anchor = target; sub(/^[^#]*#/, "", anchor); sub(/#.*$/, "", path) }
   if (path ~ /^[a-z]+:/) return "[" text "](" target ")"
   if (path == "" || path ~ /\.md$/) {
+    gsub(/`/, "", text)  # which Doxygen would show
     return "[" text "](@ref " (path == "" ? self : page_of(path)) (anchor == "" ? "" : "-" anchor) ")"
   }
   if (path ~ /include\/fsdpinit\/.*\.(hpp|cuh)$/) {
@@ -39,6 +40,10 @@ function link(text, target,    path, anchor, symbol) {
   if (path ~ /include\/fsdpinit\/[a-z]+$/) {
     sub(/^.*include/, "include", path)
     return "[" text "](@ref " path ")"
+  }
+  if (path ~ /\.(svg|png)$/) {  # a picture, by its name alone: Doxygen knows the folders
+    sub(/^.*\//, "", path)
+    return "[" text "](" path ")"
   }
   # A file that is not part of the pages: where it is.
   while (sub(/^(\.\.|\.)\//, "", path)) {}
