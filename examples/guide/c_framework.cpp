@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
 #include <numeric>
@@ -35,12 +35,11 @@ class c_slot {
 
   void drop() noexcept {
     cf_tensor_free(tensor_);
-    tensor_->rows = tensor_->columns = 0;
+    tensor_->rows = 0;
   }
   /// Its owner was allocated beforehand, as nothing may fail here. The tensor keeps it, and frees it.
   void adopt(fsdpinit::local_shard&& part) noexcept {
     tensor_->rows = part.shape[0];
-    tensor_->columns = part.shape[1];
     tensor_->data = part.data.get();
     *owner_ = std::move(part.data);
     tensor_->owner = owner_.release();
@@ -73,13 +72,13 @@ struct fsdpinit::slot_traits<c_slot> {
 // [slot]
 
 // [module]
-/// A model of the C framework while it is initialised. `wholes` are its tensors' shapes, in their order.
+/// A model of the C framework while it is initialised. `whole_rows` are those of its whole tensors, in their order.
 struct c_module {
   std::vector<c_slot> slots;
 
-  c_module(const cf_model& model, std::span<const fsdpinit::shape> wholes) {
+  c_module(const cf_model& model, const std::uint64_t* whole_rows) {
     for (std::size_t i = 0; i < model.count; ++i) {
-      slots.emplace_back(model.tensors[i], wholes[i]);
+      slots.emplace_back(model.tensors[i], fsdpinit::shape{whole_rows[i], model.tensors[i].columns});
     }
   }
   void visit_slots(auto&& visitor) {
@@ -132,14 +131,40 @@ class c_memory {
 
 // [bring-up]
 /// Collective over `model.comm`. Afterwards the model's tensors own their parts, and nothing of fsdpinit has to be kept.
-fsdpinit::rank_report bring_up(const cf_model& model, std::span<const fsdpinit::shape> wholes, auto checkpoint) {
-  c_module module(model, wholes);
+void bring_up(const cf_model& model, const std::uint64_t* whole_rows, auto checkpoint) {
+  c_module module(model, whole_rows);
   fsdpinit::mpi_communicator ranks(model.comm);  // works on a duplicate, which ends with it
   const fsdpinit::options how{.bucket_bytes = 16 * fsdpinit::kib};
   if (model.place == CF_HOST) {
-    return fsdpinit::initialize(module, checkpoint, ranks, how, c_memory<CF_HOST>());
+    fsdpinit::initialize(module, checkpoint, ranks, how, c_memory<CF_HOST>());
+  } else {
+    fsdpinit::initialize(module, checkpoint, ranks, how, c_memory<CF_DEVICE>());
   }
-  return fsdpinit::initialize(module, checkpoint, ranks, how, c_memory<CF_DEVICE>());
+}
+
+/// What C calls: NULL, or what went wrong, the same on every process. `weights` are the whole tensors, one after the other, on
+/// process 0 of `model->comm`; others do not look at them.
+extern "C" const char* cf_bring_up(const cf_model* model, const uint64_t* whole_rows, const float* weights) noexcept {
+  static thread_local std::string failure;
+  const auto checkpoint = [&] {  // or fsdpinit::checkpoint{"path/to/model"}
+    std::vector<fsdpinit::in_memory_tensor> tensors;
+    const auto* at = reinterpret_cast<const std::byte*>(weights);
+    for (const c_slot& each : c_module(*model, whole_rows).slots) {
+      fsdpinit::tensor_descriptor what{
+          .name = std::string(each.name()), .dtype = fsdpinit::dtype::f32, .shape = each.whole()};
+      const std::uint64_t bytes = byte_size(what);
+      tensors.push_back({std::move(what), {at, bytes}});
+      at += bytes;
+    }
+    return fsdpinit::in_memory_source(std::move(tensors));
+  };
+  try {
+    bring_up(*model, whole_rows, checkpoint);
+    return nullptr;
+  } catch (const std::exception& error) {  // an fsdpinit::error, or std::bad_alloc before ranks could agree on one
+    failure = error.what();
+    return failure.c_str();
+  }
 }
 // [bring-up]
 
@@ -150,27 +175,21 @@ bool run() {
   std::array<cf_tensor, 2> tensors{};
   tensors[0].name = "embed";
   tensors[1].name = "head";
-  const std::array<fsdpinit::shape, 2> wholes{fsdpinit::shape{1000, 64}, fsdpinit::shape{101, 64}};
+  tensors[0].columns = tensors[1].columns = 64;
+  const std::array<std::uint64_t, 2> whole_rows{1000, 101};
   cf_model model{.tensors = tensors.data(),
                  .count = tensors.size(),
                  .place = rank < 2 ? CF_HOST : CF_DEVICE,
                  .comm = MPI_COMM_NULL};
   MPI_Comm_split(MPI_COMM_WORLD, rank / 2, rank, &model.comm);
-
-  std::vector<float> values;     // counts up through both tensors
-  const auto checkpoint = [&] {  // called on the first process of each model
-    values.resize(std::size_t{1101} * 64);
-    std::iota(values.begin(), values.end(), 0.0F);
-    const std::span<const std::byte> bytes = std::as_bytes(std::span(values));
-    const std::uint64_t split = std::uint64_t{1000} * 64 * sizeof(float);
-    return fsdpinit::in_memory_source(
-        {{.descriptor = {.name = "embed", .dtype = fsdpinit::dtype::f32, .shape = wholes[0]},
-          .bytes = bytes.first(split)},
-         {.descriptor = {.name = "head", .dtype = fsdpinit::dtype::f32, .shape = wholes[1]},
-          .bytes = bytes.subspan(split)}});
-  };
-  bring_up(model, wholes, checkpoint);
+  std::vector<float> weights(rank % 2 == 0 ? 1101 * 64 : 0);
+  std::iota(weights.begin(), weights.end(), 0.0F);
+  const char* const failure = cf_bring_up(&model, whole_rows.data(), weights.data());
   MPI_Comm_free(&model.comm);
+  if (failure != nullptr) {
+    std::fprintf(stderr, "%s\n", failure);
+    return false;
+  }
 
   float first = 0;
   cf_copy(&first, tensors[1].data, sizeof first);

@@ -18,7 +18,8 @@ typedef enum cf_place { CF_HOST, CF_DEVICE } cf_place;
 
 typedef struct cf_tensor {
   const char* name;
-  uint64_t rows, columns;       /* float32; of the part that this process has */
+  uint64_t rows;                /* of the part that this process has */
+  uint64_t columns;             /* float32 each */
   void* data;                   /* NULL: no memory yet */
   void (*release)(void* owner); /* what cf_tensor_free calls, with `owner` */
   void* owner;
