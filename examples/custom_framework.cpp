@@ -1,4 +1,4 @@
-// Your own framework in 60 lines: a tensor class, a module tree and a communicator that fsdpinit has never heard of.
+// Your own framework in 40 lines: a tensor class, a module tree and a communicator that fsdpinit has never heard of.
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <barrier>
