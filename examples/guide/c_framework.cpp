@@ -136,9 +136,9 @@ void bring_up(const cf_model& model, const std::uint64_t* whole_rows, auto check
   fsdpinit::mpi_communicator ranks(model.comm);  // works on a duplicate, which ends with it
   const fsdpinit::options how{.bucket_bytes = 16 * fsdpinit::kib};
   if (model.place == CF_HOST) {
-    fsdpinit::initialize(module, checkpoint, ranks, how, c_memory<CF_HOST>());
+    fsdpinit::initialize(module, checkpoint, ranks, how, {.memory = c_memory<CF_HOST>()});
   } else {
-    fsdpinit::initialize(module, checkpoint, ranks, how, c_memory<CF_DEVICE>());
+    fsdpinit::initialize(module, checkpoint, ranks, how, {.memory = c_memory<CF_DEVICE>()});
   }
 }
 
