@@ -14,6 +14,10 @@ set(FSDPINIT_CUDA_NEEDS CUDA::cudart "CUDAToolkit 12")
 set(FSDPINIT_NCCL_NEEDS NCCL::nccl "NCCL 2.18")
 set(FSDPINIT_TORCH_NEEDS torch "Torch CONFIG")
 set(FSDPINIT_NCCL_BUILDS_ON cuda)  # another part, listed before it
+# The same for pkg-config. Boost and the GSL have no files for it; those of MPI, CUDA and libtorch have another name everywhere.
+set(FSDPINIT_SAFETENSORS_PKG_CONFIG "nlohmann_json >= 3.11")
+set(FSDPINIT_TEXT_PKG_CONFIG "fmt >= 9")
+set(FSDPINIT_XXH3_PKG_CONFIG "libxxhash >= 0.8")
 
 # Goes on without <part>, which <why> prevents, and says so; fails if FSDPINIT_REQUIRE_<PART> is set, here or in the environment.
 function(fsdpinit_leave_out part why)

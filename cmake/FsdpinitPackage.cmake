@@ -1,11 +1,14 @@
-# What `cmake --install` installs: the headers of the components that are there, and the CMake package `fsdpinit`, in which each
-# component is a file of its own. Nothing depends on the machine, so all goes to include/ and share/.
+# What `cmake --install` installs: the headers of the components that are there, the CMake package `fsdpinit`, in which each
+# component is a file of its own, and fsdpinit.pc, with fsdpinit-<component>.pc for those that pkg-config can find the needs of.
+# Nothing depends on the machine, so all goes to include/ and share/.
 
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(destination "${CMAKE_INSTALL_DATADIR}/cmake/fsdpinit")
 set(generated "${PROJECT_BINARY_DIR}/package")
+set(pkg_config "${CMAKE_INSTALL_DATADIR}/pkgconfig")
+file(RELATIVE_PATH to_include "/prefix/${pkg_config}" "/prefix/${CMAKE_INSTALL_INCLUDEDIR}")  # from there, also after a move
 set(FSDPINIT_COMPONENTS core ${FSDPINIT_PARTS})
 set(FSDPINIT_ALL_NEEDS "")  # for the configuration, also of parts that are left out
 
@@ -29,6 +32,18 @@ foreach(component IN LISTS FSDPINIT_COMPONENTS)
     install(TARGETS ${target} EXPORT fsdpinit-${component} FILE_SET HEADERS ${kernels})
     install(EXPORT fsdpinit-${component} FILE fsdpinit-${component}-targets.cmake NAMESPACE fsdpinit::
             DESTINATION "${destination}")
+    set(name "fsdpinit")
+    set(what "")
+    set(requires "")
+    if(FSDPINIT_${COMPONENT}_PKG_CONFIG)
+      set(name "fsdpinit-${component}")
+      set(what ": ${component}")
+      set(requires "fsdpinit = ${PROJECT_VERSION}, ${FSDPINIT_${COMPONENT}_PKG_CONFIG}")
+    endif()
+    if(requires OR component STREQUAL "core")
+      configure_file("${CMAKE_CURRENT_LIST_DIR}/fsdpinit.pc.in" "${generated}/${name}.pc" @ONLY)
+      install(FILES "${generated}/${name}.pc" DESTINATION "${pkg_config}")
+    endif()
   endif()
 endforeach()
 

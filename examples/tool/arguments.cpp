@@ -4,6 +4,7 @@
 #include "name_patterns.hpp"
 #include "published_models.hpp"
 #include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/version.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/plan/transport.hpp>
@@ -276,7 +277,8 @@ CLI::App& add_synthesize(CLI::App& app, synthesize_request& how) {
 std::optional<request> parse_arguments(int count, const char* const* arguments, std::string& command) {
   CLI::App app(about, "fsdpinit");
   app.require_subcommand(0, 1);
-  app.set_version_flag("--version", "fsdpinit " FSDPINIT_VERSION);
+  app.set_version_flag("--version", fmt::format("fsdpinit {}.{}.{}", FSDPINIT_VERSION_MAJOR, FSDPINIT_VERSION_MINOR,
+                                                FSDPINIT_VERSION_PATCH));
   app.footer(
       "Exit codes: 0; 1 with `fsdpinit: error: <file or tensor>: <what, and the remedy>` on stderr; 2 for usage.\n"
       "Example: fsdpinit synthesize --model gpt2 /tmp/gpt2 && fsdpinit load /tmp/gpt2 --shards 4");

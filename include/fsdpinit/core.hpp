@@ -16,6 +16,7 @@
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/core/version.hpp>
 #include <fsdpinit/plan/bucket_schedule.hpp>
 #include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/chunk.hpp>

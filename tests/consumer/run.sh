@@ -46,6 +46,9 @@ build_and_run() {  # what the program must print
   expect "$1"
 }
 app_prints="header of 2 bytes"
+version() {  # of the library, as its header has it
+  sed -nE 's/^#define FSDPINIT_VERSION_(MAJOR|MINOR|PATCH) //p' "$source/include/fsdpinit/core/version.hpp" | paste -sd.
+}
 
 # -- installed ---------------------------------------------------------------------------------------------------------------
 
@@ -69,9 +72,21 @@ moved_prefix_is_found() {
 
 nothing_names_this_machine() {
   # The generated files say "${_IMPORT_PREFIX}/..."; no path in quotes or in a list may begin at the root.
-  if grep -rnF -e "$source" -e "$scratch" "$prefix" || grep -rnE '[";]/[a-z]' "$prefix/share/cmake"; then
+  if grep -rnF -e "$source" -e "$scratch" "$prefix" || grep -rnE '[";]/[a-z]' "$prefix/share/cmake" || grep -rn '[ I]/[a-z]' "$prefix/share/pkgconfig"; then
     fail "installed files name folders of the machine that built them"
   fi
+}
+
+pkg_config_compiles_a_program() {
+  cp -r "$prefix" "$work/moved"
+  export PKG_CONFIG_PATH=$work/moved/share/pkgconfig
+  local flags
+  read -r -a flags < <(pkg-config --cflags --libs fsdpinit-safetensors)
+  quietly g++ -std=c++20 -Wall -Werror "$here/app.cpp" "${flags[@]}" -o "$work/app"
+  quietly "$work/app"
+  expect "$app_prints"
+  quietly pkg-config --modversion fsdpinit fsdpinit-text fsdpinit-xxh3
+  if [[ $(uniq "$log") != "$(version)" ]]; then cat "$log"; fail "expected $(version)"; fi
 }
 
 mpi_is_its_c_interface_without_warnings() {
@@ -82,9 +97,10 @@ mpi_is_its_c_interface_without_warnings() {
 # -- asked for -----------------------------------------------------------------------------------------------------------------
 
 other_versions_are_refused() {
-  configure "$here/ask" -Dfsdpinit_ROOT="$prefix" "-DASK=0.1;REQUIRED;COMPONENTS;core"
-  local version
-  for version in 0.0 0.2 1.0; do
+  local major minor version
+  IFS=. read -r major minor _ < <(version)
+  configure "$here/ask" -Dfsdpinit_ROOT="$prefix" "-DASK=$major.$minor;REQUIRED;COMPONENTS;core"
+  for version in $major.$((minor - 1)) $major.$((minor + 1)) $((major + 1)).0; do
     refuse "requested version \"$version\"" "$here/ask" -Dfsdpinit_ROOT="$prefix" "-DASK=$version;REQUIRED;COMPONENTS;core" \
       -Ufsdpinit_DIR
   done
