@@ -15,6 +15,7 @@ core_prefix=$scratch/core-prefix
 alone=(--preset package)
 nothing_optional=(-DCMAKE_DISABLE_FIND_PACKAGE_{nlohmann_json,fmt,xxHash,MPI,CUDAToolkit,NCCL,Torch}=ON)
 
+python_required=${FSDPINIT_REQUIRE_PYTHON:-}
 unset DESTDIR "${!FSDPINIT_REQUIRE_@}"
 rm -rf "$work"
 mkdir -p "$work"
@@ -87,6 +88,25 @@ pkg_config_compiles_a_program() {
   expect "$app_prints"
   quietly pkg-config --modversion fsdpinit fsdpinit-text fsdpinit-xxh3
   if [[ $(uniq "$log") != "$(version)" ]]; then cat "$log"; fail "expected $(version)"; fi
+}
+
+# Without a remote: what the library needs is the system's.
+conan_package_is_found() {
+  if ! { python3 -m venv "$work/venv" && "$work/venv/bin/pip" install --quiet --no-compile --disable-pip-version-check "conan>=2,<3"; } >"$log" 2>&1; then
+    echo "skipped: conan could not be installed: $(tail -n 1 "$log")"
+    exit $((${#python_required} ? 1 : 77))
+  fi
+  local conan=$work/venv/bin/conan
+  export CONAN_HOME=$work/home
+  quietly "$conan" profile detect --name system
+  printf '%s\n' >>"$CONAN_HOME/profiles/system" '[platform_requires]' boost/1.74 ms-gsl/4.0 nlohmann_json/3.11 fmt/9.1 xxhash/0.8
+  local how=(--profile:all system --no-remote --settings compiler.cppstd=20)
+  cd "$work"  # conan writes presets where it finds a CMakeLists.txt
+  quietly "$conan" create "$source" "${how[@]}"
+  quietly "$conan" install --requires "fsdpinit/$(version)" "${how[@]}" -g CMakeDeps -g CMakeToolchain --output-folder "$work/needs"
+  rm -rf "$work/venv"
+  configure "$here/find_package" -DCMAKE_TOOLCHAIN_FILE="$work/needs/conan_toolchain.cmake"
+  build_and_run "$app_prints"
 }
 
 mpi_is_its_c_interface_without_warnings() {
