@@ -66,6 +66,22 @@ TEST(text_table, aligns_its_columns) {
   EXPECT_EQ(table.text(), "rank  bytes\n0-9       1\n10    12345\n");
 }
 
+TEST(text_table, puts_columns_below_for_which_there_is_no_room) {
+  text_table table({"rank", "read", "sent"});
+  table.add({"0", "4 B", "12 B"});
+  EXPECT_EQ(table.text(16), "rank  read  sent\n0      4 B  12 B\n");
+  EXPECT_EQ(table.text(15), "rank  read\n0      4 B\n\nrank  sent\n0     12 B\n");
+  EXPECT_EQ(table.text(1), table.text(15)) << "a column is never cut";
+  EXPECT_EQ(text_table({"alone"}).text(80), "alone\n");
+}
+
+TEST(text_table, aligns_names_of_any_language) {
+  text_table table({"name", "bytes"});
+  table.add({"größe", "1"});
+  table.add({"重み.weight", "12345678"});  // each of the two takes two columns
+  EXPECT_EQ(table.text(), "name            bytes\ngröße               1\n重み.weight  12345678\n");
+}
+
 TEST(rows_of_ranks, are_single_where_they_fit_and_grouped_where_not) {
   const auto rows = [](std::size_t count, auto alike) {
     std::string out;

@@ -59,8 +59,7 @@ template <class Name>
   std::string line = fmt::format("{:<10}", each.copies && each.kind == step_kind::read ? "read copy" : name(each.kind));
   switch (each.kind) {
     case step_kind::read:
-      line += fmt::format("{} of {} -> {}, {} request{}", bytes, tensors, region(each.to), each.steps,
-                          each.steps == 1 ? "" : "s");
+      line += fmt::format("{} of {} -> {}, {}", bytes, tensors, region(each.to), counted(each.steps, "request"));
       break;
     case step_kind::generate:
     case step_kind::capture:
@@ -116,7 +115,7 @@ template <class Name>
   add(each.sent, "sent");
   add(each.received, "received");
   if (each.agreements != 0) {
-    out += fmt::format("{}{} agreement{}", out.empty() ? "; " : ", ", each.agreements, each.agreements == 1 ? "" : "s");
+    out += fmt::format("{}{}", out.empty() ? "; " : ", ", counted(each.agreements, "agreement"));
   }
   return out;
 }
@@ -129,11 +128,11 @@ template <class Name>
   std::string out = "rounds ";
   for (std::size_t i = 0; i < rounds.size(); ++i) {
     const repeated_round& each = rounds[i];
-    out += fmt::format("{}{} ({} time{})",
+    out += fmt::format("{}{} ({})",
                        i == 0                   ? ""
                        : i + 1 == rounds.size() ? " and "
                                                 : ", ",
-                       each.round, each.times, each.times == 1 ? "" : "s");
+                       each.round, counted(each.times, "time"));
   }
   return out;
 }
@@ -171,7 +170,7 @@ template <class Name>
 /// For people: what one rank does, in lines. `tensor(i)` is what the planned tensor i is called.
 template <class Name>
 [[nodiscard]] std::string to_text(const program_summary& of, Name&& tensor) {
-  std::string out = fmt::format("rank {}: {} rounds\nmemory: {}\n", of.rank, of.rounds,
+  std::string out = fmt::format("rank {}: {}\nmemory: {}\n", of.rank, counted(of.rounds, "round"),
                                 of.regions.empty() ? "none" : detail::regions_text(of.regions));
   for (const round_summary& each : of.summaries) {
     out += fmt::format("\n{}\n", detail::heading_of(each));

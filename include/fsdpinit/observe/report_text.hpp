@@ -60,7 +60,7 @@ template <class Value>
   if (names.empty()) {
     return {};
   }
-  std::string line = fmt::format("{}, {} {}{}: ", what, names.size(), noun, names.size() == 1 ? "" : "s");
+  std::string line = fmt::format("{}, {}: ", what, counted(names.size(), noun));
   for (std::size_t i = 0; i < names.size() && i < shown; ++i) {
     line += concat(i == 0 ? "" : ", ", printable(names[i]));
   }
@@ -69,10 +69,9 @@ template <class Value>
 
 /// A line for what casts have made infinite.
 [[nodiscard]] inline std::string overflow_line(const overflow_count& overflow) {
-  return overflow.elements == 0
-             ? std::string()
-             : fmt::format("cast to infinity, {} finite element{}, the first in {}: take a wider dtype for it\n",
-                           overflow.elements, overflow.elements == 1 ? "" : "s", printable(overflow.first));
+  return overflow.elements == 0 ? std::string()
+                                : fmt::format("cast to infinity, {}, the first in {}: take a wider dtype for it\n",
+                                              counted(overflow.elements, "finite element"), printable(overflow.first));
 }
 
 template <class Value>
@@ -100,8 +99,9 @@ template <class Value>
 /// The reports of the ranks of one initialisation as three tables, with a line above and below: bytes (shard, predicted
 /// and accounted peak, read, sent, received, of processes also resident), seconds per phase, and what the stream was busy with, in
 /// shares of its seconds. Beyond 16 ranks those with equal bytes share a row, whose seconds are those of the slowest of them, and
-/// whose shares are those of all of them together. \pre in rank order, at least one.
-[[nodiscard]] inline std::string report_text(std::span<const rank_report> reports) {
+/// whose shares are those of all of them together. Tables are laid out for a terminal of `width` columns. \pre in rank order, at least one.
+[[nodiscard]] inline std::string report_text(std::span<const rank_report> reports,
+                                             std::size_t width = std::string::npos) {
   struct column {
     const char* name;
     std::uint64_t (*value)(const rank_report&);
@@ -152,7 +152,8 @@ template <class Value>
   const rank_report& first = reports.front();
   const std::size_t ranks = first.shards * first.replicas;
   const std::string replicas =
-      first.replicas == 1 ? std::string() : fmt::format(" ({} replicas of {} shards)", first.replicas, first.shards);
+      first.replicas == 1 ? std::string()
+                          : fmt::format(" ({} replicas of {})", first.replicas, counted(first.shards, "shard"));
   const std::string reason =
       first.transport_reason.empty() ? std::string() : fmt::format("{}\n", first.transport_reason);
   const std::string verified =
@@ -163,20 +164,16 @@ template <class Value>
   }
   const bool has_transport = first.transport != name(transport_kind::none);
   return fmt::format(
-      "{}{}{}, {} rank{}{}: {} tensors in {} unit{}, {} bucket{}{}\n{}{}{}{}{}{}{}{}\n{}\n{}\n{}\nslowest: rank {}, "
-      "{:.3f} "
-      "s to "
-      "the "
-      "end "
-      "of its stream\n",
-      first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", ranks, ranks == 1 ? "" : "s",
-      replicas, first.tensors, first.units, first.units == 1 ? "" : "s", first.buckets, first.buckets == 1 ? "" : "s",
-      verified, reason, detail::names_line("missing, left on meta", first.missing),
+      "{}{}{}, {}{}: {} in {}, {}{}\n{}{}{}{}{}{}{}{}\n{}\n{}\n{}\nslowest: rank {}, {:.3f} s to the end of its "
+      "stream\n",
+      first.policy, has_transport ? ", " : "", has_transport ? first.transport : "", counted(ranks, "rank"), replicas,
+      counted(first.tensors, "tensor"), counted(first.units, "unit"), counted(first.buckets, "bucket"), verified,
+      reason, detail::names_line("missing, left on meta", first.missing),
       detail::names_line("unexpected, left in the checkpoint", first.unexpected),
       detail::names_line("left out by the checkpoint's index", first.unlisted, "item"),
       detail::names_line("not in the checkpoint, the module's own values kept", first.kept_buffers),
       detail::names_line("in the checkpoint, but computed by the module", first.unread_buffers),
-      detail::overflow_line(overflow_of(reports)), advice, bytes.text(), seconds.text(), shares.text(),
+      detail::overflow_line(overflow_of(reports)), advice, bytes.text(width), seconds.text(width), shares.text(width),
       first.slowest_rank, first.slowest_seconds);
 }
 

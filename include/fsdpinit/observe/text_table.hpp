@@ -33,10 +33,24 @@ namespace fsdpinit {
   return fmt::format("{:.2f} {}", value, units[unit]);
 }
 
+/// `1 rank`, `4 ranks`.
+[[nodiscard]] inline std::string counted(std::uint64_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
 /// `a`, or `a - b` where they differ.
 [[nodiscard]] inline std::string bytes_text(std::uint64_t least, std::uint64_t most) {
   return least == most ? bytes_text(least) : fmt::format("{} - {}", bytes_text(least), bytes_text(most));
 }
+
+namespace detail {
+
+/// The columns of a terminal that a text in UTF-8 takes, as fmt counts them where it pads: never more than it has bytes.
+[[nodiscard]] inline std::size_t columns_of(std::string_view text) {
+  return 2 * text.size() - fmt::formatted_size("{:<{}}", text, text.size());
+}
+
+}  // namespace detail
 
 /// Rows of cells under a header, as lines of aligned columns: the first to the left, the others to the right.
 class text_table {
@@ -45,21 +59,34 @@ class text_table {
   /// \pre as many cells as the header has.
   void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
 
-  [[nodiscard]] std::string text() const {
+  /// In lines of at most so many columns of a terminal, if it can be: where they are too few, the columns that do not fit come
+  /// below, beside the first one again.
+  [[nodiscard]] std::string text(std::size_t columns = std::string::npos) const {
     std::vector<std::size_t> widths(rows_.front().size());
     for (const std::vector<std::string>& row : rows_) {
       for (std::size_t i = 0; i < row.size(); ++i) {
-        widths[i] = std::max(widths[i], row[i].size());
+        widths[i] = std::max(widths[i], detail::columns_of(row[i]));
       }
     }
     std::string out;
-    for (const std::vector<std::string>& row : rows_) {
-      std::string line;
-      for (std::size_t i = 0; i < row.size(); ++i) {
-        line += i == 0 ? fmt::format("{:<{}}", row[i], widths[i]) : fmt::format("  {:>{}}", row[i], widths[i]);
+    for (std::size_t begin = 1; begin == 1 || begin < widths.size();) {
+      std::size_t end = begin;
+      for (std::size_t width = widths[0]; end < widths.size(); ++end) {
+        width += 2 + widths[end];
+        if (end > begin && width > columns) {
+          break;
+        }
       }
-      out.append(line, 0, line.find_last_not_of(' ') + 1);
-      out += '\n';
+      out += begin == 1 ? "" : "\n";
+      for (const std::vector<std::string>& row : rows_) {
+        std::string line = fmt::format("{:<{}}", row[0], widths[0]);
+        for (std::size_t i = begin; i < end; ++i) {
+          line += fmt::format("  {:>{}}", row[i], widths[i]);
+        }
+        out.append(line, 0, line.find_last_not_of(' ') + 1);
+        out += '\n';
+      }
+      begin = std::max(end, begin + 1);
     }
     return out;
   }

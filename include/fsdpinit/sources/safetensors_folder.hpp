@@ -253,7 +253,8 @@ class folder_candidates {
     const std::string folder = folder_text(prefix_);
     if (found_.empty()) {
       throw error(errc::invalid_file, folder,
-                  concat("the folder holds no *.safetensors.index.json and no *.safetensors file; it holds ",
+                  concat("the folder holds no *.safetensors.index.json and no *.safetensors file; give the folder of a "
+                         "checkpoint; this one holds ",
                          contents_.all.empty() ? "nothing" : listing(contents_.all)));
     }
     if (found_.size() > 1) {
