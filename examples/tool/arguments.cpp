@@ -1,9 +1,11 @@
 #include "arguments.hpp"
 #include "byte_size.hpp"
 #include "commands.hpp"
+#include "help_text.hpp"
 #include "name_patterns.hpp"
 #include "published_models.hpp"
 #include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/core/version.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
@@ -16,6 +18,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,8 +29,10 @@ namespace fsdpinit::tool {
 namespace {
 
 constexpr const char* about =
-    "Brings a fully sharded model up from a safetensors checkpoint at the memory cost of its shards.\n"
-    "CHECKPOINT is a .safetensors file, an index (*.safetensors.index.json), or the folder of one checkpoint.";
+    "Brings a fully sharded model up from a safetensors checkpoint, at the memory\n"
+    "cost of its shards. CHECKPOINT is a .safetensors file, an index\n"
+    "(*.safetensors.index.json), or the folder of one checkpoint.\n";
+constexpr const char* command_names = "inspect, plan, load, verify or synthesize";
 
 template <class Value>
 using choices = std::vector<std::pair<std::string_view, Value>>;
@@ -67,6 +72,12 @@ CLI::Option* add_path(CLI::App& command, const std::string& name, std::string& p
   });
 }
 
+std::string whole_number(const std::string& text) {
+  std::uint64_t value = 0;
+  const bool fits = text.find('-') == std::string::npos && CLI::detail::lexical_cast(text, value);
+  return fits ? std::string() : fmt::format("\"{}\" is no number from 0 on", text);
+}
+
 auto count_up_to(std::size_t most) {
   return [=](const std::string& text) {
     std::size_t value = 0;
@@ -86,7 +97,7 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
       ->check(is_count)
       ->type_name("R");
   command.add_option("--source-rank", how.source_rank, "the rank that reads for the others; default 0")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number)
       ->type_name("N");
   choices<std::string> policies;
   for (const std::string_view each :
@@ -94,7 +105,7 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
     policies.emplace_back(each, each);
   }
   add_choice(command, "--policy", how.policy_name, policies,
-             "native-sharding (default); cpu-ram-efficient-loading: the source rank loads the whole model\n"
+             "native-sharding (default); cpu-ram-efficient-loading: the source rank loads the whole model "
              "first, then it is distributed from there; every-rank-loads: the baseline")
       ->type_name("P");
   choices<transport_kind> transports;
@@ -103,8 +114,8 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
     transports.emplace_back(name(each), each);
   }
   add_choice(command, "--transport", how.transport, transports,
-             "scatter (default): each rank is sent its part; broadcast: each is sent everything and\n"
-             "keeps its part; own-read: each reads its part; automatic: own-read for large chunks where\n"
+             "scatter (default): each rank is sent its part; broadcast: each is sent everything and "
+             "keeps its part; own-read: each reads its part; automatic: own-read for large chunks where "
              "every rank can read the checkpoint, else scatter. Means nothing to every-rank-loads")
       ->type_name("T");
   command
@@ -120,7 +131,7 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
   add_choice<verification, verification>(
       command, "--verify", how.verify,
       {{"off", verification::off}, {"transfer", verification::transfer}, {"reread", verification::reread}},
-      "transfer: check on every rank that what was placed is what was read; reread: also read\n"
+      "transfer: check on every rank that what was placed is what was read; reread: also read "
       "each rank's part again, by another rank where ranks read by themselves; default: off")
       ->type_name("LEVEL");
 }
@@ -134,7 +145,7 @@ void add_adaptors(CLI::App& command, sharding_request& how) {
               how.renames.push_back(parse_rename(rule).call);
             }
           },
-          "FROM=TO: names that begin with FROM begin with TO instead; s/REGEX/REPLACEMENT/: as sed, with\n"
+          "FROM=TO: names that begin with FROM begin with TO instead; s/REGEX/REPLACEMENT/: as sed, with "
           "a g behind it for all that matches; may be given several times")
       ->check([](const std::string& text) { return parse_rename(text).fault; })
       ->allow_extra_args(false)
@@ -170,11 +181,13 @@ constexpr const char* model_names_text = "qwen3-0.6b, qwen3-8b, llama3-8b or gpt
 
 void add_module(CLI::App& command, sharding_request& how) {
   add_choice(command, "--model", how.model, model_names(),
-             fmt::format("the module is this published model ({}),\n"
+             fmt::format("the module is this published model ({}), "
                          "which the checkpoint has to fit; default: the checkpoint's own list of tensors",
                          model_names_text))
       ->type_name("NAME");
-  command.add_option("--layers", how.layers, "only the first L layers of that model")->type_name("L");
+  command.add_option("--layers", how.layers, "only the first L layers of that model")
+      ->check(whole_number)
+      ->type_name("L");
   command.add_flag("!--non-strict", how.strict,
                    "tensors that only one of the two has are listed in the report, not errors");
 }
@@ -193,7 +206,7 @@ CLI::App& add_plan(CLI::App& app, plan_request& how) {
   add_module(command, how);
   command.get_option("--shards")->required(false);  // where a cluster says it
   add_path(command, "--cluster", how.cluster,
-           "compare what each way to load takes on a cluster of these figures (see examples/clusters/);\n"
+           "compare what each way to load takes on a cluster of these figures (see examples/clusters/); "
            "CHECKPOINT may be the name of a published model, and S follows from the ranks")
       ->excludes(command.get_option("--policy"))
       ->excludes(command.get_option("--transport"))
@@ -205,7 +218,7 @@ CLI::App& add_plan(CLI::App& app, plan_request& how) {
   command
       .add_option("--explain", how.explained_rank,
                   "print what rank N does instead: its rounds, what it reads, sends, receives and places")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number)
       ->excludes("--cluster")
       ->type_name("N");
   command.add_flag("--json", how.json, "every rank, every way to load, or what a rank does, as JSON");
@@ -213,8 +226,8 @@ CLI::App& add_plan(CLI::App& app, plan_request& how) {
 }
 
 CLI::App& add_load(CLI::App& app, load_request& how) {
-  CLI::App& command = *app.add_subcommand(
-      "load", "Load a checkpoint on S ranks: the processes that mpirun or srun has started, else threads");
+  CLI::App& command =
+      *app.add_subcommand("load", "Load a checkpoint on S ranks: the processes of mpirun or srun, else threads");
   add_sharding(command, how, most_thread_ranks);
   add_adaptors(command, how);
   add_module(command, how);
@@ -259,29 +272,54 @@ CLI::App& add_verify(CLI::App& app, verify_request& how) {
 
 CLI::App& add_synthesize(CLI::App& app, synthesize_request& how) {
   CLI::App& command = *app.add_subcommand(
-      "synthesize", "Write a checkpoint with the names and shapes of a published model, and made-up values");
+      "synthesize", "Write a checkpoint of a published model's names and shapes, with made-up values");
   add_choice(command, "--model", how.model, model_names(), model_names_text)->required()->type_name("NAME");
   add_path(command, "DIR", how.folder, "a folder that is empty or absent")->required();
-  command.add_option("--layers", how.layers, "only the first L layers")->type_name("L");
+  command.add_option("--layers", how.layers, "only the first L layers")->check(whole_number)->type_name("L");
   add_choice<std::optional<dtype>, dtype>(command, "--dtype", how.type, {{"bf16", dtype::bf16}, {"f32", dtype::f32}},
                                           "bf16 or f32; default: as published")
       ->type_name("TYPE");
-  command.add_option("--seed", how.seed, "other values; default 0")->type_name("N");
+  command.add_option("--seed", how.seed, "other values; default 0")->check(whole_number)->type_name("N");
   command.add_flag("--published-duplicates", how.published_duplicates,
                    "store tied tensors twice where the published files do");
   return command;
+}
+
+/// The parser's errors in the words of the others.
+std::string text_of(const CLI::ParseError& wrong, const std::vector<std::string>& unexpected,
+                    const std::string& command) {
+  const std::string text = wrong.what();
+  if (dynamic_cast<const CLI::ExtrasError*>(&wrong) != nullptr && !unexpected.empty()) {
+    const std::string first = printable(unexpected.front());
+    const bool is_option = first.starts_with('-');
+    if (command.empty()) {
+      return is_option ? fmt::format("{}: there is no such option", first)
+                       : fmt::format("{}: there is no such command; use {}", first, command_names);
+    }
+    return concat(first, ": ", command, is_option ? " has no such option" : " takes no further argument");
+  }
+  const std::string option = text.substr(0, text.find(':'));
+  if (text.ends_with(" missing")) {
+    return fmt::format("{}: needs a value", option);
+  }
+  return text.find("required but received") == std::string::npos
+             ? text
+             : fmt::format("{}: is given twice; give it once", option);
 }
 
 }  // namespace
 
 std::optional<request> parse_arguments(int count, const char* const* arguments, std::string& command) {
   CLI::App app(about, "fsdpinit");
+  app.formatter(std::make_shared<help_text>());
   app.require_subcommand(0, 1);
   app.set_version_flag("--version", fmt::format("fsdpinit {}.{}.{}", FSDPINIT_VERSION_MAJOR, FSDPINIT_VERSION_MINOR,
                                                 FSDPINIT_VERSION_PATCH));
   app.footer(
-      "Exit codes: 0; 1 with `fsdpinit: error: <file or tensor>: <what, and the remedy>` on stderr; 2 for usage.\n"
-      "Example: fsdpinit synthesize --model gpt2 /tmp/gpt2 && fsdpinit load /tmp/gpt2 --shards 4");
+      "Exit codes: 0; 1 with `fsdpinit: error: <file or tensor>: <what, and the\n"
+      "remedy>` on stderr; 2 for usage. Example:\n"
+      "  fsdpinit synthesize --model gpt2 /tmp/gpt2\n"
+      "  fsdpinit load /tmp/gpt2 --shards 4");
   inspect_request inspect;
   plan_request planning;
   load_request load;
@@ -304,11 +342,11 @@ std::optional<request> parse_arguments(int count, const char* const* arguments, 
     return std::nullopt;
   } catch (const CLI::ParseError& wrong) {
     name_command();
-    throw usage_error(wrong.what());
+    throw usage_error(text_of(wrong, app.remaining(true), command));
   }
   name_command();
   if (command.empty()) {
-    throw usage_error("no command given; use inspect, plan, load, verify or synthesize");
+    throw usage_error(fmt::format("no command given; use {}", command_names));
   }
   if (inspect_command.parsed()) {
     return inspect;

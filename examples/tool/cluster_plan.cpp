@@ -1,4 +1,5 @@
 #include "planning.hpp"
+#include "terminal.hpp"
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/observe/report_json.hpp>
@@ -22,6 +23,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include <unistd.h>
 
 namespace fsdpinit::tool {
 namespace {
@@ -99,9 +102,9 @@ std::string recommendation(std::span<const way_cost> all) {
 }
 
 void print_text(const plan_request& how, const cluster& on, const plan& made, std::span<const way_cost> all) {
-  fmt::print("{}: {} tensors, {}\n{} node{} of {} ranks, {} replica{} of {} shards, buckets of {}, {} in flight\n\n",
-             printable(how.checkpoint), made.tensors.size(), bytes_text(model_bytes(made)), on.nodes,
-             on.nodes == 1 ? "" : "s", on.ranks_per_node, how.replicas, how.replicas == 1 ? "" : "s", how.shards,
+  fmt::print("{}: {}, {}\n{} of {}, {} of {}, buckets of {}, {} in flight\n\n", printable(how.checkpoint),
+             counted(made.tensors.size(), "tensor"), bytes_text(model_bytes(made)), counted(on.nodes, "node"),
+             counted(on.ranks_per_node, "rank"), counted(how.replicas, "replica"), counted(how.shards, "shard"),
              bytes_text(how.bucket_bytes), made.options.buckets_in_flight);
   std::vector<std::string> header{"", "seconds"};
   if (how.simulate) {
@@ -124,7 +127,7 @@ void print_text(const plan_request& how, const cluster& on, const plan& made, st
     }
     table.add(std::move(row));
   }
-  fmt::print("{}\n{}\n", table.text(), recommendation(all));
+  fmt::print("{}\n{}\n", table.text(terminal_columns(STDOUT_FILENO)), recommendation(all));
 }
 
 void print_json(const plan_request& how, const cluster& on, const plan& made, std::span<const way_cost> all) {

@@ -1,4 +1,5 @@
 #include "commands.hpp"
+#include "terminal.hpp"
 #include <fsdpinit/observe/report_json.hpp>
 #include <fsdpinit/observe/text_table.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
@@ -19,6 +20,8 @@
 #include <tuple>
 #include <utility>
 #include <vector>
+
+#include <unistd.h>
 
 namespace fsdpinit::tool {
 namespace {
@@ -98,8 +101,9 @@ std::vector<tensor_family> families_of(std::span<const tensor_descriptor> tensor
 
 void print_text(const std::string& given, const safetensors_source& source) {
   const auto tensors = source.tensors();
-  fmt::print("{}: {} tensors, {} in {} file{}\n\n", printable(given), tensors.size(), bytes_text(bytes_of(tensors)),
-             source.files().size(), source.files().size() == 1 ? "" : "s");
+  fmt::print("{}: {}, {} in {}\n\n", printable(given), counted(tensors.size(), "tensor"), bytes_text(bytes_of(tensors)),
+             counted(source.files().size(), "file"));
+  const std::size_t columns = terminal_columns(STDOUT_FILENO);
   text_table files({"file", "size", "header", "tensors", "metadata"});
   for (const safetensors_file_info& file : source.files()) {
     std::string metadata;
@@ -119,13 +123,13 @@ void print_text(const std::string& given, const safetensors_source& source) {
                fmt::format("{}", std::max<std::size_t>(family.numbers.size(), 1)),
                bytes_text(byte_size(*family.first))});
   }
-  fmt::print("{}\n{}\n{}", files.text(), dtypes.text(), names.text());
+  fmt::print("{}\n{}\n{}", files.text(columns), dtypes.text(columns), names.text(columns));
   if (!source.unlisted().empty()) {
     text_table left_out({"left out by the index", "in"});
     for (const unlisted_tensor& each : source.unlisted()) {
       left_out.add({each.name.empty() ? "(not looked into)" : printable(each.name), printable(each.file)});
     }
-    fmt::print("\n{}", left_out.text());
+    fmt::print("\n{}", left_out.text(columns));
   }
 }
 

@@ -4,6 +4,7 @@
 #include "load_rank.hpp"
 #include "progress.hpp"
 #include "rank_threads.hpp"
+#include "terminal.hpp"
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/observe/report_text.hpp>
 #include <fsdpinit/observe/timeline.hpp>
@@ -17,6 +18,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <unistd.h>
 
 namespace fsdpinit::tool {
 namespace {
@@ -72,8 +75,9 @@ void run_load(const load_request& how, unfinished& outputs) {
     dump(how, results, *folder);
   }
   files.commit();
-  fmt::print("{}{}{:.3f} s in all; the process had {} resident at most\n", report_text(reports),
-             results.front().left_alone, seconds, bytes_text(peak_rss));
+  fmt::print("{}{}{:.3f} s in all; the process had {} resident at most\n",
+             report_text(reports, terminal_columns(STDOUT_FILENO)), results.front().left_alone, seconds,
+             bytes_text(peak_rss));
 }
 
 }  // namespace fsdpinit::tool

@@ -6,12 +6,14 @@
 #include "load_outputs.hpp"
 #include "load_rank.hpp"
 #include "progress.hpp"
+#include "terminal.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/init/gathered_reports.hpp>
 #include <fsdpinit/observe/report_text.hpp>
 #include <fsdpinit/observe/resident_memory.hpp>
+#include <fsdpinit/observe/text_table.hpp>
 #include <fsdpinit/observe/timeline.hpp>
 
 #include <fmt/format.h>
@@ -27,6 +29,7 @@
 #include <vector>
 
 #include <mpi.h>
+#include <unistd.h>
 
 namespace fsdpinit::tool {
 namespace {
@@ -94,7 +97,8 @@ class mpi_loader {
         files->write_timeline(text_of(samples));
         files->write_report(reports, 0, seconds);
         files->commit();
-        fmt::print("{}{}{:.3f} s in all\n", report_text(reports), result.left_alone, seconds);
+        fmt::print("{}{}{:.3f} s in all\n", report_text(reports, terminal_columns(STDOUT_FILENO)), result.left_alone,
+                   seconds);
       }
     });
   }
@@ -160,10 +164,10 @@ void run_load_mpi(const load_request& how, unfinished& outputs) {
   mpi_communicator world(MPI_COMM_WORLD, {.when_peer_lost = peer_lost_action::throw_error});
   if (world.size() != how.ranks()) {
     throw usage_error(
-        fmt::format("--shards is {}{}, but the launcher has started {} rank{}; make them equal, or give "
+        fmt::format("--shards is {}{}, but the launcher has started {}; make them equal, or give "
                     "--launcher threads",
-                    how.shards, how.replicas == 1 ? "" : fmt::format(" and --replicas {}", how.replicas), world.size(),
-                    world.size() == 1 ? "" : "s"));
+                    how.shards, how.replicas == 1 ? "" : fmt::format(" and --replicas {}", how.replicas),
+                    counted(world.size(), "rank")));
   }
   try {
     mpi_loader(how, outputs, world).run();

@@ -5,6 +5,7 @@
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/observe/text_table.hpp>
 #include <fsdpinit/sources/adaptors.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
@@ -51,8 +52,8 @@ namespace fsdpinit::tool {
     }
   }
   return count == 0 ? std::string()
-                    : concat("not cast to ", name(*how.type), ", ", count, " floating tensor", count == 1 ? "" : "s",
-                             ": ", names, count > shown ? ", ...\n" : "\n");
+                    : concat("not cast to ", name(*how.type), ", ", counted(count, "floating tensor"), ": ", names,
+                             count > shown ? ", ...\n" : "\n");
 }
 
 }  // namespace fsdpinit::tool

@@ -4,6 +4,7 @@
 #include "opener.hpp"
 #include "planning.hpp"
 #include "published_models.hpp"
+#include "terminal.hpp"
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_view.hpp>
@@ -30,6 +31,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include <unistd.h>
 
 namespace fsdpinit::tool {
 namespace {
@@ -94,12 +97,17 @@ void print_text(const plan_request& how, const plan& made, std::span<const predi
   const transport_kind transport = made.options.transport;
   const std::uint64_t model = model_bytes(made);
   const std::string mesh_text =
-      how.replicas == 1 ? std::string() : fmt::format(" ({} replicas of {} shards)", how.replicas, how.shards);
-  fmt::print("{}: {} tensors, {}\n{}{}{}, {} rank{}{}, {} units (slabs), {} buckets of {}, {} in flight\n\n",
-             printable(how.checkpoint), made.tensors.size(), bytes_text(model), how.policy_name,
-             transport == transport_kind::none ? "" : ", ", transport == transport_kind::none ? "" : name(transport),
-             ranks.size(), ranks.size() == 1 ? "" : "s", mesh_text, made.slabs.size(), made.schedule.size(),
-             bytes_text(how.bucket_bytes), made.options.buckets_in_flight);
+      how.replicas == 1 ? "" : fmt::format(" ({} replicas of {})", how.replicas, counted(how.shards, "shard"));
+  const std::string units =
+      fmt::format("{} ({})", counted(made.slabs.size(), "unit"), made.slabs.size() == 1 ? "slab" : "slabs");
+  const std::string buckets = transport == transport_kind::none
+                                  ? ""
+                                  : fmt::format(", {} of {}, {} in flight", counted(made.schedule.size(), "bucket"),
+                                                bytes_text(how.bucket_bytes), made.options.buckets_in_flight);
+  fmt::print("{}: {}, {}\n{}{}{}, {}{}, {}{}\n\n", printable(how.checkpoint), counted(made.tensors.size(), "tensor"),
+             bytes_text(model), how.policy_name, transport == transport_kind::none ? "" : ", ",
+             transport == transport_kind::none ? "" : name(transport), counted(ranks.size(), "rank"), mesh_text, units,
+             buckets);
 
   const auto shard = [](const prediction& each) { return each.shard_bytes; };
   const auto slab = [](const prediction& each) { return each.slab_bytes; };
@@ -120,7 +128,7 @@ void print_text(const plan_request& how, const plan& made, std::span<const predi
   }
   table.add({"all", sum(ranks, shard), sum(ranks, slab), sum(ranks, staging), sum(ranks, peak), sum(ranks, read),
              sum(ranks, sent), sum(ranks, received)});
-  fmt::print("{}", table.text());
+  fmt::print("{}", table.text(terminal_columns(STDOUT_FILENO)));
 }
 
 void print_json(const plan_request& how, const plan& made, std::span<const prediction> predictions) {
@@ -219,11 +227,13 @@ void require_fitting(const sharding_request& how, std::size_t most_ranks) {
                                   how.shards, how.shards));
   }
   if (how.loads_first() && !how.strict) {
-    throw usage_error("--non-strict: not for cpu-ram-efficient-loading, which loads the whole model first");
+    throw usage_error(
+        "--non-strict: not for cpu-ram-efficient-loading, which loads the whole model first; leave it out");
   }
   if (how.ranks() > most_ranks) {
-    throw usage_error(fmt::format("--replicas: {} replicas of {} shards are {} ranks; at most {} are possible",
-                                  how.replicas, how.shards, how.ranks(), most_ranks));
+    throw usage_error(
+        fmt::format("--replicas: {} replicas of {} shards are {} ranks; at most {} are possible, so use fewer",
+                    how.replicas, how.shards, how.ranks(), most_ranks));
   }
   if (how.source_rank >= how.ranks()) {
     throw usage_error(
@@ -235,8 +245,9 @@ void run_plan(const plan_request& asked) {
   plan_request how = asked;
   const bool published = names_published_model(how);
   if (published && (!how.renames.empty() || !how.model.empty())) {
-    throw usage_error(fmt::format("--{}: not where CHECKPOINT is a published model ({}), which is its own module",
-                                  how.renames.empty() ? "model" : "rename", how.checkpoint));
+    throw usage_error(
+        fmt::format("--{}: not where CHECKPOINT is a published model ({}), which is its own module; leave it out",
+                    how.renames.empty() ? "model" : "rename", how.checkpoint));
   }
   if (published) {
     how.model = how.checkpoint;

@@ -1,4 +1,5 @@
 #include "progress.hpp"
+#include "terminal.hpp"
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/observe/text_table.hpp>
 
@@ -10,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <string>
 #include <string_view>
 
 #include <unistd.h>
@@ -73,9 +75,14 @@ void progress_display::show_locked(std::uint64_t done, std::uint64_t total) {
   const auto line =
       fmt::format("{:3.0f} %  {} of {}, {}/s", 100 * part, bytes_text(done), bytes_text(total), bytes_text(speed));
   if (is_terminal_) {
-    constexpr std::size_t width = 30;
-    const auto full = static_cast<std::size_t>(part * width);
-    std::fputs(fmt::format("\r{} [{:#<{}}{:-<{}}] {}\x1b[K", label_, "", full, "", width - full, line).c_str(), stderr);
+    // The bar gives way to the text; the last column stays free, behind which some terminals break the line.
+    const std::size_t columns = terminal_columns(STDERR_FILENO);
+    const std::size_t taken = label_.size() + line.size() + 5;
+    const std::size_t width = columns > taken ? std::min<std::size_t>(columns - taken, 30) : 0;
+    const auto full = static_cast<std::size_t>(part * static_cast<double>(width));
+    const std::string bar = width == 0 ? "" : fmt::format("[{:#<{}}{:-<{}}] ", "", full, "", width - full);
+    const std::string all = fmt::format("{} {}{}", label_, bar, line);
+    std::fputs(fmt::format("\r{}\x1b[K", all.substr(0, columns - 1)).c_str(), stderr);
   } else {
     std::fputs(fmt::format("{}: {}\n", label_, line).c_str(), stderr);  // a closed stderr is no reason to fail
   }

@@ -131,7 +131,8 @@ void run_synthesize(const synthesize_request& how, unfinished& outputs) {
   index.sync();
   index.close();
   folder.commit();
-  fmt::print("{}: {} tensors, {} in {} files\n", printable(how.folder), count, bytes_text(total), files.size());
+  fmt::print("{}: {}, {} in {}\n", printable(how.folder), counted(count, "tensor"), bytes_text(total),
+             counted(files.size(), "file"));
 }
 
 }  // namespace fsdpinit::tool

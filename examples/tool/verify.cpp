@@ -56,7 +56,7 @@ std::size_t number_of(const std::string& file, const std::map<std::string, std::
     }
   }
   throw error(errc::invalid_file, file,
-              concat("its metadata say nothing usable of `", key, "`; give a folder that load --dump has written"));
+              concat("its metadata have no usable `", key, "`; give a folder that load --dump has written"));
 }
 
 rank_file open_rank(const std::string& path) {
@@ -75,7 +75,7 @@ rank_file open_rank(const std::string& path) {
   const auto places = metadata.find("tensors");
   file.places = nlohmann::json::parse(places == metadata.end() ? "" : places->second, nullptr, false);
   if (!file.places.is_object() || file.ranks() == 0 || file.rank >= file.ranks()) {
-    throw error(errc::invalid_file, path, "its metadata are of no dump; dump again");
+    throw error(errc::invalid_file, path, "its metadata are not those of a dump; dump again");
   }
   for (std::size_t i = 0; i < file.source.tensors().size(); ++i) {
     file.by_name.emplace(file.source.tensors()[i].name, i);
@@ -220,9 +220,8 @@ void run_verify(const verify_request& how) {
       compared += dump_check(checkpoint, file, shown, total).run(view, items);
     }
   }
-  const std::size_t ranks = files.size();
-  fmt::print("{} rank{} of {} tensors: {} are what the checkpoint says\n", ranks, ranks == 1 ? "" : "s",
-             files.front().by_name.size(), bytes_text(compared));
+  fmt::print("{} of {}: {} are what the checkpoint says\n", counted(files.size(), "rank"),
+             counted(files.front().by_name.size(), "tensor"), bytes_text(compared));
 }
 
 }  // namespace fsdpinit::tool

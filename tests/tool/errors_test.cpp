@@ -8,6 +8,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -46,17 +47,29 @@ class tool_errors : public ::testing::Test {
 };
 
 TEST_F(tool_errors, help_and_version_are_no_errors) {
-  for (const arguments& given : std::vector<arguments>{{"--help"}, {"load", "--help"}, {"plan", "-h"}, {"--version"}}) {
+  for (const arguments& given : std::vector<arguments>{{"--help"},
+                                                       {"inspect", "--help"},
+                                                       {"plan", "-h"},
+                                                       {"load", "--help"},
+                                                       {"verify", "--help"},
+                                                       {"synthesize", "--help"},
+                                                       {"--version"}}) {
     const finished_process process = run_tool(given);
     EXPECT_EQ(process.code, 0);
     EXPECT_EQ(process.err, "");
     EXPECT_NE(process.out.find("fsdpinit"), std::string::npos);
+    std::istringstream lines(process.out);
+    for (std::string line; std::getline(lines, line);) {
+      EXPECT_LE(line.size(), 80U) << line;
+    }
   }
 }
 
 TEST_F(tool_errors, usage) {
   expect_usage({}, "no command", "inspect, plan, load, verify or synthesize");
-  expect_usage({"lod", model}, "The following argument", "lod");
+  expect_usage({"lod", model}, "lod: there is no such command", "inspect, plan, load, verify or synthesize");
+  expect_usage({"--frob"}, "--frob: there is no such option", "");
+  expect_usage({"load", model, model, "--shards", "2"}, model + ": load takes no further argument", "");
   expect_usage({"load", model}, "--shards", "required");
   expect_usage({"load", "--shards", "2"}, "CHECKPOINT", "required");
   expect_usage({"load", "", "--shards", "2"}, "CHECKPOINT", "empty");
@@ -66,6 +79,9 @@ TEST_F(tool_errors, usage) {
   expect_usage({"load", model, "--shards", "2", "--replicas", "0"}, "--replicas", "from 1 to 1024");
   expect_usage({"load", model, "--shards", "600", "--replicas", "2"}, "--replicas", "are 1200 ranks; at most 1024");
   expect_usage({"load", model, "--shards", "2", "--source-rank", "2"}, "--source-rank", "2 is none of 2 ranks");
+  expect_usage({"load", model, "--shards", "2", "--source-rank", "-1"}, "--source-rank",
+               "\"-1\" is no number from 0 on");
+  expect_usage({"load", model, "--shards", "2", "--model", "gpt2", "--layers", "x"}, "--layers", "\"x\" is no number");
   expect_usage({"load", model, "--shards", "2", "--policy", "cpu-ram-efficient-loading", "--transport", "own-read"},
                "--transport", "own-read is not for cpu-ram-efficient-loading");
   expect_usage({"load", model, "--shards", "2", "--page-cache", "drop"}, "--page-cache", "keep, drop-behind");
@@ -89,7 +105,9 @@ TEST_F(tool_errors, usage) {
       {"load", model, "--shards", "2", "--model", "gpt2", "--non-strict", "--policy", "cpu-ram-efficient-loading"},
       "--non-strict", "not for cpu-ram-efficient-loading");
   expect_usage({"plan", model, "--shards", "99999999"}, "--shards", "from 1 to 65536");
-  expect_usage({"load", model, "--shards", "2", "--frob"}, "The following argument", "--frob");
+  expect_usage({"load", model, "--shards", "2", "--frob"}, "--frob: load has no such option", "");
+  expect_usage({"load", model, "--shards"}, "--shards: needs a value", "");
+  expect_usage({"load", model, "--shards", "2", "--shards", "3"}, "--shards: is given twice", "give it once");
   expect_usage({"load", model, "--shards", "2", "--policy", "x"}, "--policy",
                "native-sharding, cpu-ram-efficient-loading, every-rank-loads");
   expect_usage({"load", model, "--shards", "2", "--transport", "x"}, "--transport", "scatter, broadcast");

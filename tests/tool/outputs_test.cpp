@@ -45,26 +45,54 @@ TEST_F(tool_outputs, report_says_what_the_issue_asks_for) {
   }
 }
 
-TEST_F(tool_outputs, report_fits_the_schema) {
+TEST_F(tool_outputs, json_fits_its_schema) {
+  std::vector<std::string> pairs;  // a schema, and a file that should fit it
+  const auto add = [&](const std::string& schema, const std::string& file) {
+    pairs.push_back("examples/" + schema + ".schema.json");
+    pairs.push_back(file);
+  };
+  const auto report = [&](const std::string& file, std::vector<std::string> how) {
+    how.insert(how.begin(), {"load", model, "--report", dir / file});
+    expect_success(run_tool(how));
+    add("report", dir / file);
+  };
+  report("a.json", {"--shards", "3"});
+  report("b.json", {"--shards", "2", "--policy", "every-rank-loads"});
+  report("c.json", {"--shards", "1", "--transport", "broadcast"});
+  const auto print = [&](const std::string& schema, std::vector<std::string> how) {
+    how.emplace_back("--json");
+    const finished_process printed = run_tool(how);
+    expect_success(printed);
+    add(schema, dir.write(std::to_string(pairs.size()) + ".json", printed.out));
+  };
+  print("inspect", {"inspect", model});
+  print("plan", {"plan", model, "--shards", "3"});
+  print("plan", {"plan", "gpt2", "--shards", "8", "--replicas", "2", "--policy", "every-rank-loads"});
+  for (const std::string transport : {"scatter", "broadcast", "own-read"}) {
+    for (const std::string rank : {"0", "5"}) {
+      print("program", {"plan", "gpt2", "--layers", "2", "--shards", "3", "--replicas", "2", "--transport", transport,
+                        "--verify", "reread", "--dtype", "bf16", "--explain", rank});
+    }
+  }
+  print("cluster_plan", {"plan", "gpt2", "--cluster", "examples/clusters/one_node_nvme.json"});
+  print("cluster_plan",
+        {"plan", "gpt2", "--cluster", "examples/clusters/four_nodes_shared_storage.json", "--simulate"});
+
   const char* const script =
       "import json, sys\n"
       "try:\n"
       "  import jsonschema\n"
       "except ImportError:\n"
       "  sys.exit(77)\n"
-      "schema = json.load(open(sys.argv[1]))\n"
-      "jsonschema.Draft7Validator.check_schema(schema)\n"
-      "for path in sys.argv[2:]:\n"
-      "  jsonschema.validate(json.load(open(path)), schema)\n";
-  expect_success(run_tool({"load", model, "--shards", "3", "--report", dir / "a.json"}));
-  expect_success(
-      run_tool({"load", model, "--shards", "2", "--report", dir / "b.json", "--policy", "every-rank-loads"}));
-  expect_success(run_tool({"load", model, "--shards", "1", "--report", dir / "c.json", "--transport", "broadcast"}));
-  const finished_process checked =
-      run_process({"sh", "-c", "exec python3 -c \"$@\"", "sh", script, "examples/report.schema.json", dir / "a.json",
-                   dir / "b.json", dir / "c.json"});
+      "for at in range(1, len(sys.argv), 2):\n"
+      "  schema, found = (json.load(open(path)) for path in sys.argv[at:at + 2])\n"
+      "  jsonschema.Draft7Validator.check_schema(schema)\n"
+      "  jsonschema.validate(found, schema)\n";
+  std::vector<std::string> command{"sh", "-c", "exec python3 -c \"$@\"", "sh", script};
+  command.insert(command.end(), pairs.begin(), pairs.end());
+  const finished_process checked = run_process(command);
   if (checked.code == 77 || checked.code == 127) {
-    GTEST_SKIP() << "python3 with jsonschema is not installed: checked by its structure only, in observe/";
+    GTEST_SKIP() << "python3 with jsonschema is not installed: reports are checked by their structure, in observe/";
   }
   EXPECT_EQ(checked.code, 0) << checked.err;
 }
