@@ -8,7 +8,7 @@
 #include "ratio.hpp"
 #include "thread_loads.hpp"
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/sources/output_file.hpp>
+#include <fsdpinit/os/output_file.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 #include <fsdpinit/sources/safetensors_writer.hpp>
 

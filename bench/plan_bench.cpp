@@ -1,6 +1,6 @@
 // What planning costs: one rank's part, of a model of 100,000 tensors over 1024 ranks.
 #include <fsdpinit/core.hpp>
-#include <fsdpinit/plan/units.hpp>
+#include <fsdpinit/modules/units.hpp>
 
 #include <benchmark/benchmark.h>
 

@@ -8,10 +8,10 @@
 #include "mpi_main.hpp"
 #include "ratio.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
+#include <fsdpinit/cost/calibrate.hpp>
+#include <fsdpinit/cost/cluster_cost.hpp>
+#include <fsdpinit/cost/rank_classes.hpp>
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/calibrate.hpp>
-#include <fsdpinit/plan/cluster_cost.hpp>
-#include <fsdpinit/plan/rank_classes.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
 #include <fmt/format.h>

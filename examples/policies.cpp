@@ -1,11 +1,11 @@
 // Every way to bring the same module up, on four ranks that are threads of this process; all end with the same shards.
 #include <fsdpinit/core/xxh3.hpp>
+#include <fsdpinit/cost/by_cost.hpp>
+#include <fsdpinit/cost/calibrate.hpp>
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/calibrate.hpp>
 #include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/init/pretrained_environment.hpp>
-#include <fsdpinit/plan/by_cost.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -8,7 +8,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/sources/file.hpp>
+#include <fsdpinit/os/file.hpp>
 
 #include <array>
 #include <cstddef>

@@ -1,7 +1,7 @@
 // Checkpoints that are not quite what the module wants: other names, other dtypes, several of them, and some that lack a tensor.
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/os/output_file.hpp>
 #include <fsdpinit/sources/adaptors.hpp>
-#include <fsdpinit/sources/output_file.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 #include <fsdpinit/sources/safetensors_writer.hpp>
 

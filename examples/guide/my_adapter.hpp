@@ -3,7 +3,7 @@
 #include "my_framework.hpp"
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/memory/account.hpp>
-#include <fsdpinit/sources/file.hpp>
+#include <fsdpinit/os/file.hpp>
 
 #include <algorithm>
 #include <array>

@@ -1,10 +1,10 @@
 // What an initialisation will need and take, before there is a checkpoint or a job: the plan, one rank's prediction, a cluster's cost.
 #include <fsdpinit/core.hpp>
-#include <fsdpinit/plan/by_cost.hpp>
-#include <fsdpinit/plan/cluster_cost.hpp>
-#include <fsdpinit/plan/cluster_simulation.hpp>
+#include <fsdpinit/cost/by_cost.hpp>
+#include <fsdpinit/cost/cluster_cost.hpp>
+#include <fsdpinit/cost/cluster_simulation.hpp>
+#include <fsdpinit/cost/rank_classes.hpp>
 #include <fsdpinit/plan/program.hpp>
-#include <fsdpinit/plan/rank_classes.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -9,9 +9,9 @@
 #include <fsdpinit/core/version.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/os/page_cache.hpp>
 #include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/plan/verification.hpp>
-#include <fsdpinit/sources/page_cache.hpp>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>

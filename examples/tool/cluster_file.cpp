@@ -2,7 +2,7 @@
 #include "commands.hpp"
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/plan/cluster_cost.hpp>
+#include <fsdpinit/cost/cluster_cost.hpp>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>

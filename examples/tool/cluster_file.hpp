@@ -1,6 +1,6 @@
 #pragma once
 
-#include <fsdpinit/plan/cluster_cost.hpp>
+#include <fsdpinit/cost/cluster_cost.hpp>
 
 #include <string>
 

@@ -2,13 +2,13 @@
 #include "terminal.hpp"
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/cost/cluster_cost.hpp>
+#include <fsdpinit/cost/cluster_simulation.hpp>
+#include <fsdpinit/cost/rank_classes.hpp>
 #include <fsdpinit/observe/report_json.hpp>
 #include <fsdpinit/observe/text_table.hpp>
-#include <fsdpinit/plan/cluster_cost.hpp>
-#include <fsdpinit/plan/cluster_simulation.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
-#include <fsdpinit/plan/rank_classes.hpp>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>

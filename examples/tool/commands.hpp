@@ -4,9 +4,9 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/os/page_cache.hpp>
 #include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/plan/verification.hpp>
-#include <fsdpinit/sources/page_cache.hpp>
 
 #include <cstddef>
 #include <cstdint>

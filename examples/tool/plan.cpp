@@ -6,15 +6,15 @@
 #include "published_models.hpp"
 #include "terminal.hpp"
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/cost/cluster_cost.hpp>
+#include <fsdpinit/cost/rank_classes.hpp>
 #include <fsdpinit/init/match.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/report_json.hpp>
 #include <fsdpinit/observe/text_table.hpp>
-#include <fsdpinit/plan/cluster_cost.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
-#include <fsdpinit/plan/rank_classes.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
 #include <fmt/format.h>

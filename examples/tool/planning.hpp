@@ -2,7 +2,7 @@
 
 #include "commands.hpp"
 #include <fsdpinit/core/tensor_descriptor.hpp>
-#include <fsdpinit/plan/cluster_cost.hpp>
+#include <fsdpinit/cost/cluster_cost.hpp>
 #include <fsdpinit/plan/plan.hpp>
 
 #include <cstdint>

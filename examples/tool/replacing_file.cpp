@@ -1,7 +1,7 @@
 #include "replacing_file.hpp"
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/sources/file_descriptor.hpp>
-#include <fsdpinit/sources/output_file.hpp>
+#include <fsdpinit/os/file_descriptor.hpp>
+#include <fsdpinit/os/output_file.hpp>
 
 #include <cerrno>
 #include <filesystem>

@@ -8,7 +8,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/observe/report_json.hpp>
 #include <fsdpinit/observe/text_table.hpp>
-#include <fsdpinit/sources/output_file.hpp>
+#include <fsdpinit/os/output_file.hpp>
 #include <fsdpinit/sources/safetensors_writer.hpp>
 
 #include <fmt/format.h>

@@ -6,7 +6,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/match.hpp>
-#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/text_table.hpp>
 #include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/sources/safetensors.hpp>

@@ -2,7 +2,7 @@
 
 #define FSDPINIT_COMPILES
 
-#include <fsdpinit/init/calibrate.hpp>
+#include <fsdpinit/cost/calibrate.hpp>
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/sources/in_memory.hpp>

@@ -2,7 +2,7 @@
 
 /// \file
 /// The vocabulary, the planner and the concepts: no I/O, no threads, no `<memory>`. For adapters and tools. The default
-/// unit assignment, plan/units.hpp, is apart: it is needed where a module is initialised, and costs a map.
+/// unit assignment, modules/units.hpp, is apart: it is needed where a module is initialised, and costs a map.
 
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>

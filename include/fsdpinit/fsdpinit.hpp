@@ -2,7 +2,7 @@
 
 /// \file
 /// What a program needs that initialises a module, but for JSON, fmt, CUDA, MPI and tensor frameworks. Headers of their own, as not
-/// all need them: sources/adaptors.hpp, units/sharded_units.hpp, observe/timeline.hpp, init/calibrate.hpp, plan/by_cost.hpp and the
+/// all need them: sources/adaptors.hpp, units/sharded_units.hpp, observe/timeline.hpp, cost/calibrate.hpp, cost/by_cost.hpp and the
 /// other models of clusters, init/pretrained_environment.hpp.
 
 #include <fsdpinit/communicators/collectives.hpp>

@@ -1,9 +1,9 @@
+#include "support/fake_cuda.hpp"
 #include "support/gpu_doubles.hpp"
 #include <fsdpinit/communicators/cuda_threads.hpp>
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
-#include <fsdpinit/testing/fake_cuda.hpp>
 #include <fsdpinit/testing/laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 

@@ -1,3 +1,5 @@
+#include "support/fake_cuda.hpp"
+#include "support/fake_nccl.hpp"
 #include "support/gpu_doubles.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/communicators/nccl_communicator_ref.hpp>
@@ -5,8 +7,6 @@
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
 #include <fsdpinit/testing/call_counter.hpp>
-#include <fsdpinit/testing/fake_cuda.hpp>
-#include <fsdpinit/testing/fake_nccl.hpp>
 #include <fsdpinit/testing/faults.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 

@@ -1,3 +1,5 @@
+#include "support/fake_cuda.hpp"
+#include "support/fake_nccl.hpp"
 #include "support/gpu_doubles.hpp"
 #include <fsdpinit/communicators/nccl_communicator.hpp>
 #include <fsdpinit/communicators/threads.hpp>
@@ -5,8 +7,6 @@
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
-#include <fsdpinit/testing/fake_cuda.hpp>
-#include <fsdpinit/testing/fake_nccl.hpp>
 #include <fsdpinit/testing/faulty_communicator.hpp>
 #include <fsdpinit/testing/laws.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>

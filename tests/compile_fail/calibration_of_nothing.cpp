@@ -1,6 +1,6 @@
 // expect: fsdpinit: `source` must be a StateDictSource (T must have tensors() const, void read(
+#include <fsdpinit/cost/calibrate.hpp>
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/calibrate.hpp>
 
 #ifdef FSDPINIT_CONTROL
 using given = fsdpinit::in_memory_source;

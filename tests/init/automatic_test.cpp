@@ -1,8 +1,8 @@
 #include "support/expect_error.hpp"
 #include "support/readable_checkpoint.hpp"
 #include "support/reference_model.hpp"
+#include <fsdpinit/cost/by_cost.hpp>
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/plan/by_cost.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>

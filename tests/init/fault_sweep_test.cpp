@@ -1,4 +1,5 @@
 #include "support/adamw.hpp"
+#include "support/fake_cuda.hpp"
 #include "support/fault_sweep.hpp"
 #include "support/heap_faults.hpp"
 #include "support/heap_sweep.hpp"
@@ -7,7 +8,6 @@
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/init/fingerprint.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
-#include <fsdpinit/testing/fake_cuda.hpp>
 #include <fsdpinit/testing/faults.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 

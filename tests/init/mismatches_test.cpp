@@ -1,7 +1,7 @@
 #include "support/expect_error.hpp"
 #include <fsdpinit/init/match.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 
 #include <gtest/gtest.h>
 

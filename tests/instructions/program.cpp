@@ -2,7 +2,7 @@
 #include <fsdpinit/core.hpp>
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
-#include <fsdpinit/plan/units.hpp>
+#include <fsdpinit/modules/units.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 #include <fsdpinit/sources/safetensors_writer.hpp>

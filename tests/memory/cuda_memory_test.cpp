@@ -1,9 +1,9 @@
+#include "support/fake_cuda.hpp"
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
 #include <fsdpinit/memory/cuda_stream.hpp>
-#include <fsdpinit/testing/fake_cuda.hpp>
 #include <fsdpinit/testing/laws.hpp>
 #include <support/expect_error.hpp>
 #include <support/sanitizers.hpp>

@@ -2,8 +2,8 @@
 #include "support/expect_error.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/core.hpp>
-#include <fsdpinit/plan/rank_classes.hpp>
-#include <fsdpinit/plan/units.hpp>
+#include <fsdpinit/cost/rank_classes.hpp>
+#include <fsdpinit/modules/units.hpp>
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include <fsdpinit/sources/output_file.hpp>
+#include <fsdpinit/os/output_file.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 #include <fsdpinit/sources/safetensors_writer.hpp>
 #include <support/expect_error.hpp>

@@ -1,7 +1,7 @@
 #pragma once
 
+#include "support/fake_cuda.hpp"
 #include <fsdpinit/memory/cuda_memory.hpp>
-#include <fsdpinit/testing/fake_cuda.hpp>
 
 namespace fsdpinit::testing_support {
 

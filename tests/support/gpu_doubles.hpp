@@ -1,5 +1,7 @@
 #pragma once
 
+#include "support/fake_cuda.hpp"
+#include "support/fake_nccl.hpp"
 #include "support/fault_sweep.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/communicators/cuda_threads.hpp>
@@ -8,8 +10,6 @@
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
 #include <fsdpinit/testing/call_counter.hpp>
-#include <fsdpinit/testing/fake_cuda.hpp>
-#include <fsdpinit/testing/fake_nccl.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>

@@ -4,8 +4,8 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/sources/file.hpp>
-#include <fsdpinit/sources/output_file.hpp>
+#include <fsdpinit/os/file.hpp>
+#include <fsdpinit/os/output_file.hpp>
 
 #include <cerrno>
 #include <cstddef>

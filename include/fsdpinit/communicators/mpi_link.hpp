@@ -3,10 +3,10 @@
 #include <fsdpinit/communicators/mpi_handles.hpp>
 #include <fsdpinit/communicators/mpi_notices.hpp>
 #include <fsdpinit/communicators/rank_group.hpp>
-#include <fsdpinit/core/blocked_signals.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/os/blocked_signals.hpp>
 
 #include <algorithm>
 #include <cstddef>

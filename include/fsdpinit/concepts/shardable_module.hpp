@@ -61,7 +61,7 @@ template <class M>
 
 /// A module that says which of its parts are sharded and gathered together: `is_unit(path)` as a member or in its traits,
 /// for module paths such as `layers.0`. It is asked once for each path, and answers alike on every rank. Others get the
-/// default assignment of <fsdpinit/plan/units.hpp>.
+/// default assignment of <fsdpinit/modules/units.hpp>.
 template <class M>
 concept NamesUnits = requires(const M& module, std::string_view path) {
   { module_traits<M>::is_unit(module, path) } -> std::convertible_to<bool>;

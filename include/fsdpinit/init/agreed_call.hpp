@@ -9,13 +9,13 @@
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_state_source.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/init/policy_in_use.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/source_ranks.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/sources/source_ref.hpp>
 

@@ -11,7 +11,6 @@
 #include <fsdpinit/init/gathered_reports.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/module_state.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/payload_channel.hpp>
 #include <fsdpinit/init/payload_link.hpp>
@@ -20,6 +19,7 @@
 #include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/init/workspace.hpp>
 #include <fsdpinit/memory/in_order.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/call_progress.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>

@@ -2,8 +2,8 @@
 
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/plan/verification.hpp>
 
 #include <string>

@@ -2,7 +2,7 @@
 
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/init/mismatches.hpp>
-#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
 
 #include <algorithm>

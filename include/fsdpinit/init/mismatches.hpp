@@ -4,8 +4,8 @@
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/name_advice.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 
 #include <algorithm>
 #include <array>

@@ -7,7 +7,7 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
-#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 
 #include <cstddef>
 #include <cstdint>

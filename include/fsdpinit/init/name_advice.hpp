@@ -2,7 +2,7 @@
 
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/sources/name_rules.hpp>
 
 #include <algorithm>

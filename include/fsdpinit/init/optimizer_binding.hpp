@@ -4,7 +4,7 @@
 #include <fsdpinit/concepts/optimizer_ref.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/init/module_view.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 
 #include <cstddef>
 #include <optional>

@@ -5,13 +5,13 @@
 #include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/program_runner.hpp>
 #include <fsdpinit/init/retained_memory.hpp>
 #include <fsdpinit/init/step_reader.hpp>
 #include <fsdpinit/init/workspace.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/peak_growth.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/call_progress.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/partition.hpp>

@@ -10,13 +10,13 @@
 #include <fsdpinit/init/engine.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/match.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/plan_execution.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/step_reader.hpp>
 #include <fsdpinit/init/wait_watch.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/call_progress.hpp>
 #include <fsdpinit/sources/source_ref.hpp>
 

@@ -2,10 +2,10 @@
 
 #include <fsdpinit/communicators/monitor.hpp>
 #include <fsdpinit/control/attempt.hpp>
-#include <fsdpinit/core/blocked_signals.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/os/blocked_signals.hpp>
 
 #include <cstddef>
 #include <cstdint>

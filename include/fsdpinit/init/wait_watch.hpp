@@ -2,11 +2,11 @@
 
 #include <fsdpinit/communicators/monitor.hpp>
 #include <fsdpinit/concepts/control_ref.hpp>
-#include <fsdpinit/core/blocked_signals.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/observe/observer_ref.hpp>
+#include <fsdpinit/os/blocked_signals.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <fsdpinit/core/blocked_signals.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/observe/resident_memory.hpp>
+#include <fsdpinit/os/blocked_signals.hpp>
 
 #include <charconv>
 #include <chrono>

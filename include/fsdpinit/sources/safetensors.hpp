@@ -1,9 +1,9 @@
 #pragma once
 
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/sources/file.hpp>
+#include <fsdpinit/os/file.hpp>
+#include <fsdpinit/os/page_cache.hpp>
 #include <fsdpinit/sources/hf_index.hpp>
-#include <fsdpinit/sources/page_cache.hpp>
 #include <fsdpinit/sources/safetensors_folder.hpp>
 #include <fsdpinit/sources/safetensors_header.hpp>
 #include <fsdpinit/sources/safetensors_source.hpp>

@@ -2,8 +2,8 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/sources/file.hpp>
-#include <fsdpinit/sources/file_content.hpp>
+#include <fsdpinit/os/file.hpp>
+#include <fsdpinit/os/file_content.hpp>
 #include <fsdpinit/sources/hf_index.hpp>
 #include <fsdpinit/sources/safetensors_header.hpp>
 

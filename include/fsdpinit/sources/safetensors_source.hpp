@@ -5,11 +5,11 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
-#include <fsdpinit/sources/file.hpp>
-#include <fsdpinit/sources/file_content.hpp>
+#include <fsdpinit/os/file.hpp>
+#include <fsdpinit/os/file_content.hpp>
+#include <fsdpinit/os/input_files.hpp>
+#include <fsdpinit/os/page_cache.hpp>
 #include <fsdpinit/sources/hf_index.hpp>
-#include <fsdpinit/sources/input_files.hpp>
-#include <fsdpinit/sources/page_cache.hpp>
 #include <fsdpinit/sources/repeated_name.hpp>
 #include <fsdpinit/sources/safetensors_folder.hpp>
 #include <fsdpinit/sources/safetensors_header.hpp>

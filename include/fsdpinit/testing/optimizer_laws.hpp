@@ -5,8 +5,8 @@
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/optimizer_binding.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/testing/law_list.hpp>
 
 #include <cstddef>

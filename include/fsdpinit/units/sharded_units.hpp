@@ -13,12 +13,11 @@
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/manifest.hpp>
-#include <fsdpinit/memory/host_memory.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/plan/mesh.hpp>
 #include <fsdpinit/units/gradient_layout.hpp>
 #include <fsdpinit/units/lockstep.hpp>

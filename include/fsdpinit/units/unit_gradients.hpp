@@ -4,8 +4,8 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/shape.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/units/gradient_layout.hpp>
 #include <fsdpinit/units/unit_layout.hpp>

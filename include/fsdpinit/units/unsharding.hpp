@@ -7,10 +7,10 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/memory/host_memory.hpp>
-#include <fsdpinit/init/module_view.hpp>
 #include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/memory/in_order.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/units/unit_layout.hpp>
