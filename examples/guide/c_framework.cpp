@@ -135,11 +135,10 @@ void bring_up(const cf_model& model, const std::uint64_t* whole_rows, auto check
   c_module module(model, whole_rows);
   fsdpinit::mpi_communicator ranks(model.comm);  // works on a duplicate, which ends with it
   const fsdpinit::options how{.bucket_bytes = 16 * fsdpinit::kib};
-  if (model.place == CF_HOST) {
-    fsdpinit::initialize(module, checkpoint, ranks, how, {.memory = c_memory<CF_HOST>()});
-  } else {
-    fsdpinit::initialize(module, checkpoint, ranks, how, {.memory = c_memory<CF_DEVICE>()});
-  }
+  const bool is_host = model.place == CF_HOST;
+  fsdpinit::initialize(module, checkpoint, ranks, how,
+                       {.memory = is_host ? fsdpinit::memory_argument(c_memory<CF_HOST>())
+                                          : fsdpinit::memory_argument(c_memory<CF_DEVICE>())});
 }
 
 /// What C calls: NULL, or what went wrong, the same on every process. `weights` are the whole tensors, one after the other, on
