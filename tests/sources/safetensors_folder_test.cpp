@@ -262,10 +262,10 @@ TEST(safetensors_folder, a_file_beside_parts_with_holes_is_an_error_that_names_t
 
 TEST(safetensors_folder, without_a_checkpoint_is_an_error_that_lists_what_it_holds) {
   const temp_dir dir;
-  expect_rejected(dir.path(), "it holds nothing");
+  expect_rejected(dir.path(), "this one holds nothing");
   static_cast<void>(dir.write("pytorch_model.bin", ""));
   static_cast<void>(dir.write("config\n.json", ""));
-  expect_rejected(dir.path(), R"(it holds config\n.json, pytorch_model.bin)");
+  expect_rejected(dir.path(), R"(this one holds config\n.json, pytorch_model.bin)");
   fs::create_symlink("nowhere", dir / "model.safetensors");
   fs::create_directory(dir / "f.safetensors");
   expect_rejected(dir.path(), "f.safetensors (a folder), model.safetensors (a dangling link), pytorch_model.bin");
