@@ -3,7 +3,7 @@
 # library, which leads to the header there and to the symbol's documentation here.
 
 function page_of(path,    name) {
-  if (path ~ /(^|\/)(docs\/guide\/README\.md|docs\/guide)$/ || path == "README.md" && FILENAME ~ /docs\/guide\//) return "index"
+  if (path ~ /(^|\/)(guide\/README\.md|docs\/guide)$/ || path == "README.md" && FILENAME ~ /docs\/guide\//) return "index"
   if (path ~ /README\.md$/) return "front"
   name = path
   sub(/^.*\//, "", name)

@@ -225,8 +225,8 @@ class initialiser_ref {
   /// An initialiser with which the compiler finds nothing wrong, or it says which clause is not met.
   template <class F>
     requires(!std::same_as<std::remove_cvref_t<F>, initialiser_ref>)
-  initialiser_ref(
-      F&& initialise) noexcept  // NOLINT(google-explicit-constructor,*-missing-std-forward): stands for its reference
+  // NOLINTNEXTLINE(google-explicit-constructor,bugprone-forwarding-reference-overload,*-missing-std-forward): stands for it
+  initialiser_ref(F&& initialise) noexcept
       : initialise_(const_cast<void*>(static_cast<const void*>(std::addressof(initialise)))) {
     if constexpr (detail::require_initialiser<std::remove_reference_t<F>>()) {
       table_ = &table_of<std::remove_reference_t<F>>;

@@ -17,9 +17,8 @@ class observer_ref {
   /// An observer with which the compiler finds nothing wrong, or it says which clause is not met.
   template <class Watch>
     requires(!std::same_as<std::remove_cvref_t<Watch>, observer_ref>)
-  observer_ref(
-      Watch&& watch) noexcept  // NOLINT(google-explicit-constructor,*-missing-std-forward): stands for its reference
-      : watch_(const_cast<void*>(static_cast<const void*>(std::addressof(watch)))) {
+  // NOLINTNEXTLINE(google-explicit-constructor,bugprone-forwarding-reference-overload,*-missing-std-forward): stands for it
+  observer_ref(Watch&& watch) noexcept : watch_(const_cast<void*>(static_cast<const void*>(std::addressof(watch)))) {
     if constexpr (detail::require_observer<std::remove_reference_t<Watch>>()) {
       table_ = &table_of<std::remove_reference_t<Watch>>;
     }
