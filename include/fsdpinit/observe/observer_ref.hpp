@@ -13,7 +13,7 @@ namespace fsdpinit {
 class observer_ref {
  public:
   /// Of nobody who observes.
-  observer_ref() noexcept;
+  observer_ref() = default;
   /// An observer with which the compiler finds nothing wrong, or it says which clause is not met.
   template <class Watch>
     requires(!std::same_as<std::remove_cvref_t<Watch>, observer_ref>)
@@ -24,10 +24,18 @@ class observer_ref {
     }
   }
 
-  void phase(const char* name) const { table_->phase(watch_, name); }
-  void progress(std::uint64_t done, std::uint64_t total) const { table_->progress(watch_, done, total); }
+  void phase(const char* name) const {
+    if (table_ != nullptr) {
+      table_->phase(watch_, name);
+    }
+  }
+  void progress(std::uint64_t done, std::uint64_t total) const {
+    if (table_ != nullptr) {
+      table_->progress(watch_, done, total);
+    }
+  }
   /// Is it a WaitingObserver?
-  [[nodiscard]] bool hears_of_waits() const noexcept { return table_->waiting != nullptr; }
+  [[nodiscard]] bool hears_of_waits() const noexcept { return table_ != nullptr && table_->waiting != nullptr; }
   /// \pre hears_of_waits()
   void waiting(const char* what, double seconds) const noexcept { table_->waiting(watch_, what, seconds); }
 
@@ -57,7 +65,5 @@ class observer_ref {
   void* watch_ = nullptr;
   const table* table_ = nullptr;
 };
-
-inline observer_ref::observer_ref() noexcept : table_(&table_of<null_observer>) {}
 
 }  // namespace fsdpinit
