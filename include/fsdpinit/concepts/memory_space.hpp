@@ -156,7 +156,7 @@ concept LocallyCopyingMemory = MemorySpace<S> && requires(S& space, typename S::
 };
 
 /// May communicator C send from and receive into memory of space S? If the host may touch it, and where C works on device memory,
-/// which it says by the alias `C::device_memory`. Where not, one staging copy is inserted, and the plan counts it.
+/// which it says by the alias `C::device_memory`. Otherwise one staging copy is inserted, and the plan counts it.
 template <class C, class S>
 inline constexpr bool can_access =
     S::host_accessible || requires { requires std::same_as<typename C::device_memory, S>; };

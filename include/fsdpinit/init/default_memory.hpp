@@ -1,9 +1,6 @@
 #pragma once
 
-#include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
-
-#include <concepts>
 
 namespace fsdpinit {
 
@@ -24,27 +21,6 @@ struct space_behind<default_memory> {
 };
 template <class Given>
 using space_of = typename space_behind<Given>::type;
-
-/// What was given to a call; nullptr where it makes a space itself.
-template <class Given>
-[[nodiscard]] space_of<Given>* given_space(Given& memory) noexcept {
-  if constexpr (std::same_as<Given, default_memory>) {
-    return nullptr;
-  } else {
-    return &memory;
-  }
-}
-
-/// A handle of the given space, or a space of this rank's own. \throws std::bad_alloc, what copying throws
-template <MemorySpace Space>
-[[nodiscard]] Space handle_or_own(const Space* given) {
-  if constexpr (std::default_initializable<Space>) {
-    if (given == nullptr) {
-      return Space();
-    }
-  }
-  return *given;
-}
 
 }  // namespace detail
 

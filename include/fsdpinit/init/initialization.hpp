@@ -278,7 +278,7 @@ class initialization {
     rebind(call_.binding());
   }
 
-  /// Makes the report, but for what only the end will tell: before the last agreement, as it allocates.
+  /// Makes the report, without what only the end will tell: before the last agreement, as it allocates.
   void describe() {
     enter("commit");
     const plan& made = run_->made();

@@ -137,7 +137,7 @@ class pretrained_load {
                         " for the whole model on this rank; load on fewer ranks of a machine, or initialise shards");
   }
 
-  /// The report but for what only the end will tell. Made before the last agreement, as it allocates.
+  /// The report, without what only the end will tell. Made before the last agreement, as it allocates.
   [[nodiscard]] pretrained_report describe() {
     return {.rank = control_.rank(),
             .holds_weights = reads(),
