@@ -50,8 +50,8 @@ struct recipe {
 
 namespace detail {
 
-// More pieces than a model has tensors: what cuts one tensor as finely is a mistake.
-inline constexpr std::size_t most_pieces = std::size_t{1} << 20U;
+// Forty megabytes of them. Experts of all layers stacked are some ten thousand; what cuts a tensor as finely is a mistake.
+inline constexpr std::size_t most_pieces = std::size_t{1} << 17U;
 
 template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
