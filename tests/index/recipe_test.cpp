@@ -287,6 +287,33 @@ TEST(Operations, RefuseWhatIsCutTooFinely) {
       "a tensor of shape [2097153, 2097152] is cut into more than 131072 pieces; use extents that divide each other");
 }
 
+TEST(Patterns, SayWhatDoesNotFit) {
+  const recipe of = stored_tensor(0, dtype::f32, {4, 6});
+  const auto expect_refused_as = [&](std::string_view pattern, std::string_view text, axis_size size = {"a", 4}) {
+    expect_refused([&] { return rearrange(of, pattern, {&size, 1}); }, text);
+  };
+  expect_refused_as("a b", "rearrange: 'a b': there is no '->'; write what is on its left, what is to be on its right");
+  expect_refused_as("(a b -> a b", "rearrange: '(a b -> a b': a parenthesis is not closed; write each group as (a b)");
+  expect_refused_as(
+      "a 6 -> a 6",
+      "rearrange: 'a 6 -> a 6': an axis is a name of letters, digits and inner underscores, '1', or '...'");
+  expect_refused_as("a b c -> a b c",
+                    "rearrange: 'a b c -> a b c' is for tensors of 3 dims, not for [4, 6]; name each dim");
+  expect_refused_as("a (b c) -> a b c",
+                    "rearrange: 'a (b c) -> a b c': sizes of b and c are missing; give one of them");
+  expect_refused_as("(a c) b -> a b",
+                    "rearrange: '(a c) b -> a b': a dim of 4 is no product of axes of 3 and a whole number; give sizes "
+                    "that divide it",
+                    {"a", 3});
+  expect_refused_as("a b -> b a",
+                    "rearrange: 'a b -> b a': a dim of 4 is no product of axes of 3; give sizes that make it up",
+                    {"a", 3});
+  expect_refused_as("a b -> b a", "rearrange: 'a b -> b a' has no axis c, whose size is given; name it or leave it out",
+                    {"c", 3});
+  expect_refused_as("a b -> b", "rearrange: 'a b -> b': an axis is on the left side alone; each is on both");
+  expect_refused_as("a b -> a b c", "rearrange: 'a b -> a b c': c is on the right side alone; each axis is on both");
+}
+
 // -- at compile time
 
 constexpr std::uint64_t factors_after_transposing_twice() {
