@@ -248,8 +248,9 @@ TEST(Operations, SayWhatDoesNotFit) {
                  "concat: part 1 is [4, 5] F32, part 0 is [4, 6] F32; dtypes and all dims but 0 must be equal");
   expect_refused([&] { return index_map::concat(std::span<const recipe>(), 0); },
                  "concat: there is nothing to make a tensor of; give at least one");
-  expect_refused([&] { return stack(other_shape, 0); },
-                 "stack: part 1 is [4, 5] F32, part 0 is [4, 6] F32; all must be alike, and have at least 0 dims");
+  expect_refused(
+      [&] { return stack(other_shape, 0); },
+      "stack: part 1 is [4, 5] F32, part 0 is [4, 6] F32; all must have the same shape and dtype, and at least 0 dims");
   expect_refused([&] { return slice(of, 1, 2, 7); },
                  "slice: [2, 7) is no part of dim 1 of [4, 6]; begin <= end <= 6 must hold");
   expect_refused([&] { return slice(of, 2, 0, 0); }, "slice: [4, 6] has no dim 2; dims are counted from 0");

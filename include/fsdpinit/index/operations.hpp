@@ -63,15 +63,15 @@ namespace fsdpinit::index_map {
   return detail::finished("concat", std::move(out));
 }
 
-/// One beside the other along a new dim. All are alike.
+/// One beside the other along a new dim. All have the same shape and dtype.
 [[nodiscard]] inline recipe stack(std::span<const recipe> parts, std::size_t dim) {
   std::vector<recipe> wider(parts.begin(), parts.end());
   for (std::size_t i = 0; i < wider.size(); ++i) {
     shape& extents = wider[i].extents;
     if (extents != parts[0].extents || wider[i].type != parts[0].type || dim > extents.rank()) {
       detail::refuse("stack: part ", i, " is ", to_string(parts[i].extents), " ", name(parts[i].type), ", part 0 is ",
-                     to_string(parts[0].extents), " ", name(parts[0].type), "; all must be alike, and have at least ",
-                     dim, " dims");
+                     to_string(parts[0].extents), " ", name(parts[0].type),
+                     "; all must have the same shape and dtype, and at least ", dim, " dims");
     }
     std::vector<std::uint64_t> dims(extents.begin(), extents.end());
     dims.insert(dims.begin() + static_cast<std::ptrdiff_t>(dim), 1);
