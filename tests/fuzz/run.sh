@@ -16,7 +16,7 @@ while (($#)); do
   esac
   shift
 done
-if ((${#names[@]} == 0)); then names=(header index arguments transports); fi
+if ((${#names[@]} == 0)); then names=(header index rules arguments transports); fi
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 bash cmake/packages.sh build test lint
