@@ -63,9 +63,10 @@ struct misuse {
 namespace detail {
 
 /// Looks for a misuse, one dim after the other: what uses are there is the same for ranges of a dim, each of which is looked into once.
+template <class Allows>
 class accountant {
  public:
-  explicit accountant(const shape& extents) : extents_(extents), where_(whole(extents)) {}
+  accountant(const shape& extents, Allows allows) : extents_(extents), where_(whole(extents)), allows_(allows) {}
 
   [[nodiscard]] std::optional<misuse> of(std::span<const use> uses) {
     std::vector<part> parts;
@@ -91,12 +92,23 @@ class accountant {
     std::vector<std::size_t> parts;
   };
 
+  [[nodiscard]] std::optional<misuse> found_unless_allowed(
+      const std::optional<std::pair<std::size_t, std::size_t>>& twice) const {
+    return allows_(twice) ? std::nullopt : std::optional(misuse{where_, twice});
+  }
+
   std::optional<misuse> of_dims_from(std::size_t dim, const std::vector<part>& parts) {
     if (parts.empty()) {
-      return misuse{where_, std::nullopt};
+      return found_unless_allowed(std::nullopt);
     }
     if (dim == extents_.rank()) {
-      return parts.size() == 1 ? std::nullopt : std::optional(misuse{where_, std::pair(parts[0].use, parts[1].use)});
+      std::optional<misuse> found;
+      for (std::size_t i = 0; i < parts.size() && !found; ++i) {
+        for (std::size_t j = i + 1; j < parts.size() && !found; ++j) {
+          found = found_unless_allowed(std::pair(parts[i].use, parts[j].use));
+        }
+      }
+      return found;
     }
     if (parts.size() == 1 && settled_elements(parts[0].left) == elements_from(extents_, dim)) {
       return std::nullopt;
@@ -197,18 +209,24 @@ class accountant {
 
   const shape& extents_;
   box where_;
+  Allows allows_;
 };
 
 }  // namespace detail
 
 /// Nothing where the uses of a stored tensor of that shape have each of its elements once; else a box of elements that they do not have,
 /// or that two of them have. The cost is that of sorting the uses, for each range of indices in which they are others.
+/// What `allows(twice)` returns true for, a misuse's `twice`, is none.
 /// \pre the uses are of one tensor of that shape
-[[nodiscard]] inline std::optional<misuse> misuse_of(const shape& stored, std::span<const use> uses) {
+template <class Allows>
+[[nodiscard]] std::optional<misuse> misuse_of(const shape& stored, std::span<const use> uses, Allows allows) {
   if (detail::elements_from(stored, 0) == 0) {
     return std::nullopt;
   }
-  return detail::accountant(stored).of(uses);
+  return detail::accountant(stored, allows).of(uses);
+}
+[[nodiscard]] inline std::optional<misuse> misuse_of(const shape& stored, std::span<const use> uses) {
+  return misuse_of(stored, uses, [](const auto& /*twice*/) { return false; });
 }
 
 /// How the stored tensor is made of the tensors that use it: a stored tensor of the result is a number of a recipe. Where elements were
