@@ -47,10 +47,11 @@ namespace fsdpinit::detail {
 /// `"a", "b" and 3 more`
 class listed_names {
  public:
-  void add(std::string_view name) {
+  void add(std::string_view name) { add_shown(concat("\"", printable(name), "\"")); }
+  void add_shown(std::string_view shown) {
     constexpr std::size_t most = 8;
     if (++count_ <= most) {
-      append_to(text_, text_.empty() ? "\"" : ", \"", printable(name), "\"");
+      append_to(text_, text_.empty() ? "" : ", ", shown);
     } else {
       more_ = concat(" and ", count_ - most, " more");
     }

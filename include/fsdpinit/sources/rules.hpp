@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
@@ -149,5 +150,11 @@ struct rule_set {
   rest others = rest::keep;
   std::string file{};  ///< that they are from, for errors; may be empty
 };
+
+/// The rules of both, those of `first` first; what else there is is that of `first`.
+[[nodiscard]] inline rule_set operator+(rule_set first, const rule_set& second) {
+  first.rules.insert(first.rules.end(), second.rules.begin(), second.rules.end());
+  return first;
+}
 
 }  // namespace fsdpinit::rules
