@@ -1,7 +1,9 @@
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/sources/json_rules.hpp>
+#include <fsdpinit/sources/json_rules_file.hpp>
 #include <fsdpinit/sources/rules.hpp>
 #include <support/expect_error.hpp>
+#include <support/temp_dir.hpp>
 
 #include <gtest/gtest.h>
 
@@ -112,6 +114,20 @@ TEST(json_nodes, pad_to_a_length_or_a_multiple) {
 TEST(json_nodes, cast_to_a_type_in_small_letters) {
   EXPECT_EQ(operation_of<converted_to>(R"({"cast":"a","dtype":"bf16"})").dtype, dtype::bf16);
   EXPECT_EQ(operation_of<converted_to>(R"({"cast":"a","dtype":"f8_e4m3"})").dtype, dtype::f8_e4m3);
+}
+
+TEST(json_rules, are_read_from_a_file_that_errors_name) {
+  const testing_support::temp_dir folder;
+  const std::string path = folder.write("m.json", map(R"({"drop":"a"})"));
+  EXPECT_EQ(read_rules(path).file, path);
+  const std::string wrong = folder.write("wrong.json", "[]");
+  expect_error(errc::invalid_file, wrong, "the map is an array", [&] { static_cast<void>(read_rules(wrong)); });
+}
+
+TEST(json_rules, a_file_that_is_not_there_is_an_error_that_names_it) {
+  const testing_support::temp_dir folder;
+  const std::string path = folder / "m.json";
+  expect_error(errc::io, path, "", [&] { static_cast<void>(read_rules(path)); });
 }
 
 struct illegal {

@@ -3,13 +3,19 @@
 #include <fsdpinit/sources/resolution.hpp>
 #include <fsdpinit/sources/rules.hpp>
 #include <support/expect_error.hpp>
+#include <support/test_seed.hpp>
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <map>
+#include <random>
+#include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -120,6 +126,86 @@ TEST(name_patterns, too_many_ways_to_match_are_an_error) {
     name += "a.a.";
   }
   expect_refused({make("x", pattern + "{z}.{z}")}, {name + "b.c"}, "match the checkpoint's in too many ways");
+}
+
+names parts_of(const std::string& name) {
+  names parts{""};
+  for (const char c : name) {
+    if (c == '.') {
+      parts.emplace_back();
+    } else {
+      parts.back() += c;
+    }
+  }
+  return parts;
+}
+
+/// All ways in which parts from `at` on are those of a pattern from `i` on: every number of parts for every variable is tried.
+void match_naively(const names& pattern, std::size_t i, const names& name, std::size_t at,
+                   std::map<std::string, std::string> values, std::set<std::map<std::string, std::string>>& out) {
+  if (i == pattern.size()) {
+    if (at == name.size()) {
+      out.insert(values);
+    }
+    return;
+  }
+  std::string taken;
+  for (std::size_t end = at; end < name.size() && (end == at || pattern[i].starts_with("{m")); ++end) {
+    taken += (end == at ? "" : ".") + name[end];
+    auto with = values;
+    if ((pattern[i].starts_with("{") ? with.emplace(pattern[i], taken).first->second : pattern[i]) == taken) {
+      match_naively(pattern, i + 1, name, end + 1, with, out);
+    }
+  }
+}
+
+TEST(name_patterns, match_what_trying_everything_matches) {
+  std::mt19937_64 random(testing_support::test_seed());
+  const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random() % n); };
+  const names pieces{"a", "b", "{i}", "{j}", "{m}", "{n}"};  // {m} and {n} are written {m...} and {n...}
+  for (int round = 0; round < 2000; ++round) {
+    names pattern(1 + below(5));
+    std::string text;
+    for (std::string& part : pattern) {
+      part = pieces[below(pieces.size())];
+      part = part == "{n}" ? "{mn}" : part;
+      text += (text.empty() ? "" : ".") + (part.starts_with("{m") ? part.substr(0, part.size() - 1) + "...}" : part);
+    }
+    std::set<std::string> all;
+    for (std::size_t n = below(30); n != 0; --n) {
+      std::string name = below(2) == 0 ? "a" : "b";
+      for (std::size_t more = below(6); more != 0; --more) {
+        name += below(2) == 0 ? ".a" : ".b";
+      }
+      all.insert(name);
+    }
+    const std::vector<tensor_descriptor> tensors = stored({all.begin(), all.end()});
+    std::set<std::pair<std::string, std::map<std::string, std::string>>> wanted;
+    std::set<std::pair<std::string, std::map<std::string, std::string>>> got;
+    for (const std::string& name : all) {
+      std::set<std::map<std::string, std::string>> ways;
+      match_naively(pattern, 0, parts_of(name), 0, {}, ways);
+      for (const auto& way : ways) {
+        wanted.emplace(name, way);
+      }
+    }
+    std::vector<detail::pattern_variable> variables;
+    const detail::name_pattern compiled(text, variables);
+    const detail::stored_names table(tensors);
+    detail::pattern_values values(variables.size());
+    std::uint64_t steps = 1U << 20U;
+    std::size_t matches = 0;
+    detail::for_each_match(compiled, table, values, variables, steps, [&](std::size_t tensor) {
+      std::map<std::string, std::string> way;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        way.emplace("{" + variables[i].name + "}", values[i]);
+      }
+      got.emplace(tensors[tensor].name, way);
+      ++matches;
+    });
+    ASSERT_EQ(got, wanted) << text;
+    ASSERT_EQ(matches, got.size()) << text << ": a way was found twice";
+  }
 }
 
 // -- stacks
