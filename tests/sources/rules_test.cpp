@@ -208,6 +208,24 @@ TEST(name_patterns, match_what_trying_everything_matches) {
   }
 }
 
+TEST(name_patterns, tens_of_thousands_of_names_may_be_in_one_rule) {
+  names all;
+  std::vector<node> parts;
+  for (int i = 0; i < 50000; ++i) {
+    all.push_back("w" + std::to_string(i));
+    parts.emplace_back(all.back());
+  }
+  EXPECT_EQ(made({make("x", rules::concat(0, parts))}, all), (made_of{{"x", all}}));
+}
+
+TEST(name_patterns, too_many_variables_are_an_error) {
+  std::vector<node> parts;
+  for (int i = 0; i < 300; ++i) {
+    parts.emplace_back("{v" + std::to_string(i) + "}");
+  }
+  expect_refused({make("x", rules::concat(0, parts))}, {"a"}, "more than 256 variables in one rule");
+}
+
 // -- stacks
 
 TEST(stacks, go_over_the_numbers_in_their_order) {

@@ -150,6 +150,27 @@ class compiled_rule {
   std::vector<std::string_view> stacked_{};  // around the node that is looked at
 };
 
+/// `"a", "b" and 3 more`
+class listed_names {
+ public:
+  void add(std::string_view name) { add_shown(concat("\"", printable(name), "\"")); }
+  void add_shown(std::string_view shown) {
+    constexpr std::size_t most = 8;
+    if (++count_ <= most) {
+      append_to(text_, text_.empty() ? "" : ", ", shown);
+    } else {
+      more_ = concat(" and ", count_ - most, " more");
+    }
+  }
+  [[nodiscard]] bool empty() const noexcept { return count_ == 0; }
+  [[nodiscard]] std::string text() const { return text_ + more_; }
+
+ private:
+  std::size_t count_ = 0;
+  std::string text_;
+  std::string more_;
+};
+
 /// `rule 3 (make "NAME")`
 [[nodiscard]] inline std::string rule_text(const rules::rule_set& set, std::size_t rule) {
   return concat("rule ", rule + 1, set.rules[rule].from ? " (make \"" : " (drop \"", printable(set.rules[rule].name),

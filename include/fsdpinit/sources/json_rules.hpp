@@ -5,6 +5,7 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/sources/compiled_rules.hpp>
 #include <fsdpinit/sources/json_scan.hpp>
+#include <fsdpinit/sources/repeated_name.hpp>
 #include <fsdpinit/sources/rules.hpp>
 
 #include <algorithm>
@@ -235,10 +236,10 @@ class json_object {
         json_object::fail(concat("\"sizes\" of rearrange is ", given->shown(), "; an object is expected"));
       }
       for (const auto& [axis, size] : given->members) {
-        if (std::any_of(sizes.begin(), sizes.end(), [&](const auto& each) { return each.first == axis; })) {
-          json_object::fail(concat("\"sizes\" of rearrange has \"", printable(axis), "\" twice; once is expected"));
-        }
         sizes.emplace_back(axis, object.number("sizes", size));
+      }
+      if (const std::string* const twice = repeated_name(sizes, &std::pair<std::string, std::uint64_t>::first)) {
+        json_object::fail(concat("\"sizes\" of rearrange has \"", printable(*twice), "\" twice; once is expected"));
       }
     }
     return rules::rearrange(object.text("pattern"), json_node(object.at("rearrange")), std::move(sizes));

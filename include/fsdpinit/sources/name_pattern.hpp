@@ -130,7 +130,7 @@ class name_pattern {
     std::size_t variable;
   };
   static constexpr std::size_t no_variable = ~std::size_t{0};
-  static constexpr std::size_t most_parts = 256;  // each is a level of recursion
+  static constexpr std::size_t most_parts = 256;  // and most variables of a rule: each is a level of recursion
 
   [[noreturn]] static void fail(std::string_view text) { throw error(errc::invalid_argument, {}, text); }
 
@@ -155,6 +155,9 @@ class name_pattern {
         }
         return i;
       }
+    }
+    if (variables.size() == most_parts) {
+      fail(concat("there are more than ", most_parts, " variables in one rule; make several rules of it"));
     }
     variables.push_back({.name = std::string(name), .many = many});
     return variables.size() - 1;

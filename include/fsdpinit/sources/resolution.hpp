@@ -44,27 +44,6 @@ struct resolution {
 
 namespace fsdpinit::detail {
 
-/// `"a", "b" and 3 more`
-class listed_names {
- public:
-  void add(std::string_view name) { add_shown(concat("\"", printable(name), "\"")); }
-  void add_shown(std::string_view shown) {
-    constexpr std::size_t most = 8;
-    if (++count_ <= most) {
-      append_to(text_, text_.empty() ? "" : ", ", shown);
-    } else {
-      more_ = concat(" and ", count_ - most, " more");
-    }
-  }
-  [[nodiscard]] bool empty() const noexcept { return count_ == 0; }
-  [[nodiscard]] std::string text() const { return text_ + more_; }
-
- private:
-  std::size_t count_ = 0;
-  std::string text_;
-  std::string more_;
-};
-
 class resolver {
  public:
   resolver(const rules::rule_set& set, std::span<const tensor_descriptor> stored)
@@ -126,8 +105,14 @@ class resolver {
     return require_whole(rule);
   }
 
-  /// Calls instantiate() with all values that are the same for leaves `i` and on, and fit `values`.
+  /// Calls instantiate() with all values of variables that fit `values` and a stored name for each leaf from `i` on. Calls itself once
+  /// for each leaf with a variable that has no value yet.
   void join(const compiled_rule& rule, std::size_t i, pattern_values& values) {
+    for (; i != rule.leaves.size() && rule.leaves[i].is_bound(values); ++i) {
+      if (!names_.find(rule.leaves[i].with(values, rule.variables))) {
+        return;
+      }
+    }
     if (i == rule.leaves.size()) {
       instantiate(rule, values);
       return;
