@@ -145,7 +145,7 @@ class c10d_store_control {
   /// When this rank no longer waits for others.
   [[nodiscard]] deadline patience(deadline limit) const noexcept {
     const bool has_waited = suspicion_ && suspicion_->native_code() == ETIMEDOUT;
-    return deadline::after((has_waited ? 0 : limit.remaining()) + grace_seconds);
+    return limit.in((has_waited ? 0 : limit.remaining()) + grace_seconds);
   }
 
   /// The bytes under `key`, once they are there. `missing()` are the ranks that have not come if they are not.
@@ -157,6 +157,7 @@ class c10d_store_control {
       if (waited > longest_pause_seconds && store_.check({verdict_key()})) {
         give_up();
       }
+      static_cast<void>(last.ended());  // it looks; the others would not hear that this rank has gone
       if (last.passed()) {
         const std::vector<std::size_t> lost = missing();
         if (!store_.check({key})) {  // else they came just now

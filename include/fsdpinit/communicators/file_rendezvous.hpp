@@ -95,6 +95,9 @@ class file_rendezvous {
       if (found == mark.size() + id.size()) {
         return;
       }
+      if (limit.ended()) {
+        throw error(errc::interrupted, path_, "this rank was stopped while it waited for the file");
+      }
       if (limit.passed()) {
         throw error(errc::peer_lost, path_,
                     found ? concat("has ", *found, " bytes where an id of ", mark.size() + id.size(),

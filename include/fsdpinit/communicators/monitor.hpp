@@ -27,7 +27,8 @@ class monitor {
       fn();
       pthread_mutex_lock(&owner_.mutex_);
     }
-    /// Waits until `done()`, which is called with the monitor locked. False if the deadline passes first.
+    /// Waits until `done()`, which is called with the monitor locked. False if the deadline passes first, or the wait is ended: who looks
+    /// does so with the monitor unlocked.
     template <class Predicate>
     bool wait_until(deadline limit, Predicate&& done) {
       while (!done()) {
@@ -35,8 +36,19 @@ class monitor {
         if (left <= 0) {
           return false;
         }
+        if (limit.looks()) {
+          bool ended = false;
+          without([&] { ended = limit.ended(); });
+          if (ended) {
+            return done();
+          }
+          if (done()) {
+            return true;
+          }
+        }
         // An hour at a time, so that "never" is a time too.
-        const double at = monotonic_seconds() + (left < 3600 ? left : 3600);
+        const double longest = limit.looks() ? deadline::look_seconds : 3600;
+        const double at = monotonic_seconds() + (left < longest ? left : longest);
         const std::timespec until{
             .tv_sec = static_cast<std::time_t>(at),
             .tv_nsec = static_cast<long>((at - static_cast<double>(static_cast<std::time_t>(at))) * 1e9)};

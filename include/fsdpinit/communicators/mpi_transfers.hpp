@@ -168,7 +168,7 @@ class mpi_transfers {
       if (!link_.interrupted()) {
         progress();
       }
-      return link_.interrupted() || which.mismatch() != nullptr || over();
+      return link_.interrupted() || which.mismatch() != nullptr || over() || limit.ended();
     });
     // One that moves nothing must not miss that the others have stopped.
     if (over() && !(which.moves_nothing() && link_.interrupted())) {
@@ -179,7 +179,7 @@ class mpi_transfers {
                               ? error(errc::communication, "",
                                       concat("a peer sent ", wrong->sent_bytes, " bytes where ", wrong->into.size(),
                                              " were expected; are all ranks given the same plan?"))
-                              : error(errc::interrupted, "", "interrupted by the failure of another rank");
+                              : error(errc::interrupted, "", "interrupted by the failure of a rank");
     abandon(which, limit);
     throw failure;
   }

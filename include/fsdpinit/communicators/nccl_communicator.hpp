@@ -80,6 +80,9 @@ class basic_nccl_communicator : public message_communicator<detail::nccl_wire<Nc
     wire_.connection().connect();
   }
 
+  /// See `Communicator`.
+  void look_with(wait_hook* hook) noexcept { wire_.connection().look_with(hook); }
+
   /// Ends what is under way on every rank.
   void interrupt() noexcept
     requires interruptible

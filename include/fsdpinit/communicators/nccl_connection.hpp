@@ -3,6 +3,7 @@
 #include <fsdpinit/communicators/nccl_api.hpp>
 #include <fsdpinit/communicators/nccl_link.hpp>
 #include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/core/deadline.hpp>
@@ -36,6 +37,8 @@ class nccl_connection {
   void borrow(typename Nccl::comm theirs) {
     agreed(host_, seconds_, [&] { link_.borrow(std::move(theirs), host_.rank(), host_.size()); });
   }
+  /// What looks from now on in waits that take no deadline, until it is called with nullptr.
+  void look_with(wait_hook* hook) noexcept { hook_ = hook; }
   /// An attempt has failed: some ranks may have closed what they borrowed, and others had no need to. `connect()` settles it.
   void doubt() noexcept { doubted_ = borrowed(); }
 
@@ -50,17 +53,18 @@ class nccl_connection {
     }
     typename Nccl::unique_id id{};
     std::vector<std::byte> bytes(sizeof id);
-    agreed(host_, seconds_, [&] {
+    const control_ref host = control_ref(host_).looking(hook_);
+    agreed(host, seconds_, [&] {
       if (host_.rank() == 0) {
         id = link_.make_id();
         std::memcpy(bytes.data(), &id, sizeof id);
       }
     });
-    bytes = broadcast_bytes(host_, std::move(bytes), 0, deadline::after(seconds_));
+    bytes = broadcast_bytes(host, std::move(bytes), 0, limit());
     std::memcpy(&id, bytes.data(), sizeof id);
     const std::optional<error> mine = attempt([&] {
-      const deadline limit = deadline::after(seconds_);
-      link_.connect(id, host_.rank(), host_.size(), [&] { watch(limit); });
+      const deadline end = limit();
+      link_.connect(id, host_.rank(), host_.size(), [&] { watch(end); });
     });
     if constexpr (InterruptibleCommunicator<Host>) {
       if (mine) {
@@ -68,7 +72,7 @@ class nccl_connection {
       }
     }
     try {
-      agree(host_, mine, deadline::after(seconds_));
+      agree(host, mine, limit());
     } catch (...) {
       close();
       throw;
@@ -81,23 +85,26 @@ class nccl_connection {
   /// Calls that move together, as `nccl_link` makes them. \throws error{communication}, {interrupted}, {peer_lost}
   template <class Calls>
   void issue(std::string_view what, Calls&& calls) {
-    const deadline limit = deadline::after(seconds_);
-    link_.issue(what, std::forward<Calls>(calls), [&] { watch(limit); });
+    const deadline end = limit();
+    link_.issue(what, std::forward<Calls>(calls), [&] { watch(end); });
   }
   [[nodiscard]] static bool is_accepted(int code) noexcept { return nccl_link<Nccl, Cuda>::is_accepted(code); }
 
   /// One look at what may have happened while a rank waits. \throws error{communication}, {interrupted}, {peer_lost}
   void watch(deadline limit) {
-    if (host_.interrupted()) {
-      throw error(errc::interrupted, "", "interrupted by the failure of another rank");
+    if (host_.interrupted() || limit.ended()) {
+      throw error(errc::interrupted, "", "interrupted by the failure of a rank");
     }
     link_.watch(limit);
   }
 
  private:
+  [[nodiscard]] deadline limit() const noexcept {
+    return deadline::after(seconds_).looking(hook_, InterruptibleCommunicator<Host>);
+  }
   /// What was borrowed cannot be made anew here.
   void require_open_everywhere() {
-    if (all_reduce_max(host_, open() ? 0 : 1, deadline::after(seconds_)) != 0) {
+    if (all_reduce_max(control_ref(host_).looking(hook_), open() ? 0 : 1, limit()) != 0) {
       close();
       throw error(errc::peer_lost, "NCCL",
                   "the communicator was aborted when an earlier attempt failed; have its owner make another one",
@@ -109,6 +116,7 @@ class nccl_connection {
   Host& host_;
   nccl_link<Nccl, Cuda> link_;
   double seconds_;
+  wait_hook* hook_ = nullptr;
   bool doubted_ = false;
 };
 

@@ -166,7 +166,7 @@ class basic_nccl_control {
   }
   /// A rank that has waited in vain for payload began to do so after others had failed and gone on to an agreement.
   [[nodiscard]] deadline patient(deadline limit) const noexcept {
-    return deadline::after(limit.remaining() + patience_seconds_);
+    return limit.in(limit.remaining() + patience_seconds_);
   }
 
   /// Copies `given` to the device, has `calls` made there, and copies `result` back to `taken`; each may be empty.

@@ -35,7 +35,7 @@ class threads_control {
       changed_.notify_all();
     } else {
       wait(
-          lock, limit, [&] { return reduce_.generation != generation; },
+          lock, self, limit, [&] { return reduce_.generation != generation; },
           [&](std::size_t rank) { return ranks_[rank].reductions <= generation; });
     }
     return reduce_.result;  // the next reduction cannot end before this rank has joined it
@@ -51,12 +51,12 @@ class threads_control {
     const auto is_behind = [&](std::size_t rank) { return ranks_[rank].broadcasts < number; };  // at one before
     if (self == root) {
       wait(
-          lock, limit, [&] { return broadcast_.remaining == 0; }, is_behind);
+          lock, self, limit, [&] { return broadcast_.remaining == 0; }, is_behind);
       broadcast_ = {.payload = buffer, .number = number, .remaining = ranks_.size() - 1};
       changed_.notify_all();
       try {
         wait(
-            lock, limit, [&] { return broadcast_.remaining == 0 || broadcast_.number != number; },
+            lock, self, limit, [&] { return broadcast_.remaining == 0 || broadcast_.number != number; },
             [&](std::size_t rank) { return rank != self && ranks_[rank].broadcasts <= number; });
       } catch (...) {
         broadcast_.remaining = 0;  // the buffer goes back to the caller: nobody may begin to read it
@@ -64,7 +64,7 @@ class threads_control {
       }
     } else {
       wait(
-          lock, limit, [&] { return broadcast_.remaining != 0 && broadcast_.number == number; },
+          lock, self, limit, [&] { return broadcast_.remaining != 0 && broadcast_.number == number; },
           [&](std::size_t rank) { return rank == root || is_behind(rank); });
       if (broadcast_.payload.size() != buffer.size()) {
         throw threads_size_mismatch(broadcast_.payload.size(), buffer.size());
@@ -85,7 +85,8 @@ class threads_control {
       failure_ = cause;
       payload_.interrupt(self);
     }
-    error first = *failure_;
+    // The cause belongs to the rank where it was thrown.
+    const error first = failure_->rank() == static_cast<std::int32_t>(self) ? *failure_ : failure_->caused_by(nullptr);
     if (std::exchange(ranks_[self].has_failed, true)) {
       return first;
     }
@@ -123,6 +124,7 @@ class threads_control {
   /// A rank that knows of a failure waits here until all do, and the channel starts afresh.
   void enter(monitor::lock& lock, std::size_t self, deadline limit) {
     if (!lock.wait_until(limit, [&] { return !ranks_[self].has_failed; })) {
+      end_if_asked(self, limit);
       throw lost([&](std::size_t rank) { return !ranks_[rank].has_failed; });
     }
     if (failure_) {
@@ -132,11 +134,21 @@ class threads_control {
 
   /// `is_missing(rank)` says whom it waits for.
   template <class Predicate, class IsMissing>
-  void wait(monitor::lock& lock, deadline limit, Predicate&& done, IsMissing&& is_missing) {
+  void wait(monitor::lock& lock, std::size_t self, deadline limit, Predicate&& done, IsMissing&& is_missing) {
     if (!lock.wait_until(limit, [&] { return done() || failure_; })) {
+      end_if_asked(self, limit);
       throw lost(is_missing);
     }
     if (!done()) {
+      throw error(*failure_);
+    }
+  }
+
+  /// The channel fails for all before it is unlocked: else the operation could still succeed on the others.
+  void end_if_asked(std::size_t self, deadline limit) {
+    if (const error* const reason = limit.reason(); reason != nullptr) {
+      failure_ = reason->reported_by(static_cast<std::int32_t>(self));
+      payload_.interrupt(self);
       throw error(*failure_);
     }
   }

@@ -25,6 +25,9 @@ namespace fsdpinit {
 /// - `node_of(r)`, const: the lowest rank on the node of rank r, the same number on every rank, so that r is the first of its node where
 ///   node_of(r) == r. Local: nothing is sent.
 ///
+/// - `look_with(hook)`, noexcept: what the program wants to look at in waits that take no `deadline`, as `start_...` and `connect()`
+///   are: a `wait_hook`, until this is called again with nullptr. Where they take one, it has the hook.
+///
 /// and of one that carries control:
 /// - `all_reduce_max(value)`, or with a deadline after it: the maximum of one std::uint64_t over all ranks, on every rank. Without it
 ///   agreement takes size() broadcasts.

@@ -15,7 +15,8 @@
 namespace fsdpinit {
 
 /// A control channel of any type: a pointer to it, and a table of what it can do. What a channel lacks is made of what it has. For as
-/// long as the channel lives; cheap to copy, allocates nothing.
+/// long as the channel lives; cheap to copy, allocates nothing. It may have a `wait_hook`, which looks while its operations wait: where
+/// ranks fail together that may end them, and else not, as no other rank would hear of it.
 class control_ref {
  public:
   template <Communicator C>
@@ -23,15 +24,23 @@ class control_ref {
   control_ref(C& control) noexcept  // NOLINT(google-explicit-constructor): a channel stands for its reference
       : control_(const_cast<void*>(static_cast<const void*>(std::addressof(control)))), table_(&table_of<C>) {}
 
+  /// The same channel with a hook; nullptr: without.
+  [[nodiscard]] control_ref looking(wait_hook* hook) const noexcept {
+    control_ref out = *this;
+    out.hook_ = hook;
+    return out;
+  }
+  [[nodiscard]] wait_hook* hook() const noexcept { return hook_; }
+
   [[nodiscard]] std::size_t rank() const { return table_->rank(control_); }
   [[nodiscard]] std::size_t size() const { return table_->size(control_); }
   /// Within `limit` where the channel takes one.
   void broadcast(mutable_bytes buffer, std::size_t root, deadline limit) const {
-    table_->broadcast(control_, buffer, root, limit);
+    table_->broadcast(control_, buffer, root, of_hook(limit));
   }
   /// Where the channel does not reduce: one broadcast from each rank.
   [[nodiscard]] std::uint64_t all_reduce_max(std::uint64_t value, deadline limit) const {
-    return table_->all_reduce_max(control_, value, limit);
+    return table_->all_reduce_max(control_, value, of_hook(limit));
   }
   /// Does a failed operation fail on every rank? See FailableControl.
   [[nodiscard]] bool fails_together() const { return table_->fails_together(control_); }
@@ -47,6 +56,10 @@ class control_ref {
   }
 
  private:
+  [[nodiscard]] deadline of_hook(deadline limit) const {
+    return hook_ == nullptr ? limit : limit.looking(hook_, fails_together());
+  }
+
   struct table {
     std::size_t (*rank)(const void*);
     std::size_t (*size)(const void*);
@@ -120,6 +133,7 @@ class control_ref {
 
   void* control_;
   const table* table_;
+  wait_hook* hook_ = nullptr;
 };
 
 }  // namespace fsdpinit

@@ -22,20 +22,31 @@ namespace fsdpinit {
 
 namespace detail {
 
-/// Control operations never fail on one rank alone: where the channel can, the failure is handed to all of them.
+/// Control operations never fail on one rank alone: where the channel can, the failure is handed to all of them. One that was ended
+/// by the channel's hook failed for the hook's reason.
 template <class Fn>
 auto guarded(control_ref control, Fn&& fn) {
   try {
     return fn();
   } catch (...) {
-    throw control.fail(current_error().reported_by(static_cast<std::int32_t>(control.rank())));
+    error failure = current_error();
+    if (control.hook() != nullptr && failure.code() == errc::interrupted) {
+      const error* const reason = control.hook()->take_kept();
+      failure = reason != nullptr ? *reason : failure;
+    }
+    const auto self = static_cast<std::int32_t>(control.rank());
+    if (failure.rank() >= 0 && failure.rank() != self) {  // of another rank, with whom its cause is
+      failure = failure.caused_by(nullptr);
+    }
+    throw control.fail(failure.reported_by(self));
   }
 }
 
+inline constexpr std::uint64_t worst_severity = 3;
 /// How near an error is to the cause of a failure that ranks agree on: one that was interrupted says nothing of it, and one that waited
 /// for a peer in vain has but felt it, as all ranks have come to the agreement.
 [[nodiscard]] inline std::uint64_t severity_of(const std::optional<error>& mine) noexcept {
-  return !mine ? 0 : mine->code() == errc::interrupted ? 1 : mine->code() == errc::peer_lost ? 2 : 3;
+  return !mine ? 0 : mine->code() == errc::interrupted ? 1 : mine->code() == errc::peer_lost ? 2 : worst_severity;
 }
 
 }  // namespace detail
@@ -49,11 +60,21 @@ auto guarded(control_ref control, Fn&& fn) {
 /// Returns if no rank failed; else throws one error, the same on every rank: the worst, as `severity_of` has it, of the lowest rank
 /// that has it, and naming that rank. On that rank it also has the cause.
 ///
+/// A channel's hook looks first, and may have a failure of its own; where ranks fail together no other rank is waited for then.
+///
 /// One reduction where all is well, and one broadcast of 4 KiB more where not. Allocates nothing, so that a rank whose heap is exhausted
 /// gets through it; all it lacks then is the error's text. \throws error{peer_lost} if a rank did
 /// not come before the deadline, for channels that take one.
-inline void agree(control_ref control, const std::optional<error>& mine, deadline limit) {
+inline void agree(control_ref control, std::optional<error> mine, deadline limit) {
   constexpr std::uint64_t rank_mask = 0xffff'ffff;
+  if (control.hook() != nullptr && detail::severity_of(mine) < detail::worst_severity) {
+    if (const error* const stopped = control.hook()->take(); stopped != nullptr) {
+      if (control.fails_together()) {
+        throw control.fail(stopped->reported_by(static_cast<std::int32_t>(control.rank())));
+      }
+      mine = *stopped;
+    }
+  }
   if (mine && mine->code() == errc::peer_lost) {
     control.suspect(*mine);
   }
@@ -64,16 +85,28 @@ inline void agree(control_ref control, const std::optional<error>& mine, deadlin
     return;
   }
   const std::size_t origin = rank_mask - (worst & rank_mask);
-  throw detail::guarded(control, [&] {
+  // Nobody looks here: a rank that has the error already would not learn of another one.
+  const control_ref calm = control.looking(nullptr);
+  throw detail::guarded(calm, [&] {
     detail::error_message buffer{};
     if (origin == control.rank()) {
       buffer = detail::encode(*mine, static_cast<std::int32_t>(origin));
     }
-    control.broadcast(buffer, origin, limit);
+    calm.broadcast(buffer, origin, limit);
     const error agreed = detail::decode_error(buffer);
     return origin == control.rank() ? agreed.caused_by(mine->cause()) : agreed;
   });
 }
+
+namespace detail {
+
+/// For the last agreement of a call, in which nobody looks: this rank's failure, if it was stopped in the one before.
+[[nodiscard]] inline std::optional<error> stopped_before(control_ref control) {
+  const error* const stopped = control.hook() == nullptr ? nullptr : control.hook()->take();
+  return stopped == nullptr ? std::nullopt : std::optional<error>(*stopped);
+}
+
+}  // namespace detail
 
 /// The root's bytes, a vector of them or a string, on every rank; their number need not be known elsewhere. Host metadata: not
 /// accounted.

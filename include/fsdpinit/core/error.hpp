@@ -34,6 +34,7 @@ enum class errc : std::uint8_t {
   device,           ///< a device's runtime reported a failure; `native_code()` is its code
   peer_lost,        ///< a rank did not arrive within the deadline
   source_consumed,  ///< the module's own state was the source, and part of it is gone: a retry needs it loaded again
+  cancelled,        ///< the program asked for a stop (`extras::stop`), on the rank that it names
   interrupted,      ///< this rank was fine; a peer aborted. Replaced by the peer's error in the agreement
 };
 
@@ -73,6 +74,8 @@ enum class errc : std::uint8_t {
       return "peer_lost";
     case errc::source_consumed:
       return "source_consumed";
+    case errc::cancelled:
+      return "cancelled";
     case errc::interrupted:
       return "interrupted";
   }

@@ -265,7 +265,7 @@ class calibrator {
 /// The whole of it.
 FSDPINIT_INLINE cluster run_calibration(source_in_use& source, payload_link& data, control_ref control,
                                         const calibration& how) {
-  return over(data, [&] { return calibrator(source, data, control, how).run(); });
+  return over(data, nullptr, [&] { return calibrator(source, data, control, how).run(); });
 }
 
 }  // namespace fsdpinit::detail

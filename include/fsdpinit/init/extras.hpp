@@ -4,6 +4,7 @@
 #include <fsdpinit/init/memory_argument.hpp>
 #include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/observe/observer_ref.hpp>
+#include <fsdpinit/observe/stop_ref.hpp>
 
 #include <optional>
 
@@ -16,7 +17,7 @@ struct extras {
   /// byte; one initialisation at a time. Which of several it is may be decided when the program runs:
   /// `offload ? memory_argument(host) : memory_argument(device)`.
   memory_argument memory{};
-  /// An Observer; one that is a WaitingObserver also hears of long waits.
+  /// An Observer; one that is a WaitingObserver also hears of long waits, and a PollingObserver is called in them.
   observer_ref observer{};
   /// `{module, optimizer}`: a ShardableOptimizer that was made for the module before. It lets go of the parameters before they are
   /// dropped, and is bound to the shards, by name, at the commit.
@@ -24,12 +25,16 @@ struct extras {
   /// With `strict = false`: what to put into tensors that the source does not have, on each rank into its part (`normal_values`,
   /// `constant_values`, a MissingInitialiser of one's own); the memory must be host-accessible. Without, they stay on meta.
   std::optional<initialiser_ref> missing{};
+  /// What asks for a stop: a `std::stop_token`, or anything with `bool stop_requested() const`, in the program of one rank or of several.
+  /// Looked at wherever a PollingObserver is polled. Every rank then throws error{cancelled}, naming the rank; the call may be made again.
+  stop_ref stop{};
 };
 
 /// What `load_pretrained` may be given besides, as `extras`: whole weights live in memory that host code may touch.
 struct pretrained_extras {
   host_memory_argument memory{};
   observer_ref observer{};
+  stop_ref stop{};
 };
 
 }  // namespace fsdpinit

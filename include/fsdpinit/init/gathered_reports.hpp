@@ -73,11 +73,19 @@ namespace fsdpinit {
 
 namespace detail {
 
-/// Puts into every rank's report which of them took longest, and how long. One reduction.
+/// Puts into every rank's report which of them took longest, and how long. One reduction, in which nobody looks: past it no rank can
+/// fail. What a rank was stopped for before goes with it, and is thrown on all of them.
 inline void agree_on_slowest(control_ref control, rank_report& report, double seconds, double deadline_seconds) {
   constexpr std::uint64_t rank_bits = 24;
-  const std::uint64_t mine = static_cast<std::uint64_t>(seconds * 1e6) << rank_bits | control.rank();
-  const std::uint64_t slowest = all_reduce_max(control, mine, deadline::after(deadline_seconds));
+  constexpr std::uint64_t stopped_bit = std::uint64_t{1} << 63U;
+  const std::optional<error> stopped = stopped_before(control);
+  const control_ref calm = control.looking(nullptr);
+  const std::uint64_t mine =
+      (static_cast<std::uint64_t>(seconds * 1e6) << rank_bits | control.rank()) | (stopped ? stopped_bit : 0);
+  const std::uint64_t slowest = all_reduce_max(calm, mine, deadline::after(deadline_seconds));
+  if ((slowest & stopped_bit) != 0) {
+    agree(calm, stopped, deadline::after(deadline_seconds));
+  }
   report.slowest_rank = slowest & ((std::uint64_t{1} << rank_bits) - 1);
   report.slowest_seconds = static_cast<double>(slowest >> rank_bits) * 1e-6;
 }

@@ -72,7 +72,8 @@ class initialization {
       agree_on_slowest(control_, report_, progress_.seconds(), options_.deadline_seconds);
     } catch (const error& cause) {
       if (call_.from_module()) {
-        give_up_state(control_, call_.state(), options_.release_source, cause, options_.deadline_seconds);
+        give_up_state(control_.looking(nullptr), call_.state(), options_.release_source, cause,
+                      options_.deadline_seconds);
       }
       throw;
     }
@@ -329,13 +330,14 @@ class initialization {
 
 /// The whole of it.
 FSDPINIT_INLINE rank_report run_initialization(const initialization_arguments& given) {
-  return over(given.data, [&] {
-    return with_watched_waits(given.more.observer, given.control, [&](control_ref control, wait_watch* waits) {
-      initialization_arguments watched = given;
-      watched.control = control;
-      return initialization(watched, waits).run();
-    });
-  });
+  return with_watched_waits(given.more.observer, given.more.stop, given.control,
+                            [&](control_ref control, wait_watch* waits) {
+                              return over(given.data, control.hook(), [&] {
+                                initialization_arguments watched = given;
+                                watched.control = control;
+                                return initialization(watched, waits).run();
+                              });
+                            });
 }
 
 }  // namespace fsdpinit::detail

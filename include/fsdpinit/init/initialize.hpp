@@ -59,7 +59,7 @@ rank_report initialize_with(const typed_policy& policy, Module& module, Source& 
 /// \param source   A StateDictSource, or a SourceOpener, called on the ranks that read: the source rank, or all.
 /// \param links    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order.
 /// \param how      Options, equal on every rank.
-/// \param more     Memory, an observer, an optimizer, initial values of missing tensors, by name: see `extras`.
+/// \param more     Memory, an observer, an optimizer, initial values of missing tensors, a stop, by name: see `extras`.
 ///
 /// Cost: see `prediction`. Control traffic: O(log N) messages for each agreement, of which there are eight to ten and
 /// one for each 128 MiB that ranks read by themselves, and a last reduction, and two broadcasts of metadata.

@@ -61,6 +61,7 @@ class payload_link {
   virtual void wait(std::size_t which, deadline limit) = 0;
 
   // Each does nothing where the communicator has no such thing.
+  virtual void look_with(wait_hook* hook) noexcept = 0;
   virtual void connect() = 0;
   virtual void interrupt() noexcept = 0;
   virtual void rearm() noexcept = 0;
@@ -183,6 +184,11 @@ class payload_link_of final : public payload_link {
     }
   }
 
+  void look_with([[maybe_unused]] wait_hook* hook) noexcept override {
+    if constexpr (requires { data_.look_with(hook); }) {
+      data_.look_with(hook);
+    }
+  }
   void connect() override {
     if constexpr (requires { data_.connect(); }) {
       data_.connect();

@@ -35,10 +35,11 @@ namespace fsdpinit {
 /// \param how      Options, equal on every rank.
 /// \param more     `.memory`: where the weights live, a memory space that host code may touch; without one a `host_memory` of this
 ///                 rank's own. `.observer`: an Observer; progress is reported on the source rank. A WaitingObserver also hears of long waits.
+///                 `.stop`: ends the call, as in `extras`.
 ///
 /// Cost: W bytes of `memory` on ranks that load, and at most 256 KiB more until all is read, for neighbours in a file
 /// that are read at once and ties that are stored twice; nothing elsewhere. Weights that the module held before stay
-/// until these are allocated. Control traffic: six agreements and one for each `bytes_between_agreements`, or one, and
+/// until these are allocated. Control traffic: seven agreements and one for each `bytes_between_agreements`, or one, and
 /// two broadcasts of metadata. A source that holds its tensors is told when each may go.
 ///
 /// \throws fsdpinit::error, the same on every rank, as `initialize` does: disagreement, missing_tensor,

@@ -61,6 +61,8 @@ class pretrained_load {
         }
       });
     }
+    // Who was stopped within the last agreement could not say so there.
+    agree(control_.looking(nullptr), stopped_before(control_), deadline::after(options_.deadline_seconds));
     run_->commit();
     progress_.close(report);
     return report;
@@ -176,11 +178,12 @@ class pretrained_load {
 /// The whole of it.
 FSDPINIT_INLINE pretrained_report run_pretrained_load(const pretrained_arguments& given) {
   try {
-    return with_watched_waits(given.more.observer, given.control, [&](control_ref control, wait_watch* waits) {
-      pretrained_arguments watched = given;
-      watched.control = control;
-      return pretrained_load(watched, waits).run();
-    });
+    return with_watched_waits(given.more.observer, given.more.stop, given.control,
+                              [&](control_ref control, wait_watch* waits) {
+                                pretrained_arguments watched = given;
+                                watched.control = control;
+                                return pretrained_load(watched, waits).run();
+                              });
   } catch (...) {
     given.data.rearm();  // a control channel that failed has interrupted what is of one piece with it
     throw;

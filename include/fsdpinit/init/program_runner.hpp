@@ -49,7 +49,7 @@ class program_runner {
         control_(between.control),
         deadline_seconds_(between.deadline_seconds),
         local_(of.rank(), with),
-        channel_(between.data, between.deadline_seconds, with.progress.stages, between.watch),
+        channel_(between.data, between.deadline_seconds, with.progress.stages, between.watch, between.control.hook()),
         can_(between.data.can()),
         round_(of.first()),
         flights_(with.made.options.buckets_in_flight) {
@@ -122,6 +122,7 @@ class program_runner {
     try {
       if (round_.kind == round_kind::bucket) {
         begin_bucket(flights_[round_.slot]);
+        look();
       } else {
         for (std::size_t i = 0; i < flights_.size(); ++i) {  // as they were started
           end(flights_[(round_.part + i) % flights_.size()]);
@@ -146,6 +147,16 @@ class program_runner {
     throw error(cause);
   }
 
+  /// Why this rank shall not go on, if so, is what it says at the next agreement.
+  void look() {
+    if (wait_hook* const hook = control_.hook(); hook != nullptr && hook->look()) {
+      const error stopped = error::if_possible_with_text(errc::interrupted, "", "this rank was stopped");
+      if (can_.interrupts || round_.kind != round_kind::bucket) {
+        throw stopped;
+      }
+      failure_ = failure_ ? failure_ : stopped;
+    }
+  }
   void begin_bucket(flight& next) {
     if (newest_ == &next) {
       pass_on(next);
@@ -221,6 +232,9 @@ class program_runner {
       default:
         if ((in.placed.placing || in.placed.arrived != nullptr) && step.kind != step_kind::place) {
           finish_placing(in);
+        }
+        if (step.kind == step_kind::read) {
+          look();
         }
         locally(in, [&] { local_.execute(step, in.placed); });
     }

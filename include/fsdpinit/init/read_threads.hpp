@@ -27,9 +27,9 @@ class read_threads {
   /// Below this a piece is not worth waking a thread for.
   static constexpr std::uint64_t least_piece_bytes = 256 * kib;
 
-  /// \param threads in all, the caller's included; 0 counts as 1.
+  /// \param threads in all, the caller's included; 0 counts as 1. \param hook looks while the caller waits for the others
   /// \throws error{io} with errno where the system gives no more threads.
-  explicit read_threads(std::size_t threads) {
+  explicit read_threads(std::size_t threads, wait_hook* hook = nullptr) : hook_(hook) {
     workers_.reserve(threads);
     const blocked_signals while_they_start;
     while (workers_.size() + 1 < threads) {
@@ -67,7 +67,8 @@ class read_threads {
     next_ = 0;
     changed_.notify_all();
     take_pieces(lock);
-    static_cast<void>(lock.wait_until(deadline::never(), [&] { return busy_ == 0; }));
+    // Nothing ends it: they write to the destination.
+    static_cast<void>(lock.wait_until(deadline::never().looking(hook_, false), [&] { return busy_ == 0; }));
     if (failure_) {
       throw error(*failure_);
     }
@@ -127,6 +128,7 @@ class read_threads {
     }
   }
 
+  wait_hook* hook_;
   monitor changed_;
   std::vector<pthread_t> workers_;
   job job_{};

@@ -2,6 +2,7 @@
 
 #include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/match.hpp>
@@ -50,15 +51,17 @@ inline void add_positions(std::vector<tensor_request>& requests, std::span<const
 /// Executes the steps that read: from the state dict, or from the source rank's own buffers. No allocation per step.
 class step_reader {
  public:
-  /// `source` is empty on ranks that never read. `captured[i]` is the memory of request i, for captured ones. \param threads that read
+  /// `source` is empty on ranks that never read. `captured[i]` is the memory of request i, for captured ones. \param threads that read \param hook looks while
+  /// this thread waits for others
   /// \throws std::bad_alloc, what a queue of the space throws; error{io} where there are not so many threads
   step_reader(const plan& made, std::span<const load_item> items, std::span<const std::byte* const> captured,
-              std::optional<source_ref> source, std::size_t threads, const memory_ref& memory)
+              std::optional<source_ref> source, std::size_t threads, const memory_ref& memory,
+              wait_hook* hook = nullptr)
       : plan_(made),
         items_(items),
         captured_(captured),
         source_(source),
-        threads_(source && source->reads_concurrently() ? threads : 1),
+        threads_(source && source->reads_concurrently() ? threads : 1, hook),
         memory_(memory),
         queue_(memory.make_queue()),
         joins_(source && source->reads_into_several()) {

@@ -2,10 +2,12 @@
 
 #include <fsdpinit/communicators/monitor.hpp>
 #include <fsdpinit/concepts/control_ref.hpp>
+#include <fsdpinit/control/wait_polls.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/observe/observer_ref.hpp>
+#include <fsdpinit/observe/stop_ref.hpp>
 #include <fsdpinit/os/blocked_signals.hpp>
 
 #include <cstddef>
@@ -153,15 +155,18 @@ class watched_control {
 };
 
 /// Calls `fn(control, waits)`: with a control channel that is watched where the observer hears of waits, and else with the channel as it
-/// is and nullptr. `fn` starts the watch in its first agreement, as that can fail.
+/// is and nullptr; in either case with a hook where there is anything to look at. `fn` starts the watch in its first agreement, as that
+/// can fail.
 template <class Fn>
-decltype(auto) with_watched_waits(observer_ref observer, control_ref control, Fn&& fn) {
+decltype(auto) with_watched_waits(observer_ref observer, stop_ref stop, control_ref control, Fn&& fn) {
+  wait_polls polls(observer, stop);
+  wait_hook* const hook = polls.has_any() ? &polls : nullptr;
   if (!observer.hears_of_waits()) {
-    return std::forward<Fn>(fn)(control, static_cast<wait_watch*>(nullptr));
+    return std::forward<Fn>(fn)(control.looking(hook), static_cast<wait_watch*>(nullptr));
   }
   wait_watch waits(observer);
   watched_control watched(control, &waits);
-  return std::forward<Fn>(fn)(control_ref(watched), &waits);
+  return std::forward<Fn>(fn)(control_ref(watched).looking(hook), &waits);
 }
 
 }  // namespace fsdpinit::detail

@@ -39,6 +39,18 @@ concept WaitingObserver = Observer<O> && requires(O& watch, const char* what, do
   { watch.waiting(what, seconds) } noexcept -> std::same_as<void>;
 };
 
+/// An Observer that is asked again and again while its rank works and waits:
+///
+/// - `poll()`: on the rank's own thread, at every agreement, after every bucket, and in waits every 50 ms. For what a program has to do
+///   meanwhile: pump the events of a window, or let an interpreter look at its signals. What it throws fails the call on every rank,
+///   as a stop does (`extras::stop`); it is not called again then, nor in the last reduction, past which no rank can fail.
+///
+/// A wait is as deaf as its communicator: `docs/guide/failures.md` says which waits poll.
+template <class O>
+concept PollingObserver = Observer<O> && requires(O& watch) {
+  { watch.poll() } -> std::same_as<void>;
+};
+
 namespace detail {
 
 template <class T>
@@ -58,6 +70,10 @@ struct observer_clauses {
       !has_waiting || requires(T& watch, const char* what, double seconds) {
         { watch.waiting(what, seconds) } noexcept -> std::same_as<void>;
       };
+  /// Meant to be polled: then it has to be a PollingObserver.
+  static constexpr bool poll_takes_nothing_and_returns_void = !requires { &T::poll; } || requires(T& watch) {
+    { watch.poll() } -> std::same_as<void>;
+  };
   static constexpr bool is_not_const = !std::is_const_v<T> || !Observer<std::remove_const_t<T>>;
   static constexpr bool is_observer = has_phase || has_progress || !is_not_const;
 };
@@ -81,8 +97,10 @@ template <class T>
     static_assert(clauses::progress_returns_void, "fsdpinit: `observer`: T::progress(done, total) must return void");
     static_assert(clauses::waiting_is_noexcept_and_returns_void,
                   "fsdpinit: `observer`: T::waiting(what, seconds) must be noexcept and return void");
+    static_assert(clauses::poll_takes_nothing_and_returns_void,
+                  "fsdpinit: `observer`: T::poll() must take nothing and return void");
   }
-  return Observer<T> && clauses::waiting_is_noexcept_and_returns_void;
+  return Observer<T> && clauses::waiting_is_noexcept_and_returns_void && clauses::poll_takes_nothing_and_returns_void;
 }
 
 }  // namespace detail

@@ -38,12 +38,21 @@ class observer_ref {
   [[nodiscard]] bool hears_of_waits() const noexcept { return table_ != nullptr && table_->waiting != nullptr; }
   /// \pre hears_of_waits()
   void waiting(const char* what, double seconds) const noexcept { table_->waiting(watch_, what, seconds); }
+  /// Is it a PollingObserver?
+  [[nodiscard]] bool polls() const noexcept { return table_ != nullptr && table_->poll != nullptr; }
+  /// Nothing for one that does not poll.
+  void poll() const {
+    if (polls()) {
+      table_->poll(watch_);
+    }
+  }
 
  private:
   struct table {
     void (*phase)(void*, const char*);
     void (*progress)(void*, std::uint64_t, std::uint64_t);
     void (*waiting)(void*, const char*, double) noexcept;  // nullptr for one that does not hear of waits
+    void (*poll)(void*);                                   // the same of one that does not poll
   };
   template <class Watch>
   static constexpr auto waiting_of() noexcept -> void (*)(void*, const char*, double) noexcept {
@@ -56,11 +65,20 @@ class observer_ref {
     }
   }
   template <class Watch>
+  static constexpr auto poll_of() noexcept -> void (*)(void*) {
+    if constexpr (PollingObserver<Watch>) {
+      return [](void* watch) { static_cast<Watch*>(watch)->poll(); };
+    } else {
+      return nullptr;
+    }
+  }
+  template <class Watch>
   static constexpr table table_of{
       .phase = [](void* watch, const char* name) { static_cast<Watch*>(watch)->phase(name); },
       .progress = [](void* watch, std::uint64_t done,
                      std::uint64_t total) { static_cast<Watch*>(watch)->progress(done, total); },
-      .waiting = waiting_of<Watch>()};
+      .waiting = waiting_of<Watch>(),
+      .poll = poll_of<Watch>()};
 
   void* watch_ = nullptr;
   const table* table_ = nullptr;

@@ -38,7 +38,7 @@ class lockstep {
   /// What throws within throws on every rank; then the communicator works again.
   template <class Fn>
   void all_or_nothing(Fn&& fn) {
-    over(link_, std::forward<Fn>(fn));
+    over(link_, nullptr, std::forward<Fn>(fn));
   }
 
   /// `prepare`, then `move`, which communicates with what `buffers` own. Ranks that ask for different things at a time would
