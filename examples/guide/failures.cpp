@@ -1,10 +1,12 @@
-// What goes wrong on one rank, on all of them: a name that the checkpoint does not have, memory, and a rank that never comes.
+// What goes wrong on one rank, on all of them: a name that the checkpoint does not have, memory, a rank that never comes, and a
+// stop.
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/faults.hpp>
 
 #include <cstddef>
 #include <cstdio>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -96,6 +98,28 @@ int main() {
     return "nothing happened";
   });
 
+  // Rank 1 is asked to stop: as soon as it looks, all of them do.
+  const auto stopped = run([](fsdpinit::threads_communicator world) -> std::string {
+    fsdpinit::dynamic_module net = make_model();
+    const fsdpinit::in_memory_source checkpoint = checkpoint_with("layers.0.up");
+    std::stop_source quit;
+    if (world.rank() == 1) {
+      quit.request_stop();  // from any thread, at any time
+    }
+    // [stopped]
+    const std::stop_token stop = quit.get_token();  // or anything with `bool stop_requested() const`
+    try {
+      fsdpinit::initialize(net, checkpoint, world, {}, {.stop = stop});
+    } catch (const fsdpinit::error& failure) {
+      if (failure.code() == fsdpinit::errc::cancelled) {
+        return failure.what();  // on every rank; the same call may be made again
+      }
+      throw;
+    }
+    // [stopped]
+    return "nothing happened";
+  });
+
   bool alike = true;
   const auto show = [&](const char* what, const std::vector<std::string>& said, std::size_t count) {
     for (std::size_t rank = 0; rank < count; ++rank) {
@@ -106,5 +130,6 @@ int main() {
   show("missing", missing, ranks);
   show("memory", exhausted, ranks);
   show("lost", lost, 2);
+  show("stopped", stopped, ranks);
   return alike && missing[0] == "loaded" ? 0 : 1;
 }
