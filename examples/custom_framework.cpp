@@ -22,11 +22,11 @@ struct module {
   std::map<std::string, module> children;
 };
 
-module make_model(int layers) {
+[[nodiscard]] module make_model(int layers) {
   const auto matrix = [](std::uint64_t rows, std::uint64_t columns) {
     return tensor{.sizes = {rows, columns}, .memory = {}};
   };
-  module model;
+  auto model = module();
   model.weights = {{"embedding", matrix(1000, 64)}};
   for (int i = 0; i < layers; ++i) {
     model.children["layers"].children[std::to_string(i)].weights = {{"up", matrix(256, 64)}, {"down", matrix(64, 256)}};

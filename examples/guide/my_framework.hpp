@@ -51,9 +51,9 @@ struct module {
 /// What is computed has its values; everything else is there in name and size only.
 inline module make_model(int blocks) {
   const auto weight = [](std::vector<std::uint64_t> sizes) { return tensor{.sizes = std::move(sizes)}; };
-  module model{.tensors = {{"embed", weight({1000, 64})}, {"head", weight({1000, 64})}},
-               .children = {},
-               .tied = {{"embed", "head"}}};
+  auto model = module{.tensors = {{"embed", weight({1000, 64})}, {"head", weight({1000, 64})}},
+                      .children = {},
+                      .tied = {{"embed", "head"}}};
   tensor& positions = model.tensors["positions"] = tensor{.sizes = {32}, .computed = true};
   const std::shared_ptr<float[]> values(new float[32]);
   for (std::size_t i = 0; i < 32; ++i) {
