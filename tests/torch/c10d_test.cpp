@@ -10,6 +10,7 @@
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <array>
 #include <cerrno>
