@@ -10,6 +10,7 @@
 #include <boost/hana/adapt_struct.hpp>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -84,6 +85,69 @@ TEST(Storage, ShardsAreAlignedAndEmptyOnesAreNotOnMeta) {
       EXPECT_EQ(module.get_parameter("a").local().offset, 3U);
     }
   });
+}
+
+TEST(Storage, ShardsSayWhatIsReservedForThemAndInWhichSlab) {
+  const reference_model model({{.fqn = "a", .type = dtype::u8, .extents = {3, 7}, .tied = {"tied"}},
+                               {.fqn = "b", .type = dtype::u8, .extents = {5, 2}},
+                               {.fqn = "whole", .type = dtype::u8, .extents = {9}, .how = replicate{}}});
+  run_ranks(4, [&](std::size_t rank, threads_communicator& world) {
+    host_memory memory;
+    dynamic_module module = model.module(memory, false);
+    initialize(module, model.source(), world, {}, {.memory = memory});
+    const local_shard& a = module.get_parameter("a").local();
+    const local_shard& b = module.get_parameter("b").local();
+    const local_shard& whole = module.get_parameter("whole").local();
+    EXPECT_EQ(a.reserved, 7U) << "rank " << rank;
+    EXPECT_EQ(b.reserved, 4U) << "rank " << rank;
+    EXPECT_EQ(whole.reserved, 9U);
+    EXPECT_EQ(b.data.get(), a.slab.data());  // as the source has them
+    EXPECT_EQ(a.data.get(), a.slab.data() + slab_alignment);
+    EXPECT_EQ(a.slab.size(), 2 * slab_alignment + 9);
+    for (const local_shard& each : {b, whole, module.get_parameter("tied").local()}) {
+      EXPECT_EQ(each.slab.data(), a.slab.data());
+      EXPECT_EQ(each.slab.size(), a.slab.size());
+    }
+  });
+}
+
+/// Memory in which somebody has left something.
+struct used_memory : minimal_memory {
+  used_memory() : minimal_memory(host_memory()) {}
+  [[nodiscard]] std::byte* allocate(std::uint64_t bytes) {
+    std::byte* const made = minimal_memory::allocate(bytes);
+    std::fill_n(made, bytes, std::byte{0xA5});
+    return made;
+  }
+};
+/// The same of a device that cannot write zeros itself.
+struct used_device_memory : used_memory {
+  static constexpr bool host_accessible = false;
+};
+
+template <class Space>
+void expect_zeros_outside_of_shards() {
+  reference_model model(
+      {{.fqn = "few.a", .type = dtype::u8, .extents = {3, 5000}},  // more than zeros are written at once
+       {.fqn = "few.b", .type = dtype::bf16, .extents = {5, 300}},
+       {.fqn = "few.c", .type = dtype::u8, .extents = {1, 2 * mib}}});  // more than is written unseen
+  run_ranks(4, [&](std::size_t rank, threads_communicator& world) {
+    Space memory;
+    dynamic_module module = model.module(memory, false);
+    initialize(module, model.source(), world, {}, {.memory = memory});
+    EXPECT_EQ(model.faults_of(module, memory, 4, rank), "") << "rank " << rank;
+    const mutable_bytes slab = module.get_parameter("few.a").local().slab;
+    std::vector<std::byte> all(slab.begin(), slab.end());
+    module.visit_slots([&](std::string_view, auto& slot) {
+      std::fill_n(all.begin() + (slot.data() - slab.data()), slot.local().bytes, std::byte{0});
+    });
+    EXPECT_TRUE(are_zero(all)) << "rank " << rank;
+  });
+}
+
+TEST(Storage, IsZeroOutsideOfShardsWhateverTheMemory) {
+  expect_zeros_outside_of_shards<used_memory>();
+  expect_zeros_outside_of_shards<used_device_memory>();
 }
 
 TEST(Storage, AnInitialisedModuleMayBeInitialisedAgain) {

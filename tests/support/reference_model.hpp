@@ -9,6 +9,7 @@
 #include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -79,7 +80,12 @@ void set_in(Space& memory, buffer& slot, bytes_view values) {
   typename Space::queue order{};
   memory.copy_in(owner->data(), values.data(), values.size(), values.size(), values.empty() ? 0 : 1, order);
   memory.wait(order);
-  slot.adopt({.shape = slot.shape(), .offset = 0, .bytes = values.size(), .data = {owner, owner->data()}});
+  slot.adopt({.shape = slot.shape(),
+              .offset = 0,
+              .bytes = values.size(),
+              .data = {owner, owner->data()},
+              .reserved = values.size(),
+              .slab = {owner->data(), owner->size()}});
 }
 
 /// The bytes of a shard, wherever it lives.
@@ -92,6 +98,14 @@ template <MemorySpace Space>
     memory.wait(order);
   }
   return out;
+}
+
+/// What is reserved behind a shard.
+[[nodiscard]] inline local_shard padding_of(const local_shard& part) {
+  return {.bytes = part.reserved - part.bytes, .data = {part.data, part.data.get() + part.bytes}};
+}
+[[nodiscard]] inline bool are_zero(bytes_view bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte each) { return each == std::byte{0}; });
 }
 
 class reference_model {
@@ -169,6 +183,13 @@ class reference_model {
                         to_string(wanted.shape), "@", wanted.offset, " of ", wanted.bytes.size(), "\n");
         } else if (bytes_in(memory, got) != wanted.bytes) {
           out += name + " holds other bytes\n";
+        } else if (const std::uint64_t room = expected_bytes(tensor, shards, 0); got.reserved != room) {
+          out += concat(name, " has room for ", got.reserved, " bytes, not ", room, "\n");
+        } else if (room != 0 &&
+                   (got.data.get() < got.slab.data() || got.data.get() + room > got.slab.data() + got.slab.size())) {
+          out += name + " does not lie in its slab\n";
+        } else if (!are_zero(bytes_in(memory, padding_of(got)))) {
+          out += name + " has other bytes than zeros behind it\n";
         }
         if (is_parameter && got.data.get() != module.get_parameter(tensor.fqn).data()) {
           out += name + " does not share the storage of " + tensor.fqn + "\n";

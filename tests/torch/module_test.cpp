@@ -284,6 +284,25 @@ TEST(TorchSlot, AllocatesBeforehandWhatItsDropAndAdoptionsTake) {
   }
 }
 
+TEST(TorchSlot, LendsWhatIsReservedForItsShard) {
+  const state_dict values = values_of(*TwoLayers());
+  run_ranks(2, [&](std::size_t, threads_communicator& world) {
+    host_memory memory;
+    TwoLayers net;
+    torch_module module(net);
+    module.visit_slots([](std::string_view fqn, torch_slot& slot) {
+      EXPECT_EQ(slot.local().reserved, slot.bytes()) << fqn << " is libtorch's own";
+    });
+    initialize(module, source_of(values), world, {}, {.memory = memory});
+    module.visit_slots([](std::string_view fqn, torch_slot& slot) {
+      const local_shard lent = slot.local();
+      EXPECT_GE(lent.reserved, lent.bytes) << fqn;
+      EXPECT_GE(lent.slab.size(), lent.reserved) << fqn;
+      EXPECT_LE(lent.slab.data(), lent.data.get()) << fqn;
+    });
+  });
+}
+
 TEST(TorchModule, ShardsLiveAsLongAsTheirTensors) {
   TwoLayers net;
   const state_dict values = values_of(*net);

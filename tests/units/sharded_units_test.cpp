@@ -111,6 +111,8 @@ TEST(Unshard, PutsTheWholeTensorsOfAUnitIntoOneAllocation) {
     units.unshard(unit);
     const local_shard kept = module.get_parameter("layers.1.up").local();
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(kept.data.get()) % slab_alignment, 0U);
+    EXPECT_EQ(kept.reserved, kept.bytes);
+    EXPECT_EQ(kept.slab.size(), units.predict_unshard(unit).kept_bytes);
     units.reshard(unit);
     EXPECT_EQ(memory.accounted(), before + units.predict_unshard(unit).kept_bytes) << "somebody holds one of them";
   });

@@ -104,7 +104,12 @@ class torch_slot {
       return {};
     }
     std::vector<std::uint64_t> dims(tensor_.sizes().begin(), tensor_.sizes().end());
-    return {.shape = fsdpinit::shape(dims), .offset = offset_, .bytes = bytes(), .data = detail::bytes_of(tensor_)};
+    return {.shape = fsdpinit::shape(dims),
+            .offset = offset_,
+            .bytes = bytes(),
+            .data = detail::bytes_of(tensor_),
+            .reserved = reserved_ < bytes() ? bytes() : reserved_,
+            .slab = slab_};
   }
 
   /// Another TensorImpl of the same storage, which is to stay so: the second form of a tie in libtorch.
@@ -128,6 +133,8 @@ class torch_slot {
   }
   void adopt(local_shard&& part) noexcept {
     offset_ = part.offset;
+    reserved_ = part.reserved;
+    slab_ = part.slab;
     detail::blank_tensor content = next_blank(part.shape);
     for (const torch_slot* mate : mates_) {
       if (part.bytes != 0 && mate->data() == part.data.get() && mate->bytes() == part.bytes) {
@@ -178,6 +185,8 @@ class torch_slot {
   fsdpinit::shape shape_;
   c10::Device device_;
   std::uint64_t offset_ = 0;
+  std::uint64_t reserved_ = 0;
+  mutable_bytes slab_{};
   std::vector<const torch_slot*> mates_{};
   at::Tensor meta_{};                           // prepared: what the next drop puts there
   std::vector<detail::blank_tensor> blanks_{};  // prepared: what the next parts are adopted by

@@ -4,9 +4,11 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
 
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -89,10 +91,13 @@ class memory_ref {
   }
   void wait(queue& order) const { space_->wait(order.made_.get()); }
 
+  /// Where the host may touch the space it is done at once, and many pages that nobody has written yet take no memory afterwards either.
+  /// \pre nothing that is under way writes there
+  void zero(std::byte* to, std::uint64_t bytes, queue& order) const { space_->zero(to, bytes, order.made_.get()); }
+
   /// Is it a LocallyCopyingMemory?
   [[nodiscard]] bool copies_within() const noexcept { return space_->copies_within; }
   /// \pre copies_within()
-  void zero(std::byte* to, std::uint64_t bytes, queue& order) const { space_->zero(to, bytes, order.made_.get()); }
   void copy_within(std::byte* to, std::uint64_t to_stride, const std::byte* from, std::uint64_t from_stride,
                    std::uint64_t run, std::uint64_t count, queue& order) const {
     space_->copy_within(to, to_stride, from, from_stride, run, count, order.made_.get());
@@ -151,10 +156,20 @@ class memory_ref::model_of final : public memory_ref::model {
   void wait(queue* order) override {
     in(order, [&](auto& of_space) { space_.wait(of_space); });
   }
-  void zero([[maybe_unused]] std::byte* to, [[maybe_unused]] std::uint64_t bytes,
-            [[maybe_unused]] queue* order) override {
+  void zero(std::byte* to, std::uint64_t bytes, [[maybe_unused]] queue* order) override {
     if constexpr (LocallyCopyingMemory<Space>) {
       in(order, [&](auto& of_space) { space_.zero(to, bytes, of_space); });
+    } else {
+      static constexpr std::array<std::byte, 4 * kib> zeros{};
+      [[maybe_unused]] const bool is_large = bytes >= mib;  // of pages from the system, as a rule, which are zero
+      for (std::uint64_t run = 0; bytes != 0; bytes -= run, to += run) {
+        run = bytes < zeros.size() ? bytes : zeros.size();
+        if constexpr (!Space::host_accessible) {
+          copy_in(to, zeros.data(), run, run, 1, order);
+        } else if (!is_large || std::memcmp(to, zeros.data(), run) != 0) {
+          std::memset(to, 0, run);
+        }
+      }
     }
   }
   void copy_within([[maybe_unused]] std::byte* to, [[maybe_unused]] std::uint64_t to_stride,

@@ -147,7 +147,8 @@ concept WideningMemory = MemorySpace<S> && requires(S& space, typename S::queue&
 ///
 /// - `copy_within(destination, destination_stride, source, source_stride, run, count, queue)`: `count` runs of `run` bytes, so far
 ///   apart at either end, in memory of this space that does not overlap.
-/// - `zero(destination, bytes, queue)`: an initialisation clears its slabs by it, so that what is between shards may be read.
+/// - `zero(destination, bytes, queue)`: an initialisation clears by it what is between shards, so that it may be read. In other spaces
+///   zeros are copied there.
 template <class S>
 concept LocallyCopyingMemory = MemorySpace<S> && requires(S& space, typename S::queue& queue, std::byte* to,
                                                           const std::byte* from, std::uint64_t bytes) {

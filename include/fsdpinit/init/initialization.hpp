@@ -18,7 +18,6 @@
 #include <fsdpinit/init/step_reader.hpp>
 #include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/init/workspace.hpp>
-#include <fsdpinit/memory/in_order.hpp>
 #include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/call_progress.hpp>
 #include <fsdpinit/observe/report.hpp>
@@ -169,7 +168,6 @@ class initialization {
     enter("allocate");
     run_->allocate(data_.slots(run_->work().host),
                    [&](const program_region& region) { return purpose_of(region) + beside_prediction(); });
-    clear_slabs();
     progress_.expect(rank_ == options_.source_rank ? run_->predicted().payload_bytes : 0,
                      options_.progress_interval_seconds);
     run_->start({.source = call_.source(),
@@ -202,19 +200,6 @@ class initialization {
     return concat("; predicted for this rank are ", all.peak_bytes(), " bytes: ", all.slab_bytes, " of shards, ",
                   all.staging_bytes(),
                   " of staging; use more ranks, smaller buckets or fewer in flight, or a machine with more memory");
-  }
-
-  /// Where a unit is gathered on the device, what lies between shards and behind short ones travels too: zeros, and not what somebody
-  /// left in the memory.
-  void clear_slabs() const {
-    const workspace& work = run_->work();
-    if (work.memory.copies_within()) {
-      in_order(work.memory, [&](memory_ref::queue& order) {
-        for (const auto& slab : work.slabs) {
-          work.memory.zero(slab->data(), slab->size(), order);
-        }
-      });
-    }
   }
 
   /// From here on the module is on meta until the commit, but for what it still has to give.

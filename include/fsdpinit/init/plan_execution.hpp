@@ -10,6 +10,7 @@
 #include <fsdpinit/init/step_reader.hpp>
 #include <fsdpinit/init/workspace.hpp>
 #include <fsdpinit/memory/block.hpp>
+#include <fsdpinit/memory/in_order.hpp>
 #include <fsdpinit/memory/peak_growth.hpp>
 #include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/call_progress.hpp>
@@ -112,7 +113,11 @@ class plan_execution {
   /// As `program_runner::run_turn`. Memory that a lost peer may still write to is never given back.
   [[nodiscard]] bool run_turn() {
     try {
-      return runner_->run_turn();
+      const bool more = runner_->run_turn();
+      if (!more) {
+        clear_padding();
+      }
+      return more;
     } catch (...) {
       retain_if_lost(*data_, work_.slabs, work_.staging);
       throw;
@@ -152,6 +157,24 @@ class plan_execution {
     local_shard part;
   };
 
+  /// What lies between shards and behind short ones travels where a slab is gathered: zeros, and not what somebody left in the memory, nor
+  /// what is left of a tensor that was widened.
+  void clear_padding() const {
+    in_order(work_.memory, [&](memory_ref::queue& order) {
+      const std::size_t shard = plan_.options.ranks.shard_of(program_->rank());
+      for (std::size_t i = 0; i < plan_.tensors.size() && !work_.slabs.empty(); ++i) {
+        const planned_tensor& each = plan_.tensors[i];
+        const auto& slab = *work_.slabs[each.slab];
+        const bool is_last = i + 1 == plan_.tensors.size() || plan_.tensors[i + 1].slab != each.slab;
+        const std::uint64_t end = each.kept_offset() + each.kept_bytes(each.partition.local_bytes(shard));
+        const std::uint64_t next = is_last ? slab.size() : plan_.tensors[i + 1].kept_offset();
+        if (end != next) {
+          work_.memory.zero(slab.data() + end, next - end, order);
+        }
+      }
+    });
+  }
+
   /// Slots that are prepared to adopt a tensor; tied ones share it.
   void add_pending(const planned_tensor& planned) {
     const std::size_t shards = plan_.options.ranks.shards;
@@ -164,7 +187,9 @@ class plan_execution {
                           .part = {.shape = std::move(part.shape),
                                    .offset = part.offset,
                                    .bytes = planned.kept_bytes(planned.partition.local_bytes(shard)),
-                                   .data = {slab, slab->data() + planned.kept_offset()}}});
+                                   .data = {slab, slab->data() + planned.kept_offset()},
+                                   .reserved = planned.kept_bytes(planned.partition.slot_bytes()),
+                                   .slab = {slab->data(), slab->size()}}});
       record.handle.prepare({&pending_.back().part, 1});
     }
   }

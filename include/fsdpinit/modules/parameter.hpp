@@ -78,7 +78,11 @@ class buffer {
     if (!values.empty()) {
       std::memcpy(owner.get(), values.data(), values.size());
     }
-    local_ = local_shard{.shape = shape_, .bytes = values.size(), .data = {owner, owner.get()}};
+    local_ = local_shard{.shape = shape_,
+                         .bytes = values.size(),
+                         .data = {owner, owner.get()},
+                         .reserved = values.size(),
+                         .slab = {owner.get(), values.size()}};
   }
 
   void drop() noexcept { local_.reset(); }

@@ -67,7 +67,9 @@ class unsharding {
         wholes_.push_back({.shape = view.slots[index].shape,
                            .offset = 0,
                            .bytes = each.partition.bytes(),
-                           .data = {whole, whole->data() + each.whole_offset}});
+                           .data = {whole, whole->data() + each.whole_offset},
+                           .reserved = each.partition.bytes(),
+                           .slab = {whole->data(), whole->size()}});
       }
     }
     for (std::size_t i = 0; i < slots_.size(); ++i) {
