@@ -84,7 +84,11 @@ class Failed(Exception):
 
 def environment():
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return {**os.environ, "OMPI_MCA_rmaps_base_oversubscribe": "true", **(as_root if os.geteuid() == 0 else {})}
+    more_ranks_than_cores = {
+        "OMPI_MCA_rmaps_base_oversubscribe": "true",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # of Open MPI 5
+    }
+    return {**os.environ, **more_ranks_than_cores, **(as_root if os.geteuid() == 0 else {})}
 
 
 def cpu_seconds():

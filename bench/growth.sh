@@ -14,8 +14,8 @@ mkdir -p build/bench build/demo
 if [[ ! -e build/demo/qwen3-0.6b ]]; then build/release/fsdpinit synthesize --model qwen3-0.6b build/demo/qwen3-0.6b; fi
 
 build/release/bench/fsdpinit_growth build/growth "$rounds" | tee build/bench/growth.txt
-# Open MPI asks to be told of more ranks than cores; and of root, who is everybody in a container.
-export OMPI_MCA_rmaps_base_oversubscribe=true
+# Open MPI asks to be told of more ranks than cores, from 5 on by another name; and of root, who is everybody in a container.
+export OMPI_MCA_rmaps_base_oversubscribe=true PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 for ranks in 2 4; do
   echo

@@ -41,8 +41,8 @@ if ((${#checkpoints[@]} == 0)); then
   done
 fi
 
-# Open MPI asks to be told of more ranks than cores; and of root, who is everybody in a container.
-export OMPI_MCA_rmaps_base_oversubscribe=true
+# Open MPI asks to be told of more ranks than cores, from 5 on by another name; and of root, who is everybody in a container.
+export OMPI_MCA_rmaps_base_oversubscribe=true PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 mkdir -p build/bench
 : >build/bench/prediction.jsonl

@@ -20,7 +20,7 @@ build/release/bench/fsdpinit_bench | tee build/bench/micro.txt
 echo
 build/release/bench/fsdpinit_load_ratio "$checkpoint" 9 4 | tee build/bench/load.txt
 echo
-# Open MPI asks to be told of more ranks than cores; and of root, who is everybody in a container.
-export OMPI_MCA_rmaps_base_oversubscribe=true
+# Open MPI asks to be told of more ranks than cores, from 5 on by another name; and of root, who is everybody in a container.
+export OMPI_MCA_rmaps_base_oversubscribe=true PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 mpiexec -n 4 build/release/bench/fsdpinit_mpi_ratio "$checkpoint" 9 | tee build/bench/mpi.txt

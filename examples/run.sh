@@ -119,8 +119,8 @@ warm() {
 
 # -- the loads ---------------------------------------------------------------------------------------------------------------
 
-# Open MPI asks to be told of more ranks than cores; and of root, who is everybody in a container.
-export OMPI_MCA_rmaps_base_oversubscribe=true
+# Open MPI asks to be told of more ranks than cores, from 5 on by another name; and of root, who is everybody in a container.
+export OMPI_MCA_rmaps_base_oversubscribe=true PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 
 load() {  # policy[+transport], run

@@ -54,6 +54,14 @@ inline launch launch_from_environment() {
   return out;
 }
 
+/// libtorch 2.4 and newer serve a store by libuv, which Debian's is built without. Others have no such option.
+template <class Options>
+void use_plain_sockets(Options& where) {
+  if constexpr (requires { where.useLibuv; }) {
+    where.useLibuv = false;
+  }
+}
+
 /// Gloo over a TCP store that rank 0 serves.
 inline c10::intrusive_ptr<c10d::ProcessGroupGloo> make_process_group(const launch& who,
                                                                      std::chrono::milliseconds timeout) {
@@ -62,6 +70,7 @@ inline c10::intrusive_ptr<c10d::ProcessGroupGloo> make_process_group(const launc
   where.isServer = who.rank == 0;
   where.numWorkers = static_cast<std::size_t>(who.size);
   where.timeout = timeout;
+  use_plain_sockets(where);
   const auto store = c10::make_intrusive<c10d::TCPStore>(who.address, where);
   const auto how = c10d::ProcessGroupGloo::Options::create(timeout);
   how->devices.push_back(c10d::ProcessGroupGloo::createDefaultDevice());

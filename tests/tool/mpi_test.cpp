@@ -41,6 +41,9 @@ class mpi : public ::testing::Test {
          {"OMPI_MCA_rmaps_base_oversubscribe", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"}) {
       ::setenv(name, "1", 1);  // NOLINT(concurrency-mt-unsafe): one thread
     }
+    // The first of them, as Open MPI 5 is told.
+    ::setenv("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe",
+             1);                                    // NOLINT(concurrency-mt-unsafe): one thread
     ::setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // NOLINT(concurrency-mt-unsafe): MPI keeps memory until the end
   }
 

@@ -1,12 +1,12 @@
 // expect: the text
 #ifndef FSDPINIT_CONTROL
-static_assert(false, "the text");
-static_assert(false, "2");
-static_assert(false, "3");
-static_assert(false, "4");
-static_assert(false, "5");
-static_assert(false, "6");
-static_assert(false, "7");
-static_assert(false, "8");
-static_assert(false, "9");
+template <int N>
+void one() {
+  static_assert(N < 0, "the text");
+}
+template <int... Ns>
+void all() {
+  (one<Ns>(), ...);
+}
+template void all<0, 1, 2, 3, 4, 5, 6, 7, 8>();
 #endif
