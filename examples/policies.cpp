@@ -167,8 +167,7 @@ shards replicated(const fsdpinit::in_memory_source& checkpoint, fsdpinit::thread
 shards verified(const fsdpinit::in_memory_source& checkpoint, fsdpinit::threads_communicator world) {
   auto net = make_model();
   // [verify]
-  fsdpinit::initialize(net, checkpoint, world,
-                       {.verify = fsdpinit::verification::transfer, .checksum = &fsdpinit::xxh3});
+  fsdpinit::initialize(net, checkpoint, world, {.verify = fsdpinit::verification::transfer});
   // [verify]
   return shards_of(net);
 }

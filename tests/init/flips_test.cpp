@@ -1,7 +1,7 @@
 #include "support/fake_device_memory.hpp"
 #include "support/reference_model.hpp"
 #include "support/test_seed.hpp"
-#include <fsdpinit/core/xxh3.hpp>
+#include <fsdpinit/core/xxh3.hpp>  // verification is by this
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/corruption.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
@@ -94,10 +94,9 @@ class flipping {
       corrupting_communicator data(comm, where_ == at::communicator && rank == victim ? flip : none);
       const corrupting_memory<Space> memory(plain, where_ == at::memory && rank == victim ? flip : none);
       dynamic_module module = model_.module(plain, rank == 0);
-      initialize<Policy>(
-          module, model_.source(), channels{data, comm},
-          {.bucket_bytes = 50, .replicas = grid.replicas, .verify = verification::transfer, .checksum = &xxh3},
-          {.memory = memory});
+      initialize<Policy>(module, model_.source(), channels{data, comm},
+                         {.bucket_bytes = 50, .replicas = grid.replicas, .verify = verification::transfer},
+                         {.memory = memory});
       right[rank] = model_.faults_of(module, plain, grid.shards, grid.shard_of(rank)).empty() ? 1 : 0;
     });
     std::size_t corrupted = 0;

@@ -204,15 +204,6 @@ TEST(Verification, RereadingFindsThatARankHasAnotherCopyOfTheCheckpoint) {
   expect_rereading_finds_another_copy<fake_device_memory>();
 }
 
-TEST(Verification, NeedsAChecksum) {
-  run_ranks(2, [](std::size_t, threads_communicator& world) {
-    dynamic_module module;
-    expect_error(errc::invalid_argument, "verify", "set it to &fsdpinit::xxh3", [&] {
-      static_cast<void>(initialize(module, in_memory_source(), world, {.verify = verification::transfer}));
-    });
-  });
-}
-
 TEST(Verification, AModulesOwnStateCannotBeReadAgain) {
   run_ranks(2, [](std::size_t, threads_communicator& world) {
     dynamic_module module;

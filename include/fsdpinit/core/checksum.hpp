@@ -23,6 +23,15 @@ struct checksum {
 
 namespace detail {
 
+/// The checksum of programs that name none: `xxh3`, where a translation unit of the program includes fsdpinit/core/xxh3.hpp. In others there
+/// is no such function, and its address is null.
+[[gnu::weak]] const checksum* linked_checksum() noexcept;
+
+/// nullptr where there is neither.
+[[nodiscard]] inline const checksum* named_or_linked(const checksum* named) noexcept {
+  return named != nullptr || linked_checksum == nullptr ? named : linked_checksum();
+}
+
 /// One hash in the making. Owns its state.
 class running_checksum {
  public:

@@ -47,12 +47,21 @@ inline void update_xxh3(void* state, const std::byte* bytes, std::size_t n) noex
 }  // namespace detail
 
 /// XXH3, 64 bits, of libxxhash. Much faster where that library can pick the widest vectors of the processor, which CMake
-/// finds out (FSDPINIT_XXH3_DISPATCHES), than with those that every x86-64 has.
+/// finds out (FSDPINIT_XXH3_DISPATCHES), than with those that every x86-64 has. A program that includes this header, in whichever
+/// translation unit, verifies by it unless `options::checksum` names another.
 inline constexpr checksum xxh3{.name = "xxh3",
                                .make = detail::make_xxh3,
                                .drop = detail::drop_xxh3,
                                .restart = detail::restart_xxh3,
                                .update = detail::update_xxh3,
                                .value = detail::value_of_xxh3};
+
+namespace detail {
+
+// Weak, as it is declared: it is the same in every unit that includes this, and not emitted only where it is called, as inline functions are.
+// NOLINTNEXTLINE(misc-definitions-in-headers)
+const checksum* linked_checksum() noexcept { return &xxh3; }
+
+}  // namespace detail
 
 }  // namespace fsdpinit

@@ -77,8 +77,10 @@ inline void require_valid(const options& how, std::size_t ranks) {
            concat("must be from 1 to ", most_buckets_in_flight, "; 2 lets reading and receiving overlap"));
   }
   require_interval(how.progress_interval_seconds);
-  if (how.verify != verification::off && how.checksum == nullptr) {
-    reject("verify", "needs options::checksum; set it to &fsdpinit::xxh3 of <fsdpinit/core/xxh3.hpp>");
+  if (how.verify != verification::off && checksum_of(how) == nullptr) {
+    reject("verify",
+           "needs a checksum; include <fsdpinit/core/xxh3.hpp> and link libxxhash, or set options::checksum to one of "
+           "your own");
   }
 }
 

@@ -174,7 +174,7 @@ class initialization {
                  .captured = captured_,
                  .reader_threads = options_.reader_threads,
                  .progress = progress_,
-                 .hash = options_.verify == verification::off ? nullptr : options_.checksum,
+                 .hash = checksum_of(options_),
                  .missing = given_.more.missing ? &*given_.more.missing : nullptr},
                 {.data = data_, .control = control_, .deadline_seconds = options_.deadline_seconds, .watch = waits_});
     enter(call_.transport() == transport_kind::none ? load_phase : stream_phase);

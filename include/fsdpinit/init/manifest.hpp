@@ -72,7 +72,7 @@ struct call_kind {
       how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node", "\nchoose ",
       how.choose ? "a function" : "by the size of chunks", "\nstrict ", how.strict ? 1 : 0, "\nkeep_missing_buffers ",
       how.keep_missing_buffers ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\nverify ", name(how.verify),
-      how.verify == verification::off ? "" : concat(" ", how.checksum->name), "\n");
+      how.verify == verification::off ? "" : concat(" ", detail::checksum_of(how)->name), "\n");
   append_manifest(out, view);
   return out;
 }

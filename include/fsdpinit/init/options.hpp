@@ -67,7 +67,8 @@ struct options {
   /// broadcast of 8 bytes from each rank: error{disagreement} names both ranks and a tensor. A rank alone has nobody to
   /// compare with, and reads again what it has read.
   verification verify = verification::off;
-  /// What they are compared by: `&xxh3` of fsdpinit/core/xxh3.hpp, or one of your own.
+  /// What they are compared by, the same on every rank: nullptr is `xxh3`, if a translation unit of the program includes
+  /// fsdpinit/core/xxh3.hpp, and else error{invalid_argument} where bytes are to be compared; or one of your own.
   const fsdpinit::checksum* checksum = nullptr;
   /// For `transport::automatic` where every rank can read the checkpoint: says how, by a cost model for instance
   /// (`by_cost(calibrate(source, ranks))`). Called on the source rank alone, set on all. Nothing: by the size of chunks.
@@ -79,5 +80,14 @@ struct options {
   /// The FQN prefixes of the units (`units_under`), in place of what the module says or the default; `{""}` asks for one unit.
   std::vector<std::string> unit_prefixes{};
 };
+
+namespace detail {
+
+/// What bytes are compared by; nullptr where they are not, or there is nothing to do it by.
+[[nodiscard]] inline const checksum* checksum_of(const options& how) noexcept {
+  return how.verify == verification::off ? nullptr : named_or_linked(how.checksum);
+}
+
+}  // namespace detail
 
 }  // namespace fsdpinit
