@@ -10,7 +10,6 @@
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>
-#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <array>
 #include <cerrno>
@@ -21,6 +20,8 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 namespace c10d_test {
 namespace {
