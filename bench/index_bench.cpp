@@ -25,8 +25,8 @@ recipe stacked_experts() {
   std::vector<recipe> gates;
   std::vector<recipe> ups;
   for (std::size_t expert = 0; expert < 128; ++expert) {
-    gates.push_back(stored_tensor(2 * expert, dtype::bf16, {768, 2048}));
-    ups.push_back(stored_tensor(2 * expert + 1, dtype::bf16, {768, 2048}));
+    gates.push_back(index_map::stored_tensor(2 * expert, dtype::bf16, {768, 2048}));
+    ups.push_back(index_map::stored_tensor(2 * expert + 1, dtype::bf16, {768, 2048}));
   }
   return index_map::concat(std::array{stack(gates, 0), stack(ups, 0)}, 1);
 }
@@ -48,7 +48,7 @@ void make_stacked_experts(benchmark::State& state) {
 BENCHMARK(make_stacked_experts)->Unit(benchmark::kMicrosecond);
 
 void restrict_identity(benchmark::State& state) {
-  const recipe of = stored_tensor(0, dtype::bf16, {4096, 4096});
+  const recipe of = index_map::stored_tensor(0, dtype::bf16, {4096, 4096});
   for (auto _ : state) {
     benchmark::DoNotOptimize(restricted(of, {{1024, 0}, {2048, 4096}}));
   }
@@ -67,7 +67,7 @@ void restrict_stacked_experts(benchmark::State& state) {
 BENCHMARK(restrict_stacked_experts)->Unit(benchmark::kMicrosecond);
 
 void runs_of_identity(benchmark::State& state) {
-  const recipe of = stored_tensor(0, dtype::bf16, {4096, 4096});
+  const recipe of = index_map::stored_tensor(0, dtype::bf16, {4096, 4096});
   for (auto _ : state) {
     benchmark::DoNotOptimize(runs_in(of, 64 * kib, 128 * kib));
   }
@@ -86,7 +86,7 @@ void runs_of_stacked_experts(benchmark::State& state) {
 BENCHMARK(runs_of_stacked_experts);
 
 void runs_of_transpose(benchmark::State& state) {
-  const recipe of = permute(stored_tensor(0, dtype::bf16, {4096, 4096}), transposed);
+  const recipe of = permute(index_map::stored_tensor(0, dtype::bf16, {4096, 4096}), transposed);
   for (auto _ : state) {
     benchmark::DoNotOptimize(runs_in(of, 4 * mib, 8 * mib));
   }
@@ -96,10 +96,10 @@ BENCHMARK(runs_of_transpose);
 
 /// Of a tensor in 8 x 8 tiles, each in a tensor of its own.
 void account_of_tiles(benchmark::State& state) {
-  const recipe of = stored_tensor(0, dtype::bf16, {4096, 4096});
+  const recipe of = index_map::stored_tensor(0, dtype::bf16, {4096, 4096});
   std::vector<recipe> tiles;
   for (std::uint64_t tile = 0; tile < 64; ++tile) {
-    tiles.push_back(chunk(chunk(of, 0, 8, tile / 8), 1, 8, tile % 8));
+    tiles.push_back(index_map::chunk(chunk(of, 0, 8, tile / 8), 1, 8, tile % 8));
   }
   const std::vector<use> uses = uses_of(tiles);
   for (auto _ : state) {
@@ -110,7 +110,7 @@ void account_of_tiles(benchmark::State& state) {
 BENCHMARK(account_of_tiles)->Unit(benchmark::kMicrosecond);
 
 void account_of_whole_tensors(benchmark::State& state) {
-  const std::array whole_one{stored_tensor(0, dtype::bf16, {4096, 4096})};
+  const std::array whole_one{index_map::stored_tensor(0, dtype::bf16, {4096, 4096})};
   const std::vector<use> uses = uses_of(whole_one);
   for (auto _ : state) {
     benchmark::DoNotOptimize(misuse_of(whole_one[0].extents, uses));
@@ -147,20 +147,22 @@ void copying_as(benchmark::State& state, const recipe& of) {
   });
 }
 
-void place_identity(benchmark::State& state) { copying_as(state, stored_tensor(0, dtype::bf16, {4096, 4096})); }
+void place_identity(benchmark::State& state) {
+  copying_as(state, index_map::stored_tensor(0, dtype::bf16, {4096, 4096}));
+}
 BENCHMARK(place_identity)->Unit(benchmark::kMillisecond);
 
 /// Of elements of so many bytes.
 void place_transpose(benchmark::State& state) {
   const auto size = static_cast<std::uint64_t>(state.range(0));
   const dtype type = size == 1 ? dtype::u8 : size == 2 ? dtype::bf16 : size == 4 ? dtype::f32 : dtype::c64;
-  copying_as(state, permute(stored_tensor(0, type, {4096, copied_bytes / size / 4096}), transposed));
+  copying_as(state, permute(index_map::stored_tensor(0, type, {4096, copied_bytes / size / 4096}), transposed));
 }
 BENCHMARK(place_transpose)->Arg(1)->Arg(2)->Arg(4)->Arg(8)->Unit(benchmark::kMillisecond);
 
 /// Rows of a head put in another order: runs of a row.
 void place_rotary(benchmark::State& state) {
-  copying_as(state, rearrange(stored_tensor(0, dtype::bf16, {4096, 4096}), "(h d two) k -> (h two d) k",
+  copying_as(state, rearrange(index_map::stored_tensor(0, dtype::bf16, {4096, 4096}), "(h d two) k -> (h two d) k",
                               std::array<axis_size, 2>{axis_size{"d", 64}, axis_size{"two", 2}}));
 }
 BENCHMARK(place_rotary)->Unit(benchmark::kMillisecond);

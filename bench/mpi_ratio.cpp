@@ -30,7 +30,7 @@ using namespace fsdpinit::bench;
 /// Giving the memory back is not timed.
 double seconds_of(const std::string& path, std::span<const tensor_descriptor> tensors, mpi_communicator& world,
                   const policy& by, options how) {
-  how.policy = by;
+  how.policy.emplace(by);
   dynamic_module module = tool::module_of(tensors);
   const double began = monotonic_seconds();
   initialize(module, checkpoint{path}, world, how);
