@@ -28,6 +28,7 @@ namespace {
 using namespace rules;
 using index_map::recipe;
 using index_map::stored_tensor;
+using rules::chunk;
 using testing_support::expect_error;
 using tensors = std::vector<tensor_descriptor>;
 using by_name = std::map<std::string, recipe>;
@@ -114,7 +115,7 @@ TEST(recipes_of_rules, slices_chunks_permutes_and_rearranges) {
 
 TEST(recipes_of_rules, casts) {
   const tensors stored{bf16("a", {2})};
-  EXPECT_EQ(only({make("x", cast(dtype::f32, "a"))}, stored), index_map::cast(whole(stored, 0), dtype::f32));
+  EXPECT_EQ(only({make("x", rules::cast(dtype::f32, "a"))}, stored), index_map::cast(whole(stored, 0), dtype::f32));
 }
 
 TEST(recipes_of_rules, pads_to_a_length_or_a_multiple) {

@@ -23,6 +23,7 @@ namespace fsdpinit::rules_test {
 namespace {
 
 using namespace rules;
+using rules::chunk;
 using testing_support::expect_error;
 using names = std::vector<std::string>;
 using made_of = std::vector<std::pair<std::string, names>>;
