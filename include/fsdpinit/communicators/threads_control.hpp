@@ -86,7 +86,7 @@ class threads_control {
       payload_.interrupt(self);
     }
     // The cause belongs to the rank where it was thrown.
-    const error first = failure_->rank() == static_cast<std::int32_t>(self) ? *failure_ : failure_->caused_by(nullptr);
+    error first = failure_->rank() == static_cast<std::int32_t>(self) ? *failure_ : failure_->caused_by(nullptr);
     if (std::exchange(ranks_[self].has_failed, true)) {
       return first;
     }

@@ -15,7 +15,7 @@
 #include <vector>
 
 /// \file
-/// Names with variables, `{p...}.experts.{e}.weight`, and which of many names they match.
+/// Names with variables, and which of many names they match.
 
 namespace fsdpinit::detail {
 
