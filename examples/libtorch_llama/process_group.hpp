@@ -57,8 +57,8 @@ inline launch launch_from_environment() {
 /// libtorch 2.4 and newer serve a store by libuv, which Debian's is built without. Others have no such option.
 template <class Options>
 void use_plain_sockets(Options& where) {
-  if constexpr (requires { where.useLibuv; }) {
-    where.useLibuv = false;
+  if constexpr (requires { where.useLibUV; }) {
+    where.useLibUV = false;
   }
 }
 
