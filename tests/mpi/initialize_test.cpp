@@ -5,6 +5,7 @@
 #include "support/test_checksum.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
 #include <fsdpinit/fsdpinit.hpp>
+#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/testing/corruption.hpp>
 #include <fsdpinit/testing/faults.hpp>
 
@@ -14,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -96,6 +98,28 @@ TEST(MpiInitialize, EachNodeMayHaveItsSource) {
     const options how{
         .bucket_bytes = 300, .source_rank = world.size() - 1, .sources = source_ranks::per_node, .replicas = 1};
     expect_exact_with_every_policy(model, world, how);
+  });
+}
+
+/// Counts what is asked of it, as an adopter's may.
+struct watched_memory : host_memory {
+  std::shared_ptr<int> waits = std::make_shared<int>(0);
+  void wait(queue& order) noexcept {
+    ++*waits;
+    host_memory::wait(order);
+  }
+};
+/// Its blocks are special, as pinned ones are.
+struct special_memory : host_memory {
+  [[nodiscard]] std::byte* allocate(std::uint64_t bytes) { return host_memory::allocate(bytes); }
+};
+
+TEST(MpiInitialize, StagesWhereNodesShareMemoryUnlessTheSpaceHandsOutItsOwn) {
+  for_each_world([](mpi_communicator& world) {
+    const detail::payload_link_of link(world);
+    EXPECT_TRUE(link.slots(memory_ref(host_memory())).is<mpi_staging_memory>());
+    EXPECT_TRUE(link.slots(memory_ref(watched_memory())).is<mpi_staging_memory>());
+    EXPECT_TRUE(link.slots(memory_ref(special_memory())).is<special_memory>());
   });
 }
 

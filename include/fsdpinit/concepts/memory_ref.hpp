@@ -15,6 +15,17 @@
 
 namespace fsdpinit {
 
+class host_memory;
+
+namespace detail {
+
+/// Is it a host_memory, or one that hands out the same memory? Not one whose blocks come from somewhere else: they are locked, or shared.
+template <class Space>
+concept PlainHostMemory =
+    requires { requires std::same_as<decltype(&Space::allocate), std::byte* (host_memory::*)(std::uint64_t)>; };
+
+}  // namespace detail
+
 /// A memory space of any type. It owns a copy of the space, which shares the space's account, and may outlive what it was made of; copies
 /// refer to the same one. The operations are those of MemorySpace: one indirect call each.
 class memory_ref {
@@ -44,6 +55,7 @@ class memory_ref {
     [[nodiscard]] virtual std::uint64_t accounted() const noexcept = 0;
     [[nodiscard]] virtual std::uint64_t accounted_peak() const noexcept = 0;
     virtual void restart_peak() noexcept = 0;
+    [[nodiscard]] virtual const host_memory* plain_host_memory() const noexcept = 0;
 
     const void* const type;  // its identity
     const bool host_accessible;
@@ -123,6 +135,8 @@ class memory_ref {
   /// The space itself. \pre it was made of a Space.
   template <MemorySpace Space>
   [[nodiscard]] const Space& as() const noexcept;
+  /// The space itself, if it is a host_memory or derived from it, and its memory is allocated as that of a host_memory; else nullptr.
+  [[nodiscard]] const host_memory* plain_host_memory() const noexcept { return space_->plain_host_memory(); }
 
  private:
   std::shared_ptr<model> space_;
@@ -190,6 +204,13 @@ class memory_ref::model_of final : public memory_ref::model {
   [[nodiscard]] std::uint64_t accounted() const noexcept override { return space_.accounted(); }
   [[nodiscard]] std::uint64_t accounted_peak() const noexcept override { return space_.accounted_peak(); }
   void restart_peak() noexcept override { space_.restart_peak(); }
+  [[nodiscard]] const host_memory* plain_host_memory() const noexcept override {
+    if constexpr (detail::PlainHostMemory<Space>) {
+      return &space_;
+    } else {
+      return nullptr;
+    }
+  }
 
  private:
   static constexpr bool is_stateless = std::is_empty_v<typename Space::queue>;

@@ -127,8 +127,8 @@ class payload_link_of final : public payload_link {
   }
   [[nodiscard]] memory_ref slots(const memory_ref& host) const override {
     if constexpr (StagingCommunicator<Data, host_memory>) {
-      if (host.is<host_memory>()) {
-        return memory_ref(data_.staging(host.as<host_memory>()));
+      if (const host_memory* const plain = host.plain_host_memory()) {
+        return memory_ref(data_.staging(*plain));
       }
     }
     return host;
