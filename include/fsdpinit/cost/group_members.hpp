@@ -15,19 +15,15 @@ namespace fsdpinit::detail {
 
 /// Ranks that exchange bytes, ascending: equally far apart, or listed.
 struct group_members {
-  std::size_t first = 0;
-  std::size_t apart = 1;
-  std::size_t count = 0;
+  spaced_ranks spaced{};
   std::span<const std::size_t> listed{};
 
-  [[nodiscard]] std::size_t size() const noexcept { return listed.empty() ? count : listed.size(); }
-  [[nodiscard]] std::size_t operator[](std::size_t i) const noexcept {
-    return listed.empty() ? first + i * apart : listed[i];
-  }
+  [[nodiscard]] std::size_t size() const noexcept { return listed.empty() ? spaced.count : listed.size(); }
+  [[nodiscard]] std::size_t operator[](std::size_t i) const noexcept { return listed.empty() ? spaced[i] : listed[i]; }
   /// \pre it is one of them
   [[nodiscard]] std::size_t place_of(std::size_t rank) const noexcept {
     return listed.empty()
-               ? (rank - first) / apart
+               ? (rank - spaced.first) / spaced.apart
                : static_cast<std::size_t>(std::lower_bound(listed.begin(), listed.end(), rank) - listed.begin());
   }
   /// The one before it in a ring.
@@ -48,21 +44,17 @@ class groups_of_ranks {
   }
 
   [[nodiscard]] group_members operator()(rank_group group, std::size_t rank) const noexcept {
-    const group_members all{.count = ranks_.size()};
+    const group_members all{.spaced = {.count = ranks_.size()}};
     switch (group) {
       case rank_group::replicas:
-        return {.first = ranks_.shard_of(rank), .apart = ranks_.shards, .count = ranks_.replicas};
-      case rank_group::served:
-        return served_.empty() ? all : listed(rank);
-      case rank_group::scatter: {
-        if (!relays_) {
-          return served_.empty() ? all : listed(rank);
+        return {.spaced = replicas_of(ranks_, rank)};
+      case rank_group::scatter:
+        if (relays_) {
+          return {.spaced = relayed_scatter_of(ranks_, sources_, rank)};
         }
-        const std::size_t replica = ranks_.replica_of(rank);
-        const bool takes_part = replica == ranks_.replica_of(sources_.source_rank);
-        return takes_part ? group_members{.first = ranks_.rank_of(replica, 0), .count = ranks_.shards}
-                          : group_members{.first = rank, .count = 1};
-      }
+        [[fallthrough]];
+      case rank_group::served:
+        return served_.empty() ? all : group_members{.listed = served_[sources_.serving(rank)]};
       case rank_group::all:
         break;
     }
@@ -70,10 +62,6 @@ class groups_of_ranks {
   }
 
  private:
-  [[nodiscard]] group_members listed(std::size_t rank) const noexcept {
-    return {.listed = served_[sources_.serving(rank)]};
-  }
-
   const mesh& ranks_;
   const source_layout& sources_;
   bool relays_;

@@ -30,6 +30,39 @@ struct source_layout {
   return ranks.replicas > 1 && sources.grouped;
 }
 
+namespace detail {
+
+/// Ascending, and equally far apart.
+struct spaced_ranks {
+  std::size_t first = 0;
+  std::size_t apart = 1;
+  std::size_t count = 0;
+
+  [[nodiscard]] std::size_t operator[](std::size_t i) const noexcept { return first + i * apart; }
+};
+
+/// Those with the same shard index, in the order of their replicas.
+[[nodiscard]] inline spaced_ranks replicas_of(const mesh& ranks, std::size_t rank) noexcept {
+  return {.first = ranks.shard_of(rank), .apart = ranks.shards, .count = ranks.replicas};
+}
+/// Those in the scatters of a rank: of the source's replica all, of others it alone. \pre scatter_is_relayed()
+[[nodiscard]] inline spaced_ranks relayed_scatter_of(const mesh& ranks, const source_layout& sources,
+                                                     std::size_t rank) noexcept {
+  const std::size_t replica = ranks.replica_of(rank);
+  return replica == ranks.replica_of(sources.source_rank)
+             ? spaced_ranks{.first = ranks.rank_of(replica, 0), .count = ranks.shards}
+             : spaced_ranks{.first = rank, .count = 1};
+}
+[[nodiscard]] inline std::vector<std::size_t> listed(const spaced_ranks& ranks) {
+  std::vector<std::size_t> out(ranks.count);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i] = ranks[i];
+  }
+  return out;
+}
+
+}  // namespace detail
+
 /// With whom one rank exchanges bytes; each list ascending, with the rank itself, and empty where it would be all ranks.
 struct rank_groups {
   std::size_t source = 0;               ///< reads for this rank
@@ -40,7 +73,7 @@ struct rank_groups {
 
 /// O(shards + replicas), and with several sources O(ranks).
 [[nodiscard]] inline rank_groups groups_of(const mesh& ranks, const source_layout& sources, std::size_t rank) {
-  rank_groups out{.source = sources.serving(rank)};
+  rank_groups out{.source = sources.serving(rank), .replicas = detail::listed(detail::replicas_of(ranks, rank))};
   if (!sources.is_single()) {
     for (std::size_t other = 0; other < ranks.size(); ++other) {
       if (sources.serving(other) == out.source) {
@@ -49,16 +82,7 @@ struct rank_groups {
     }
     out.scatter = out.served;
   } else if (scatter_is_relayed(ranks, sources)) {
-    const std::size_t replica = ranks.replica_of(rank);
-    if (replica != ranks.replica_of(out.source)) {
-      out.scatter.push_back(rank);
-    }
-    for (std::size_t shard = 0; replica == ranks.replica_of(out.source) && shard < ranks.shards; ++shard) {
-      out.scatter.push_back(ranks.rank_of(replica, shard));
-    }
-  }
-  for (std::size_t replica = 0; replica < ranks.replicas; ++replica) {
-    out.replicas.push_back(ranks.rank_of(replica, ranks.shard_of(rank)));
+    out.scatter = detail::listed(detail::relayed_scatter_of(ranks, sources, rank));
   }
   return out;
 }
