@@ -253,12 +253,12 @@ TEST_F(mpi, one_rank_without_memory_is_said_once) {
   const temp_dir dir;
   const std::string model = dir.write(
       "model.safetensors",
-      safetensors_bytes("{" + safetensors_entry_json("layers.0.weight", "U8", "[98304,4096]", "[0,402653184]") + "}"));
-  fs::resize_file(model, fs::file_size(model) + 402653184);  // zeros, without a disk block
+      safetensors_bytes("{" + safetensors_entry_json("layers.0.weight", "U8", "[196608,4096]", "[0,805306368]") + "}"));
+  fs::resize_file(model, fs::file_size(model) + 805306368);  // zeros, without a disk block
   const std::string load = tool_path() + " load " + model + " --shards 2";
   // Enough for the program and MPI's own memory, not for its shard.
   const finished_process process = run_shells(load, "ulimit -v $((500 * 1024)); " + load);
-  expect_said_once(process, 1, "the memory space cannot give 201326592 bytes");
+  expect_said_once(process, 1, "the memory space cannot give 402653184 bytes");
   EXPECT_NE(process.err.find("(rank 1)"), std::string::npos) << process.err;
 }
 

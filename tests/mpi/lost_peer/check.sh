@@ -10,14 +10,15 @@ deadline=1
 allowed=5
 
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+trap 'pkill -KILL -f -- "$folder/lost_at" || true; rm -rf "$folder"' EXIT
 code=0
 # Ranks that nobody ends would hold the pipe, and this script, open: into files.
 timeout --kill-after=1 40 "$@" -n 4 "$program" "$rank" "$how" "$phase" "$action" "$deadline" "$folder/lost_at" \
   >"$folder/out" 2>"$folder/err" || code=$?
-# A launcher may leave before ranks that it does not end: Open MPI 5 does so with the first one that aborts.
+# A launcher may leave before ranks that it does not end: Open MPI 5 does so with the first one that aborts. Who was stopped stays.
+living() { pgrep -r D,R,S -f -- "$folder/lost_at"; }
 for ((i = 0; i < 10 * allowed; ++i)); do
-  pgrep -f -- "$folder/lost_at" >/dev/null || break
+  living >/dev/null || break
   sleep 0.1
 done
 now=$(date +%s.%N)
@@ -26,7 +27,6 @@ fail() {
   echo "FAILED: $1 (exit code $code)"
   sed 's/^/  stdout: /' "$folder/out"
   sed 's/^/  stderr: /' "$folder/err"
-  pkill -KILL -f -- "$folder/lost_at" || true
   exit 1
 }
 [[ -s $folder/lost_at ]] || fail "no rank was lost"
@@ -36,7 +36,7 @@ took=$(awk -v from="$(cat "$folder/lost_at")" -v to="$now" 'BEGIN { printf "%.2f
 ((code != 0 || $# > 1)) || fail "the job says that all is well"
 awk -v took="$took" -v limit=$((deadline + allowed)) 'BEGIN { exit !(took <= limit) }' ||
   fail "gone $took s after the loss, allowed are $deadline s and $allowed s"
-if pgrep -f -- "$folder/lost_at" >"$folder/alive"; then fail "still there: $(tr '\n' ' ' <"$folder/alive")"; fi
+if living >"$folder/alive"; then fail "still there: $(tr '\n' ' ' <"$folder/alive")"; fi
 
 # Either the launcher ended the others at once, or they say whom they miss, in one line.
 lines=$(grep -c '^fsdpinit: error: ' "$folder/err" || true)
