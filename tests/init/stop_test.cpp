@@ -1,6 +1,8 @@
 #include "support/expect_error.hpp"
 #include "support/heap_faults.hpp"
 #include "support/reference_model.hpp"
+#include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/control/wait_polls.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
@@ -9,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -18,6 +21,7 @@
 #include <stop_token>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -111,6 +115,35 @@ TEST(Stop, BeforeTheCallLeavesEveryModuleUntouched) {
       }
     });
     expect_same_error(errors, errc::cancelled, "", static_cast<std::int32_t>(stopped), "a stop was requested");
+  }
+}
+
+/// Rank 1 hears of the first attempt's end only when rank 0, whose stop is still requested, has begun the second.
+TEST(Stop, OfASecondAttemptIsNotTakenForThatOfTheFirst) {
+  std::atomic<bool> again = false;
+  std::vector<std::vector<std::string>> said(2);
+  run_ranks(2, [&](std::size_t rank, threads_communicator& world) {
+    for (const char* attempt_of : {"first", "second"}) {
+      polled_observer watch([&](int, std::string_view) {
+        again = again || std::string_view(attempt_of) == "second";
+        throw std::runtime_error(attempt_of);
+      });
+      detail::wait_polls polls(watch, {});
+      if (rank == 1) {
+        while (!again) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));  // into its wait, or the test shows nothing
+      }
+      const std::optional<error> thrown =
+          attempt([&] { agree(control_ref(world).looking(rank == 0 ? &polls : nullptr), {}, deadline::after(20)); });
+      said[rank].push_back(thrown ? std::string(thrown->text()) : std::string());
+    }
+  });
+  for (const std::vector<std::string>& each : said) {
+    ASSERT_EQ(each.size(), 2U);
+    EXPECT_NE(each[0].find("first"), std::string::npos) << each[0];
+    EXPECT_NE(each[1].find("second"), std::string::npos) << each[1];
   }
 }
 
@@ -233,6 +266,26 @@ TEST(Polls, MayThrowWhereRanksCannotInterruptEachOther) {
   }
 }
 
+/// When `of` begins, the rank is to stand still `calls_later` calls later.
+class stalling_observer : public null_observer {
+ public:
+  stalling_observer(const call_counter& counter, std::string_view of, std::uint64_t calls_later,
+                    std::atomic<bool>& begun)
+      : counter_(counter), of_(of), calls_later_(calls_later), begun_(begun) {}
+  void phase(const char* name) {
+    if (name == of_) {
+      counter_.fail_at(calls_later_);
+      begun_ = true;
+    }
+  }
+
+ private:
+  call_counter counter_;
+  std::string_view of_;
+  std::uint64_t calls_later_;
+  std::atomic<bool>& begun_;
+};
+
 /// Rank 0 stands still `calls_later` calls after `phase` has begun; rank 1 stops in that phase after `polls` polls of its wait, and
 /// rank 0 goes on once it has.
 template <class Load>
@@ -246,22 +299,7 @@ void expect_wait_ended(std::string_view phase, std::uint64_t calls_later, Load&&
     dynamic_module module = model.module(memory, rank == 0);
     if (rank == 0) {
       stalling_communicator<threads_communicator> links(world, point);
-      struct : null_observer {
-        void phase(const char* name) {
-          if (name == of) {
-            counter.fail_at(later);
-            *begun = true;
-          }
-        }
-        std::string_view of;
-        std::uint64_t later = 0;
-        call_counter counter;
-        std::atomic<bool>* begun = nullptr;
-      } watch;
-      watch.of = phase;
-      watch.later = calls_later;
-      watch.counter = counter;
-      watch.begun = &standing;
+      stalling_observer watch(counter, phase, calls_later, standing);
       load(module, model, links, memory, watch, stop_ref());
     } else {
       std::stop_source stop;
@@ -322,20 +360,7 @@ void expect_nothing_lost(std::string_view phase, Load&& load) {
           return over.all_reduce_max(value, limit);
         }
       } control(links);
-      struct : null_observer {
-        void phase(const char* name) {
-          if (name == of) {
-            counter.fail_at(0);
-            *begun = true;
-          }
-        }
-        std::string_view of;
-        call_counter counter;
-        std::atomic<bool>* begun = nullptr;
-      } watch;
-      watch.of = phase;
-      watch.counter = counter;
-      watch.begun = &standing;
+      stalling_observer watch(counter, phase, 0, standing);
       load(module, model, channels<threads_communicator, stalling_control>{world, control}, memory, watch);
     } else {
       plain_control control(world);

@@ -3,7 +3,6 @@
 #include <fsdpinit/index/operations.hpp>
 #include <fsdpinit/index/rearrange.hpp>
 #include <fsdpinit/index/recipe.hpp>
-#include <fsdpinit/init/element_values.hpp>
 #include <fsdpinit/sources/published_rules.hpp>
 #include <fsdpinit/sources/resolution.hpp>
 #include <fsdpinit/sources/rule_recipes.hpp>
@@ -39,7 +38,7 @@ tensor_descriptor bf16(std::string name, shape extents) {
 
 by_name converted(const rule_set& set, const tensors& stored) {
   const resolution found = resolve(set, stored);
-  const std::vector<recipe> recipes = recipes_of(set, found, stored, element_of);
+  const std::vector<recipe> recipes = recipes_of(set, found, stored);
   check_uses(set, found, stored, recipes);
   by_name out;
   for (std::size_t i = 0; i < recipes.size(); ++i) {

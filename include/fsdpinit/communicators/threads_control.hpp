@@ -123,8 +123,8 @@ class threads_control {
 
   /// A rank that knows of a failure waits here until all do, and the channel starts afresh.
   void enter(monitor::lock& lock, std::size_t self, deadline limit) {
-    if (!lock.wait_until(limit, [&] { return !ranks_[self].has_failed; })) {
-      end_if_asked(self, limit);
+    // Looks without ending it: the others have not all heard of that failure yet, and this would take its place.
+    if (!lock.wait_until(limit.only_looking(), [&] { return !ranks_[self].has_failed; })) {
       throw lost([&](std::size_t rank) { return !ranks_[rank].has_failed; });
     }
     if (failure_) {

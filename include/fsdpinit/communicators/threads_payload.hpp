@@ -201,7 +201,7 @@ class threads_payload {
     }
     const std::size_t unfinished = find(operation)->receivers - find(operation)->finished;
     take_back(lock, operation);
-    throw in_time || limit.ended() ? interrupted() : lost_receivers(operation, unfinished);
+    throw in_time || !limit.passed() ? interrupted() : lost_receivers(operation, unfinished);
   }
 
   /// Operations of groups know only how many receivers they have: of all ranks that have not come so far there may be too many.
@@ -236,7 +236,7 @@ class threads_payload {
         lock.wait_until(limit, [&] { return find(operation) != nullptr || is_interrupted(operation); });
     posted* post = find(operation);
     if (is_interrupted(operation) || post == nullptr) {
-      throw in_time || limit.ended() ? interrupted() : lost_ranks({&operation.root, 1});
+      throw in_time || !limit.passed() ? interrupted() : lost_ranks({&operation.root, 1});
     }
     const bytes_view from = post->what == kind::scatter ? post->windows[self] : post->payload;
     if (post->what != operation.what || from.size() != operation.destination.size()) {
@@ -286,7 +286,7 @@ class threads_payload {
       }
     }
     if (!all_there) {
-      throw limit.ended() ? interrupted() : lost_ranks(missing);
+      throw limit.passed() ? lost_ranks(missing) : interrupted();
     }
     const std::uint64_t bytes = find(mine)->payload.size();
     std::vector<bytes_view>& views = ranks_[mine.root].views;

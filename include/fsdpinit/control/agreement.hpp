@@ -31,7 +31,7 @@ auto guarded(control_ref control, Fn&& fn) {
   } catch (...) {
     error failure = current_error();
     if (control.hook() != nullptr && failure.code() == errc::interrupted) {
-      const error* const reason = control.hook()->take_kept();
+      const error* const reason = control.hook()->take();
       failure = reason != nullptr ? *reason : failure;
     }
     const auto self = static_cast<std::int32_t>(control.rank());
@@ -67,20 +67,20 @@ inline constexpr std::uint64_t worst_severity = 3;
 /// not come before the deadline, for channels that take one.
 inline void agree(control_ref control, std::optional<error> mine, deadline limit) {
   constexpr std::uint64_t rank_mask = 0xffff'ffff;
-  if (control.hook() != nullptr && detail::severity_of(mine) < detail::worst_severity) {
-    if (const error* const stopped = control.hook()->take(); stopped != nullptr) {
-      if (control.fails_together()) {
-        throw control.fail(stopped->reported_by(static_cast<std::int32_t>(control.rank())));
-      }
-      mine = *stopped;
-    }
+  wait_hook* const hook = detail::severity_of(mine) < detail::worst_severity ? control.hook() : nullptr;
+  const error* const stopped = hook == nullptr ? nullptr : hook->failure();
+  if (stopped != nullptr) {
+    mine = *stopped;
   }
   if (mine && mine->code() == errc::peer_lost) {
     control.suspect(*mine);
   }
   const std::uint64_t severity = detail::severity_of(mine);
   const std::uint64_t status = severity == 0 ? 0 : (severity << 32U) | (rank_mask - control.rank());
-  const std::uint64_t worst = all_reduce_max(control, status, limit);
+  const std::uint64_t worst = all_reduce_max(control, status, limit);  // where ranks fail together a stop ends its wait
+  if (stopped != nullptr) {
+    static_cast<void>(hook->take());
+  }
   if (worst == 0) {
     return;
   }
@@ -102,7 +102,7 @@ namespace detail {
 
 /// For the last agreement of a call, in which nobody looks: this rank's failure, if it was stopped in the one before.
 [[nodiscard]] inline std::optional<error> stopped_before(control_ref control) {
-  const error* const stopped = control.hook() == nullptr ? nullptr : control.hook()->take();
+  const error* const stopped = control.hook() == nullptr ? nullptr : control.hook()->failure();
   return stopped == nullptr ? std::nullopt : std::optional<error>(*stopped);
 }
 

@@ -24,19 +24,20 @@ class wait_polls final : public wait_hook {
     if (now >= next_) {
       look_at(now);
     }
-    return !taken_ && failure_;
+    return untold() != nullptr;
+  }
+  const error* failure() noexcept override {
+    look_at(monotonic_seconds());
+    return untold();
   }
   const error* take() noexcept override {
-    look_at(monotonic_seconds());
-    return take_kept();
-  }
-  const error* take_kept() noexcept override {
-    const bool is_news = failure_ && !taken_;
-    taken_ = taken_ || failure_;
-    return is_news ? &*failure_ : nullptr;
+    const error* const taken = untold();
+    taken_ = taken_ || taken != nullptr;
+    return taken;
   }
 
  private:
+  [[nodiscard]] const error* untold() const noexcept { return failure_ && !taken_ ? &*failure_ : nullptr; }
   void look_at(double now) noexcept {
     if (failure_) {
       return;

@@ -31,11 +31,10 @@ class wait_hook {
 
   /// Looks, unless it did a moment ago. \return shall this rank wait no longer?
   virtual bool look() noexcept = 0;
-  /// Looks in any case. The failure by which this rank tells the others, nullptr for none; it belongs to the hook. Once it was taken the
-  /// hook looks at nothing any more.
+  /// Looks in any case. The failure that this rank has to tell the others, nullptr for none; it belongs to the hook.
+  virtual const error* failure() noexcept = 0;
+  /// The same without another look, for who tells them: afterwards there is none, and the hook looks at nothing any more.
   virtual const error* take() noexcept = 0;
-  /// As `take`, without another look.
-  virtual const error* take_kept() noexcept = 0;
 
  protected:
   wait_hook() = default;
@@ -68,14 +67,14 @@ class deadline {
     out.may_end_ = may_end;
     return out;
   }
+  /// The same, for a wait that the hook does not end.
+  [[nodiscard]] deadline only_looking() const noexcept { return looking(hook_, false); }
   /// Is there anybody who looks?
   [[nodiscard]] bool looks() const noexcept { return hook_ != nullptr; }
   /// Looks. Must this wait end, though what it waits for has not come?
   [[nodiscard]] bool ended() const noexcept { return hook_ != nullptr && hook_->look() && may_end_; }
-  /// Why a wait has ended, for a communicator that hands this to the others itself: as `wait_hook::take_kept`. nullptr where none has.
-  [[nodiscard]] const error* reason() const noexcept {
-    return hook_ != nullptr && may_end_ ? hook_->take_kept() : nullptr;
-  }
+  /// Why a wait has ended, for a communicator that hands this to the others itself: as `wait_hook::take`. nullptr where none has.
+  [[nodiscard]] const error* reason() const noexcept { return hook_ != nullptr && may_end_ ? hook_->take() : nullptr; }
 
  private:
   explicit constexpr deadline(double at) noexcept : at_(at) {}

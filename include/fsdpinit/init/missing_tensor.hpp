@@ -2,11 +2,11 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/element_values.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/init/counter_rng.hpp>
-#include <fsdpinit/init/element_values.hpp>
 #include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/partition.hpp>
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/core/element_values.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
@@ -27,21 +28,13 @@
 /// \file
 /// From resolved rules to recipes, and whether these use what is stored as the rules say.
 
-namespace fsdpinit::rules {
-
-/// The bits of a number as an element of a type, or nothing where it is out of range.
-using element_function = std::optional<std::uint64_t> (*)(double value, dtype type);
-
-}  // namespace fsdpinit::rules
-
 namespace fsdpinit::detail {
 
 /// The recipe of one made tensor: a walk through its rule's node, in the order of `stored` and `counts`.
 class recipe_maker {
  public:
-  recipe_maker(const rules::made_tensor& made, std::span<const tensor_descriptor> stored,
-               rules::element_function element_of)
-      : tensor_(made.stored.data()), count_(made.counts.data()), stored_(stored), element_of_(element_of) {}
+  recipe_maker(const rules::made_tensor& made, std::span<const tensor_descriptor> stored)
+      : tensor_(made.stored.data()), count_(made.counts.data()), stored_(stored) {}
 
   [[nodiscard]] index_map::recipe of(const rules::node& node) {
     return std::visit([&](const auto& does) { return of(does, node.parts); }, node.does);
@@ -100,9 +93,9 @@ class recipe_maker {
     if (value == 0 && bits(type) < 8) {
       return 0;  // of all formats of less than a byte
     }
-    const std::optional<std::uint64_t> found = element_of_(value, type);
+    const std::optional<std::uint64_t> found = element_of(value, type);
     const double infinity = std::copysign(std::numeric_limits<double>::infinity(), value);
-    if (!found || (std::isfinite(value) && found == element_of_(infinity, type))) {
+    if (!found || (std::isfinite(value) && found == element_of(infinity, type))) {
       throw error(errc::invalid_argument, {},
                   concat("pad: ", std::to_string(value), " is no element of ", name(type), "; give one that it holds"));
     }
@@ -112,7 +105,6 @@ class recipe_maker {
   const std::size_t* tensor_;
   const std::size_t* count_;
   std::span<const tensor_descriptor> stored_;
-  rules::element_function element_of_;
 };
 
 /// `"a" BF16 [8, 4]`
@@ -129,13 +121,12 @@ namespace fsdpinit::rules {
 /// \throws error{invalid_argument} naming file, rule, what is made, and the stored tensors with their types and shapes, where these do
 /// not fit what the rule does with them.
 [[nodiscard]] inline std::vector<index_map::recipe> recipes_of(const rule_set& rules, const resolution& found,
-                                                               std::span<const tensor_descriptor> stored,
-                                                               element_function element_of) {
+                                                               std::span<const tensor_descriptor> stored) {
   std::vector<index_map::recipe> out;
   out.reserve(found.made.size());
   for (const made_tensor& made : found.made) {
     try {
-      out.push_back(detail::recipe_maker(made, stored, element_of).of(*rules.rules[made.rule].from));
+      out.push_back(detail::recipe_maker(made, stored).of(*rules.rules[made.rule].from));
     } catch (const error& wrong) {
       detail::listed_names names;
       for (const std::size_t tensor : made.stored) {
