@@ -99,7 +99,7 @@ void account_of_tiles(benchmark::State& state) {
   const recipe of = index_map::stored_tensor(0, dtype::bf16, {4096, 4096});
   std::vector<recipe> tiles;
   for (std::uint64_t tile = 0; tile < 64; ++tile) {
-    tiles.push_back(index_map::chunk(chunk(of, 0, 8, tile / 8), 1, 8, tile % 8));
+    tiles.push_back(index_map::chunk(index_map::chunk(of, 0, 8, tile / 8), 1, 8, tile % 8));
   }
   const std::vector<use> uses = uses_of(tiles);
   for (auto _ : state) {

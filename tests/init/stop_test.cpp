@@ -128,7 +128,7 @@ TEST(Stop, OfASecondAttemptIsNotTakenForThatOfTheFirst) {
         again = again || std::string_view(attempt_of) == "second";
         throw std::runtime_error(attempt_of);
       });
-      detail::wait_polls polls(watch, {});
+      fsdpinit::detail::wait_polls polls(watch, {});
       if (rank == 1) {
         while (!again) {
           std::this_thread::sleep_for(std::chrono::milliseconds(1));
