@@ -4,7 +4,7 @@
 #include <fsdpinit/communicators/threads.hpp>
 #include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/core.hpp>
-#include <fsdpinit/init/payload_link.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
 #include <fsdpinit/sources/source_ref.hpp>

@@ -3,7 +3,7 @@
 #include <fsdpinit/cost/by_cost.hpp>
 #include <fsdpinit/cost/calibrate.hpp>
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/prepare.hpp>
+#include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/init/pretrained_environment.hpp>
 

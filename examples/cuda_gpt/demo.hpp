@@ -9,7 +9,7 @@
 #include "model.hpp"
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/counter_rng.hpp>
+#include <fsdpinit/modules/counter_rng.hpp>
 #include <fsdpinit/sources/adaptors.hpp>
 #include <fsdpinit/units/sharded_units.hpp>
 

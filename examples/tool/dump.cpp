@@ -1,9 +1,9 @@
 #include "dump.hpp"
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/index/partition.hpp>
 #include <fsdpinit/modules/parameter.hpp>
 #include <fsdpinit/os/output_file.hpp>
-#include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/sources/safetensors_table.hpp>
 #include <fsdpinit/sources/safetensors_writer.hpp>
 

@@ -5,12 +5,11 @@
 #include "opener.hpp"
 #include "progress.hpp"
 #include <fsdpinit/control/agreement.hpp>
+#include <fsdpinit/control/wait_watch.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/xxh3.hpp>  // verification is by this
 #include <fsdpinit/init/initialize.hpp>
-#include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
-#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>

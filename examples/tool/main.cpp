@@ -3,7 +3,7 @@
 #include "launcher.hpp"
 #include "option_advice.hpp"
 #include "unfinished.hpp"
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/core/error.hpp>
 
 #include <fmt/format.h>

@@ -1,7 +1,7 @@
 #include "name_patterns.hpp"
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/sources/name_rules.hpp>
+#include <fsdpinit/sources/renamed.hpp>
 
 #include <fmt/format.h>
 

@@ -1,6 +1,6 @@
 #include "output_folder.hpp"
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/os/file_descriptor.hpp>
+#include <fsdpinit/os/file.hpp>
 
 #include <algorithm>
 #include <cerrno>

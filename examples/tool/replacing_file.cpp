@@ -1,6 +1,6 @@
 #include "replacing_file.hpp"
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/os/file_descriptor.hpp>
+#include <fsdpinit/os/file.hpp>
 #include <fsdpinit/os/output_file.hpp>
 
 #include <cerrno>

@@ -5,10 +5,10 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/index/partition.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/text_table.hpp>
-#include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
 #include <fmt/format.h>

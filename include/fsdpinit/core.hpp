@@ -17,12 +17,10 @@
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/core/version.hpp>
+#include <fsdpinit/index/byte_region.hpp>
+#include <fsdpinit/index/mesh.hpp>
+#include <fsdpinit/index/partition.hpp>
 #include <fsdpinit/plan/bucket_schedule.hpp>
-#include <fsdpinit/plan/byte_region.hpp>
-#include <fsdpinit/plan/chunk.hpp>
-#include <fsdpinit/plan/mesh.hpp>
-#include <fsdpinit/plan/partition.hpp>
-#include <fsdpinit/plan/placement.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>

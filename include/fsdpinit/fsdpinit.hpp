@@ -8,15 +8,14 @@
 #include <fsdpinit/communicators/collectives.hpp>
 #include <fsdpinit/communicators/self.hpp>
 #include <fsdpinit/communicators/threads.hpp>
-#include <fsdpinit/concepts/local_shard.hpp>
+#include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core.hpp>
 #include <fsdpinit/init/initialize.hpp>
-#include <fsdpinit/init/missing_tensor.hpp>
 #include <fsdpinit/init/positional.hpp>
-#include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
+#include <fsdpinit/modules/missing_tensor.hpp>
 #include <fsdpinit/modules/parameter.hpp>
 #include <fsdpinit/modules/struct_module.hpp>
 #include <fsdpinit/observe/observer.hpp>

@@ -2,7 +2,7 @@
 #include "support/fake_nccl.hpp"
 #include "support/gpu_doubles.hpp"
 #include "support/reference_model.hpp"
-#include <fsdpinit/communicators/nccl_communicator_ref.hpp>
+#include <fsdpinit/communicators/nccl_communicator.hpp>
 #include <fsdpinit/communicators/threads.hpp>
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>

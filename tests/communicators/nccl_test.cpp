@@ -3,8 +3,8 @@
 #include "support/gpu_doubles.hpp"
 #include <fsdpinit/communicators/nccl_communicator.hpp>
 #include <fsdpinit/communicators/threads.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/cuda_memory.hpp>
 #include <fsdpinit/testing/faulty_communicator.hpp>

@@ -1,7 +1,7 @@
 #include "support/expect_error.hpp"
 #include "support/heap_faults.hpp"
 #include <fsdpinit/communicators/threads.hpp>
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>

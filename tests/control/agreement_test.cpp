@@ -3,8 +3,8 @@
 #include "support/heap_faults.hpp"
 #include <fsdpinit/communicators/self.hpp>
 #include <fsdpinit/control/agreement.hpp>
-#include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/control/wire.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>

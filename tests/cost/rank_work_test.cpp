@@ -1,8 +1,7 @@
 #include "plan/expected_prediction.hpp"
 #include "support/cluster_plans.hpp"
 #include <fsdpinit/core.hpp>
-#include <fsdpinit/cost/group_members.hpp>
-#include <fsdpinit/cost/kept_of_broadcasts.hpp>
+#include <fsdpinit/cost/cluster_groups.hpp>
 #include <fsdpinit/cost/rank_work.hpp>
 #include <fsdpinit/plan/program.hpp>
 

@@ -4,9 +4,9 @@
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/index/mesh.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
-#include <fsdpinit/plan/placement.hpp>
 
 #include <array>
 #include <cstddef>

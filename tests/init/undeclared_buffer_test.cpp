@@ -1,5 +1,5 @@
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/prepare.hpp>
+#include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 

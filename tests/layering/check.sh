@@ -9,7 +9,7 @@
 #   - never all of Boost.Hana or of the GSL.
 set -euo pipefail
 
-rooms=(core os plan concepts observe control memory index sources communicators modules init cost units testing adapters)
+rooms=(core os index plan concepts observe control memory sources communicators modules engine init cost units testing adapters)
 
 declare -A owner=([nlohmann/*]=safetensors [fmt/*]=text [mpi*.h]=mpi [cuda*.h]=cuda [nccl.h]=nccl
   [ATen/*]=torch [c10/*]=torch [torch/*]=torch)

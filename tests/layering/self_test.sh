@@ -13,10 +13,10 @@ expect() {
   local text=$1 header=$2 output status=0
   shift 2
   rm -rf "$scratch/fsdpinit"
-  mkdir -p "$scratch/fsdpinit"/{core/detail,plan,sources} "$scratch/fsdpinit/$(dirname "$header")"
+  mkdir -p "$scratch/fsdpinit"/{core/detail,index,plan,sources} "$scratch/fsdpinit/$(dirname "$header")"
   printf '#pragma once\n#include <vector>\n' >"$scratch/fsdpinit/core/error.hpp"
-  printf '#include <fsdpinit/core/error.hpp>\n#include <gsl/assert>\n' >"$scratch/fsdpinit/plan/mesh.hpp"
-  printf '#include "fsdpinit/plan/mesh.hpp"\n' >"$scratch/fsdpinit/core.hpp"
+  printf '#include <fsdpinit/core/error.hpp>\n#include <gsl/assert>\n' >"$scratch/fsdpinit/index/mesh.hpp"
+  printf '#include "fsdpinit/index/mesh.hpp"\n' >"$scratch/fsdpinit/core.hpp"
   printf '%s\n' "$@" >"$scratch/fsdpinit/$header"
   output=$(bash "$here/check.sh" "$scratch" "safetensors=sources/safetensors*.hpp:observe/*json*.hpp" "text=observe/*text*.hpp" \
     "mpi=mpi.hpp:communicators/mpi*.hpp") || status=$?
@@ -29,7 +29,7 @@ expect() {
   failures=$((failures + 1))
 }
 
-expect "0 violations" plan/ok.hpp '#include "fsdpinit/core/error.hpp"' '#include "fsdpinit/plan/mesh.hpp"' '#include "mesh.hpp"'
+expect "0 violations" plan/ok.hpp '#include "fsdpinit/core/error.hpp"' '#include "fsdpinit/index/mesh.hpp"' '#include "prediction.hpp"'
 expect "0 violations" init/ok.hpp '#include <fsdpinit/sources/memory.hpp>' '#include <boost/hana/tuple.hpp>'
 expect "0 violations" fsdpinit.hpp '#include <fsdpinit/init/initialize.hpp>' '#include <fsdpinit/core.hpp>'
 expect "0 violations" sources/safetensors_file.hpp '#include <nlohmann/json.hpp>' '#include "safetensors_header.hpp"'
@@ -37,11 +37,11 @@ expect "0 violations" observe/report_text.hpp '#include <fmt/format.h>'
 expect "0 violations" communicators/mpi.hpp '#include <mpi.h>' '#include <fsdpinit/communicators/mpi_error.hpp>'
 expect "0 violations" mpi.hpp '#include <fsdpinit/communicators/mpi.hpp>' '#include <fsdpinit/core.hpp>'
 expect "0 violations" core/detail/bits.hpp '#include "fsdpinit/core/detail/more.hpp"'
-expect "0 violations" core/comment.hpp '// #include "fsdpinit/plan/mesh.hpp"'
+expect "0 violations" core/comment.hpp '// #include "fsdpinit/index/mesh.hpp"'
 
-expect "room 'core' includes fsdpinit/plan/mesh.hpp from room 'plan' below it" core/up.hpp '#include "fsdpinit/plan/mesh.hpp"'
-expect "room 'core' includes fsdpinit/plan/mesh.hpp" core/angled.hpp '  #  include <fsdpinit/plan/mesh.hpp>  // [why'
-expect "room 'core' includes fsdpinit/plan/mesh.hpp" core/relative.hpp '#include "../plan/mesh.hpp"'
+expect "room 'core' includes fsdpinit/index/mesh.hpp from room 'index' below it" core/up.hpp '#include "fsdpinit/index/mesh.hpp"'
+expect "room 'core' includes fsdpinit/index/mesh.hpp" core/angled.hpp '  #  include <fsdpinit/index/mesh.hpp>  // [why'
+expect "room 'core' includes fsdpinit/index/mesh.hpp" core/relative.hpp '#include "../index/mesh.hpp"'
 expect "from room 'init' below it" communicators/threads.hpp '#include "fsdpinit/init/initialize.hpp"'
 expect "the internals of another room" plan/peek.hpp '#include "fsdpinit/core/detail/bits.hpp"'
 expect "includes the umbrella" plan/umbrella.hpp '#include "fsdpinit/core.hpp"'

@@ -3,7 +3,6 @@
 #include <fsdpinit/memory/account.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
-#include <fsdpinit/memory/peak_growth.hpp>
 #include <fsdpinit/testing/laws.hpp>
 
 #include <gtest/gtest.h>

@@ -1,8 +1,8 @@
 #include "mpi/worlds.hpp"
 #include "support/expect_error.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
-#include <fsdpinit/control/attempt.hpp>
-#include <fsdpinit/init/payload_link.hpp>
+#include <fsdpinit/core/attempt.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/testing/laws.hpp>
 

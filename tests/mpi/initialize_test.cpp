@@ -4,8 +4,8 @@
 #include "support/reference_model.hpp"
 #include "support/test_checksum.hpp"
 #include <fsdpinit/communicators/mpi.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/testing/corruption.hpp>
 #include <fsdpinit/testing/faults.hpp>
 

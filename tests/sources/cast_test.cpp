@@ -4,7 +4,7 @@
 #include "support/test_seed.hpp"
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/read_threads.hpp>
+#include <fsdpinit/os/read_threads.hpp>
 #include <fsdpinit/sources/adaptors.hpp>
 #include <fsdpinit/sources/cast.hpp>
 #include <fsdpinit/sources/renamed.hpp>

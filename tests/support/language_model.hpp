@@ -2,7 +2,7 @@
 
 #include "support/adamw.hpp"
 #include <fsdpinit/core.hpp>
-#include <fsdpinit/init/counter_rng.hpp>
+#include <fsdpinit/modules/counter_rng.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
 

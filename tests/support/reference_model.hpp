@@ -1,11 +1,11 @@
 #pragma once
 
-#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/slot.hpp>
+#include <fsdpinit/index/mesh.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
-#include <fsdpinit/plan/mesh.hpp>
 #include <fsdpinit/plan/transport.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
 

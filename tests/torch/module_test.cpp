@@ -2,7 +2,7 @@
 #include "support/heap_faults.hpp"
 #include "torch/models.hpp"
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/prepare.hpp>
+#include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/testing/faults.hpp>

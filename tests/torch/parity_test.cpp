@@ -4,7 +4,7 @@
 #include "torch/launched_ranks.hpp"
 #include "torch/models.hpp"
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/prepare.hpp>
+#include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/pretrained.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 #include <fsdpinit/sources/safetensors_writer.hpp>

@@ -2,8 +2,8 @@
 #include "support/language_model.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/prepare.hpp>
-#include <fsdpinit/plan/mesh.hpp>
+#include <fsdpinit/index/mesh.hpp>
+#include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 #include <fsdpinit/units/sharded_units.hpp>
 

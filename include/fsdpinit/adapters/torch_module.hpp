@@ -6,7 +6,7 @@
 #include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/plan/placement.hpp>
+#include <fsdpinit/index/mesh.hpp>
 
 #include <algorithm>
 #include <cstddef>

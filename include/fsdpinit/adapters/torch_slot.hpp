@@ -1,11 +1,10 @@
 #pragma once
 
 #include <fsdpinit/adapters/torch_first.hpp>
-#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/shape.hpp>
-#include <fsdpinit/plan/placement.hpp>
+#include <fsdpinit/index/mesh.hpp>
 
 #include <algorithm>
 #include <cstddef>

@@ -3,7 +3,6 @@
 #include <fsdpinit/communicators/message_engine.hpp>
 #include <fsdpinit/communicators/mpi_handles.hpp>
 #include <fsdpinit/communicators/mpi_link.hpp>
-#include <fsdpinit/communicators/mpi_operation.hpp>
 #include <fsdpinit/communicators/mpi_window.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>

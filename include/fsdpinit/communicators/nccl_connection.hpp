@@ -5,7 +5,7 @@
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/memory/cuda_api.hpp>

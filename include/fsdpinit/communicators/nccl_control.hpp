@@ -2,7 +2,7 @@
 
 #include <fsdpinit/communicators/nccl_api.hpp>
 #include <fsdpinit/communicators/nccl_link.hpp>
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>

@@ -2,7 +2,6 @@
 
 #include <fsdpinit/communicators/nccl_api.hpp>
 #include <fsdpinit/communicators/nccl_communicator.hpp>
-#include <fsdpinit/communicators/nccl_communicator_ref.hpp>
 #include <fsdpinit/communicators/nccl_control.hpp>
 #include <fsdpinit/memory/cuda_runtime.hpp>
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <fsdpinit/communicators/monitor.hpp>
 #include <fsdpinit/communicators/ordered_sum.hpp>
 #include <fsdpinit/communicators/rank_group.hpp>
 #include <fsdpinit/communicators/threads_control.hpp>
@@ -10,6 +9,7 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/os/monitor.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -1,12 +1,12 @@
 #pragma once
 
-#include <fsdpinit/communicators/monitor.hpp>
 #include <fsdpinit/communicators/rank_group.hpp>
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/os/monitor.hpp>
 
 #include <cstddef>
 #include <cstdint>

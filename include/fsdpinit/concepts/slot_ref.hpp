@@ -1,10 +1,9 @@
 #pragma once
 
-#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/shape.hpp>
-#include <fsdpinit/plan/placement.hpp>
+#include <fsdpinit/index/mesh.hpp>
 
 #include <concepts>
 #include <cstddef>

@@ -1,8 +1,8 @@
 #pragma once
 
 #include <fsdpinit/concepts/control_ref.hpp>
-#include <fsdpinit/control/attempt.hpp>
 #include <fsdpinit/control/wire.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>

@@ -1,9 +1,9 @@
 #pragma once
 
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/observe/observer_ref.hpp>
+#include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/stop_ref.hpp>
 
 #include <optional>

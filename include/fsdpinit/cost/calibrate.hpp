@@ -6,9 +6,9 @@
 #include <fsdpinit/core/compiler.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/cost/cluster.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/init/argument_checks.hpp>
 #include <fsdpinit/init/arguments.hpp>
-#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
 
 #include <cstddef>

@@ -2,7 +2,7 @@
 
 #include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
@@ -10,9 +10,9 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/cost/calibrate.hpp>
 #include <fsdpinit/cost/cluster.hpp>
+#include <fsdpinit/engine/payload_channel.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/init/arguments.hpp>
-#include <fsdpinit/init/payload_channel.hpp>
-#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/memory/block.hpp>

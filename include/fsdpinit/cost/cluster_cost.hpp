@@ -2,10 +2,8 @@
 
 #include <fsdpinit/cost/bucket_pipeline.hpp>
 #include <fsdpinit/cost/cluster.hpp>
-#include <fsdpinit/cost/cluster_nodes.hpp>
+#include <fsdpinit/cost/cluster_groups.hpp>
 #include <fsdpinit/cost/cluster_traffic.hpp>
-#include <fsdpinit/cost/group_members.hpp>
-#include <fsdpinit/cost/kept_of_broadcasts.hpp>
 #include <fsdpinit/cost/rank_work.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/prediction.hpp>

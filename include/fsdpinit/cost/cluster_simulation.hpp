@@ -1,10 +1,9 @@
 #pragma once
 
 #include <fsdpinit/cost/cluster.hpp>
+#include <fsdpinit/cost/cluster_groups.hpp>
 #include <fsdpinit/cost/cluster_lanes.hpp>
 #include <fsdpinit/cost/cluster_traffic.hpp>
-#include <fsdpinit/cost/group_members.hpp>
-#include <fsdpinit/cost/kept_of_broadcasts.hpp>
 #include <fsdpinit/cost/rank_work.hpp>
 #include <fsdpinit/plan/bucket_schedule.hpp>
 #include <fsdpinit/plan/plan.hpp>

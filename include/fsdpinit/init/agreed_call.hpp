@@ -3,6 +3,7 @@
 #include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/control/agreement.hpp>
 #include <fsdpinit/core/error.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/engine.hpp>
 #include <fsdpinit/init/fingerprint.hpp>
@@ -12,11 +13,11 @@
 #include <fsdpinit/init/optimizer_binding.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
-#include <fsdpinit/init/policy_in_use.hpp>
 #include <fsdpinit/init/preflight.hpp>
-#include <fsdpinit/init/source_ranks.hpp>
 #include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/plan/plan.hpp>
+#include <fsdpinit/plan/rank_groups.hpp>
+#include <fsdpinit/plan/verification.hpp>
 #include <fsdpinit/sources/source_ref.hpp>
 
 #include <cstddef>
@@ -26,6 +27,36 @@
 #include <vector>
 
 namespace fsdpinit::detail {
+
+/// Who reads for whom, from the options and what the communicator knows.
+/// \throws error{invalid_argument} if it knows no nodes, or cannot work in groups, and one source per node was asked for.
+[[nodiscard]] inline source_layout sources_of(const payload_link& data, const options& how, std::size_t ranks) {
+  const link_abilities& can = data.can();
+  source_layout out{.source_rank = how.source_rank, .grouped = can.groups};
+  for (std::size_t rank = 0; can.knows_nodes && how.verify == verification::reread && rank < ranks; ++rank) {
+    out.nodes.push_back(data.node_of(rank));
+  }
+  if (how.sources == source_ranks::one) {
+    return out;
+  }
+  if (!can.groups || !can.knows_nodes) {
+    throw error(errc::invalid_argument, "sources",
+                "one source per node needs a data communicator that knows nodes (node_of) and works in groups; use "
+                "source_ranks::one",
+                {.rank = every_rank});
+  }
+  const std::size_t home = data.node_of(how.source_rank);
+  bool several = false;
+  for (std::size_t rank = 0; rank < ranks; ++rank) {
+    const std::size_t node = data.node_of(rank);  // its lowest rank
+    several = several || node != home;
+    out.source_of.push_back(node == home ? how.source_rank : node);
+  }
+  if (!several) {
+    out.source_of.clear();
+  }
+  return out;
+}
 
 /// A call of initialize() on one rank, up to where all ranks know that they were called alike and what the source holds. Nothing has
 /// changed by then.

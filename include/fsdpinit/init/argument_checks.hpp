@@ -7,7 +7,7 @@
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/init/arguments.hpp>
-#include <fsdpinit/init/module_state.hpp>
+#include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/plan/transport.hpp>
 
 #include <concepts>

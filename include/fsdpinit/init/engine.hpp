@@ -1,12 +1,12 @@
 #pragma once
 
 #include <fsdpinit/concepts/control_ref.hpp>
-#include <fsdpinit/concepts/module_ref.hpp>
+#include <fsdpinit/concepts/shardable_module.hpp>
 #include <fsdpinit/core/compiler.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/init/extras.hpp>
 #include <fsdpinit/init/options.hpp>
-#include <fsdpinit/init/payload_link.hpp>
-#include <fsdpinit/init/policy_in_use.hpp>
+#include <fsdpinit/init/policies.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
 #include <fsdpinit/observe/report.hpp>

@@ -13,15 +13,6 @@
 
 namespace fsdpinit {
 
-/// Where the bytes of one stored tensor come from.
-struct load_item {
-  std::size_t tensor = 0;             ///< index into module_view::tensors
-  bool captured = false;              ///< a non-persistent buffer: from the source rank's module
-  bool missing = false;               ///< not in the source: to be initialised
-  std::size_t source = 0;             ///< index into the source's tensors, if not captured
-  std::vector<std::size_t> copies{};  ///< further names of it in the source, to be compared
-};
-
 /// Names that did not fit and were let pass; each list in the order of the module or the source.
 struct unmatched_names {
   std::vector<std::string> missing{};     ///< the module wants them, the source does not have them: they stay on meta

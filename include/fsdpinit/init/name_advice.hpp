@@ -3,7 +3,7 @@
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/modules/module_view.hpp>
-#include <fsdpinit/sources/name_rules.hpp>
+#include <fsdpinit/sources/renamed.hpp>
 
 #include <algorithm>
 #include <cstddef>

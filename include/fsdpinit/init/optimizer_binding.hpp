@@ -1,7 +1,6 @@
 #pragma once
 
 #include <fsdpinit/concepts/optimizer.hpp>
-#include <fsdpinit/concepts/optimizer_ref.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/modules/module_view.hpp>

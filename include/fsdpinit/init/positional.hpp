@@ -1,13 +1,12 @@
 #pragma once
 
 #include <fsdpinit/concepts/optimizer.hpp>
-#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/extras.hpp>
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
-#include <fsdpinit/init/prepare.hpp>
 #include <fsdpinit/init/pretrained.hpp>
+#include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 

@@ -6,9 +6,9 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/init/fingerprint.hpp>
 #include <fsdpinit/init/manifest.hpp>
-#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/sources/repeated_name.hpp>
 
 #include <cstddef>

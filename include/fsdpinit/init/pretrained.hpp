@@ -2,11 +2,11 @@
 
 #include <fsdpinit/concepts/communicator.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/init/argument_checks.hpp>
 #include <fsdpinit/init/arguments.hpp>
 #include <fsdpinit/init/engine.hpp>
 #include <fsdpinit/init/extras.hpp>
-#include <fsdpinit/init/payload_link.hpp>
 #include <fsdpinit/init/pretrained_context.hpp>
 #include <fsdpinit/init/source_in_use.hpp>
 

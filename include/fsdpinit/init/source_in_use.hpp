@@ -1,12 +1,23 @@
 #pragma once
 
 #include <fsdpinit/concepts/state_dict_source.hpp>
-#include <fsdpinit/init/module_state.hpp>
+#include <fsdpinit/core/compiler.hpp>
 #include <fsdpinit/sources/source_ref.hpp>
 
 #include <optional>
 #include <type_traits>
 #include <utility>
+
+namespace fsdpinit {
+
+/// Passed in the place of a source: the values that the module itself holds on the source rank (loaded, and perhaps edited,
+/// before), whole tensors in the module's memory space. What other ranks hold is dropped.
+///
+/// Each tensor is released as soon as its last byte has left, so that the source rank's memory falls while its shards fill
+/// (`options::release_source`).
+struct module_state {};
+
+}  // namespace fsdpinit
 
 namespace fsdpinit::detail {
 

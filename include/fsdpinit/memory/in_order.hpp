@@ -1,7 +1,7 @@
 #pragma once
 
 #include <fsdpinit/concepts/memory_ref.hpp>
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/attempt.hpp>
 
 #include <utility>
 

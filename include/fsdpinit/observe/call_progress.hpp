@@ -1,7 +1,7 @@
 #pragma once
 
 #include <fsdpinit/core/deadline.hpp>
-#include <fsdpinit/observe/observer_ref.hpp>
+#include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/report.hpp>
 
 #include <cstddef>

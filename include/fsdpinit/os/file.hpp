@@ -2,7 +2,6 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/os/file_descriptor.hpp>
 #include <fsdpinit/os/page_cache.hpp>
 
 #include <array>
@@ -14,12 +13,56 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+namespace fsdpinit::detail {
+
+/// A POSIX file descriptor and nothing else: moved, never copied, closed at the end. -1 is none.
+class file_descriptor {
+ public:
+  file_descriptor() = default;
+  explicit file_descriptor(int number) noexcept : number_(number) {}
+  file_descriptor(file_descriptor&& other) noexcept : number_(other.release()) {}
+  file_descriptor& operator=(file_descriptor&& other) noexcept {
+    if (this != &other) {
+      close();
+      number_ = other.release();
+    }
+    return *this;
+  }
+  file_descriptor(const file_descriptor&) = delete;
+  file_descriptor& operator=(const file_descriptor&) = delete;
+  ~file_descriptor() { close(); }
+
+  [[nodiscard]] int number() const noexcept { return number_; }
+  [[nodiscard]] explicit operator bool() const noexcept { return number_ >= 0; }
+  [[nodiscard]] int release() noexcept { return std::exchange(number_, -1); }
+
+  /// 0, or the errno that close(2) reported. Not retried on EINTR: Linux has closed the descriptor by then.
+  int close() noexcept {
+    const int number = release();
+    return number >= 0 && ::close(number) != 0 && errno != EINTR ? errno : 0;
+  }
+
+ private:
+  int number_ = -1;
+};
+
+/// What the operating system says about an errno: `No space left on device`.
+[[nodiscard]] inline std::string system_text(int code) { return std::generic_category().message(code); }
+
+/// `<path>: <what>: <system's text>`, code `errc::io`, with the errno as native code.
+[[nodiscard]] inline error io_error(std::string_view path, std::string_view what, int code) {
+  return {errc::io, path, concat(what, ": ", system_text(code)), {.native_code = code}};
+}
+
+}  // namespace fsdpinit::detail
 
 /// \file
 /// A file that is only read, with pread and never through a mapping: the memory of a load stays what the plan says, and

@@ -2,7 +2,7 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/os/file_descriptor.hpp>
+#include <fsdpinit/os/file.hpp>
 
 #include <cerrno>
 #include <cstddef>

@@ -2,7 +2,7 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/plan/mesh.hpp>
+#include <fsdpinit/index/mesh.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
 #include <fsdpinit/plan/transport.hpp>
 

@@ -1,10 +1,10 @@
 #pragma once
 
+#include <fsdpinit/index/mesh.hpp>
 #include <fsdpinit/plan/bucket_reading.hpp>
 #include <fsdpinit/plan/bucket_schedule.hpp>
 #include <fsdpinit/plan/bucket_sums.hpp>
 #include <fsdpinit/plan/bucket_view.hpp>
-#include <fsdpinit/plan/mesh.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/plan/step_writer.hpp>
 #include <fsdpinit/plan/transport.hpp>

@@ -1,9 +1,9 @@
 #pragma once
 
+#include <fsdpinit/index/byte_region.hpp>
+#include <fsdpinit/index/partition.hpp>
 #include <fsdpinit/plan/bucket_schedule.hpp>
 #include <fsdpinit/plan/bucket_view.hpp>
-#include <fsdpinit/plan/byte_region.hpp>
-#include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/plan/step_writer.hpp>
 #include <fsdpinit/plan/transport.hpp>

@@ -2,8 +2,8 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/index/mesh.hpp>
 #include <fsdpinit/plan/bucket_schedule.hpp>
-#include <fsdpinit/plan/mesh.hpp>
 #include <fsdpinit/plan/rank_groups.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
 #include <fsdpinit/plan/transport.hpp>

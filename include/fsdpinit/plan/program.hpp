@@ -4,7 +4,6 @@
 #include <fsdpinit/plan/bucket_view.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/program_regions.hpp>
-#include <fsdpinit/plan/program_round.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/plan/rank_groups.hpp>
 #include <fsdpinit/plan/rank_plan.hpp>

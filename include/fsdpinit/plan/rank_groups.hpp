@@ -1,6 +1,6 @@
 #pragma once
 
-#include <fsdpinit/plan/mesh.hpp>
+#include <fsdpinit/index/mesh.hpp>
 
 #include <cstddef>
 #include <vector>

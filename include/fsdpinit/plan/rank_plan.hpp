@@ -1,8 +1,8 @@
 #pragma once
 
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/index/mesh.hpp>
 #include <fsdpinit/plan/bucket_schedule.hpp>
-#include <fsdpinit/plan/mesh.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/rank_groups.hpp>
 #include <fsdpinit/plan/read_coalescing.hpp>

@@ -4,9 +4,8 @@
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
-#include <fsdpinit/plan/mesh.hpp>
-#include <fsdpinit/plan/partition.hpp>
-#include <fsdpinit/plan/placement.hpp>
+#include <fsdpinit/index/mesh.hpp>
+#include <fsdpinit/index/partition.hpp>
 #include <fsdpinit/plan/transport.hpp>
 
 #include <cstddef>
@@ -17,6 +16,15 @@
 #include <vector>
 
 namespace fsdpinit {
+
+/// Where the bytes of one stored tensor come from.
+struct load_item {
+  std::size_t tensor = 0;             ///< index into module_view::tensors
+  bool captured = false;              ///< a non-persistent buffer: from the source rank's module
+  bool missing = false;               ///< not in the source: to be initialised
+  std::size_t source = 0;             ///< index into the source's tensors, if not captured
+  std::vector<std::size_t> copies{};  ///< further names of it in the source, to be compared
+};
 
 /// Where tensors begin within a slab. Enough for vector loads, for NCCL, and for coalesced access on GPUs.
 inline constexpr std::uint64_t slab_alignment = 256;

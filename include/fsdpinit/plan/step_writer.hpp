@@ -1,7 +1,7 @@
 #pragma once
 
 #include <fsdpinit/core/bytes.hpp>
-#include <fsdpinit/plan/byte_region.hpp>
+#include <fsdpinit/index/byte_region.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/plan/rank_plan.hpp>

@@ -2,8 +2,8 @@
 
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
+#include <fsdpinit/index/byte_region.hpp>
 #include <fsdpinit/plan/bucket_schedule.hpp>
-#include <fsdpinit/plan/byte_region.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/plan/reread_pairs.hpp>

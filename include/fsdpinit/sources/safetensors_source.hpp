@@ -1,8 +1,8 @@
 #pragma once
 
 #include <fsdpinit/concepts/state_dict_source.hpp>
-#include <fsdpinit/core/byte_hash.hpp>
 #include <fsdpinit/core/bytes.hpp>
+#include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/os/file.hpp>

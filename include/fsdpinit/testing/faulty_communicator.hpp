@@ -5,7 +5,7 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/init/payload_link.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/testing/call_counter.hpp>
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <fsdpinit/communicators/threads.hpp>
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 

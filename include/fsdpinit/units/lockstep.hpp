@@ -6,9 +6,8 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/init/payload_channel.hpp>
-#include <fsdpinit/init/payload_link.hpp>
-#include <fsdpinit/init/retained_memory.hpp>
+#include <fsdpinit/engine/payload_channel.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -2,24 +2,22 @@
 
 #include <fsdpinit/communicators/collectives.hpp>
 #include <fsdpinit/concepts/communicator.hpp>
-#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/index/mesh.hpp>
 #include <fsdpinit/init/argument_checks.hpp>
 #include <fsdpinit/init/arguments.hpp>
-#include <fsdpinit/init/default_memory.hpp>
 #include <fsdpinit/init/manifest.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/preflight.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/modules/module_view.hpp>
-#include <fsdpinit/plan/mesh.hpp>
-#include <fsdpinit/units/gradient_layout.hpp>
 #include <fsdpinit/units/lockstep.hpp>
 #include <fsdpinit/units/unit_gradients.hpp>
 #include <fsdpinit/units/unit_layout.hpp>

@@ -4,8 +4,8 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/index/partition.hpp>
 #include <fsdpinit/modules/module_view.hpp>
-#include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/plan/slab_layout.hpp>
 
 #include <cstddef>

@@ -1,18 +1,18 @@
 #pragma once
 
 #include <fsdpinit/concepts/communicator.hpp>
-#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
+#include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/index/byte_region.hpp>
+#include <fsdpinit/index/partition.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>
 #include <fsdpinit/memory/in_order.hpp>
 #include <fsdpinit/modules/module_view.hpp>
-#include <fsdpinit/plan/byte_region.hpp>
-#include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/units/unit_layout.hpp>
 
 #include <array>

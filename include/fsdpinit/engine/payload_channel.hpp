@@ -1,10 +1,10 @@
 #pragma once
 
 #include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/control/wait_watch.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
-#include <fsdpinit/init/payload_link.hpp>
-#include <fsdpinit/init/wait_watch.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/observe/report.hpp>
 
 #include <cstddef>

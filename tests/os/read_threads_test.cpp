@@ -4,7 +4,7 @@
 #include "support/process_signal.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/read_threads.hpp>
+#include <fsdpinit/os/read_threads.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
 #include <gtest/gtest.h>

@@ -1,13 +1,13 @@
 #pragma once
 
 #include <fsdpinit/concepts/control_ref.hpp>
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/control/wait_watch.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/init/local_steps.hpp>
-#include <fsdpinit/init/payload_channel.hpp>
-#include <fsdpinit/init/payload_link.hpp>
-#include <fsdpinit/init/wait_watch.hpp>
+#include <fsdpinit/engine/local_steps.hpp>
+#include <fsdpinit/engine/payload_channel.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/program.hpp>

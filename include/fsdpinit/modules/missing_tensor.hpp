@@ -6,9 +6,9 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/shape.hpp>
-#include <fsdpinit/init/counter_rng.hpp>
-#include <fsdpinit/plan/byte_region.hpp>
-#include <fsdpinit/plan/partition.hpp>
+#include <fsdpinit/index/byte_region.hpp>
+#include <fsdpinit/index/partition.hpp>
+#include <fsdpinit/modules/counter_rng.hpp>
 
 #include <gsl/assert>
 

@@ -2,9 +2,9 @@
 #include "support/expect_error.hpp"
 #include "support/process_signal.hpp"
 #include "support/reference_model.hpp"
+#include <fsdpinit/control/wait_watch.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/fsdpinit.hpp>
-#include <fsdpinit/init/wait_watch.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 #include <fsdpinit/testing/stalls.hpp>
 

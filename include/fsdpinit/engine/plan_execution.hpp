@@ -1,25 +1,25 @@
 #pragma once
 
-#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_ref.hpp>
+#include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/checksum.hpp>
-#include <fsdpinit/init/match.hpp>
-#include <fsdpinit/init/missing_tensor.hpp>
-#include <fsdpinit/init/program_runner.hpp>
-#include <fsdpinit/init/retained_memory.hpp>
-#include <fsdpinit/init/step_reader.hpp>
-#include <fsdpinit/init/workspace.hpp>
+#include <fsdpinit/engine/payload_link.hpp>
+#include <fsdpinit/engine/program_runner.hpp>
+#include <fsdpinit/engine/step_reader.hpp>
+#include <fsdpinit/engine/workspace.hpp>
+#include <fsdpinit/index/partition.hpp>
+#include <fsdpinit/memory/account.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/in_order.hpp>
-#include <fsdpinit/memory/peak_growth.hpp>
+#include <fsdpinit/modules/missing_tensor.hpp>
 #include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/call_progress.hpp>
 #include <fsdpinit/observe/report.hpp>
-#include <fsdpinit/plan/partition.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/predict.hpp>
 #include <fsdpinit/plan/prediction.hpp>
 #include <fsdpinit/plan/program.hpp>
+#include <fsdpinit/plan/slab_layout.hpp>
 #include <fsdpinit/sources/source_ref.hpp>
 
 #include <cstddef>

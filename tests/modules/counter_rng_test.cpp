@@ -1,4 +1,4 @@
-#include <fsdpinit/init/counter_rng.hpp>
+#include <fsdpinit/modules/counter_rng.hpp>
 
 #include <gtest/gtest.h>
 

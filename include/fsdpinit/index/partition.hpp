@@ -4,15 +4,36 @@
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/shape.hpp>
-#include <fsdpinit/plan/byte_region.hpp>
-#include <fsdpinit/plan/chunk.hpp>
-#include <fsdpinit/plan/placement.hpp>
+#include <fsdpinit/index/byte_region.hpp>
+#include <fsdpinit/index/mesh.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
 
 namespace fsdpinit {
+
+/// Part of one dimension: indices [offset, offset + length).
+struct chunk {
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+  friend bool operator==(const chunk&, const chunk&) = default;
+};
+
+/// The part of a dimension of `extent` that chunk `index` of `shards` holds.
+///
+/// The rule is torch.chunk's, which FSDP2 uses for dim 0: c = ceil(extent / shards), and chunk r is
+/// [min(r*c, extent), min((r+1)*c, extent)). It is not balanced: 6 over 4 is 2, 2, 2, 0. An empty chunk has offset ==
+/// extent. \pre shards != 0, index < shards.
+[[nodiscard]] constexpr chunk chunk_of(std::uint64_t extent, std::uint64_t shards, std::uint64_t index) noexcept {
+  const std::uint64_t size = ceil_div(extent, shards);
+  if (size == 0 || index > extent / size) {  // index * size could overflow
+    return {.offset = extent, .length = 0};
+  }
+  const std::uint64_t begin = index * size;
+  const std::uint64_t rest = extent - begin;
+  return {.offset = begin, .length = rest < size ? rest : size};
+}
 
 /// The dim a placement splits, counted from the front.
 /// \throws error{invalid_placement} for a scalar or a dim out of range.

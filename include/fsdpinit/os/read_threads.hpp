@@ -1,11 +1,11 @@
 #pragma once
 
-#include <fsdpinit/communicators/monitor.hpp>
-#include <fsdpinit/control/attempt.hpp>
+#include <fsdpinit/core/attempt.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/os/blocked_signals.hpp>
+#include <fsdpinit/os/monitor.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -1,14 +1,14 @@
 #pragma once
 
-#include <fsdpinit/communicators/monitor.hpp>
 #include <fsdpinit/concepts/control_ref.hpp>
 #include <fsdpinit/control/wait_polls.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
-#include <fsdpinit/observe/observer_ref.hpp>
+#include <fsdpinit/observe/observer.hpp>
 #include <fsdpinit/observe/stop_ref.hpp>
 #include <fsdpinit/os/blocked_signals.hpp>
+#include <fsdpinit/os/monitor.hpp>
 
 #include <cstddef>
 #include <cstdint>

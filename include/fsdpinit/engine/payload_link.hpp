@@ -8,6 +8,8 @@
 #include <fsdpinit/memory/host_memory.hpp>
 
 #include <cstddef>
+#include <cstdlib>
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
@@ -216,5 +218,18 @@ class payload_link_of final : public payload_link {
   Data& data_;
   std::vector<std::optional<typename token_of<Data>::type>> tokens_;
 };
+
+/// Where a peer was lost in mid-operation the communicator may go on using what it was given: those buffers are moved away and
+/// never given back. Does nothing otherwise.
+template <class... Buffers>
+void retain_if_lost(const payload_link& data, Buffers&... buffers) noexcept {
+  if (data.poisoned()) {
+    try {
+      (static_cast<void>(std::make_unique<Buffers>(std::move(buffers)).release()), ...);
+    } catch (...) {
+      std::abort();  // no memory to keep memory with: better than to let it be written to by chance
+    }
+  }
+}
 
 }  // namespace fsdpinit::detail

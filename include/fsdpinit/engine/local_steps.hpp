@@ -5,14 +5,13 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/core/float_conversion.hpp>
-#include <fsdpinit/init/missing_tensor.hpp>
-#include <fsdpinit/init/step_checks.hpp>
-#include <fsdpinit/init/step_reader.hpp>
-#include <fsdpinit/init/workspace.hpp>
+#include <fsdpinit/engine/step_checks.hpp>
+#include <fsdpinit/engine/step_reader.hpp>
+#include <fsdpinit/engine/workspace.hpp>
+#include <fsdpinit/modules/missing_tensor.hpp>
 #include <fsdpinit/observe/call_progress.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/plan/plan.hpp>
-#include <fsdpinit/plan/program_round.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 
 #include <cstddef>

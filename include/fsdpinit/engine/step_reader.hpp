@@ -5,12 +5,13 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
-#include <fsdpinit/init/match.hpp>
-#include <fsdpinit/init/read_threads.hpp>
+#include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/report.hpp>
+#include <fsdpinit/os/read_threads.hpp>
 #include <fsdpinit/plan/plan.hpp>
 #include <fsdpinit/plan/program_step.hpp>
 #include <fsdpinit/plan/read_coalescing.hpp>
+#include <fsdpinit/plan/slab_layout.hpp>
 #include <fsdpinit/sources/source_ref.hpp>
 
 #include <array>

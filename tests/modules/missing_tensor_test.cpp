@@ -1,7 +1,7 @@
 #include "support/expect_error.hpp"
 #include "support/reference_model.hpp"
 #include "support/test_seed.hpp"
-#include <fsdpinit/init/missing_tensor.hpp>
+#include <fsdpinit/modules/missing_tensor.hpp>
 
 #include <gtest/gtest.h>
 
