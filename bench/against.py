@@ -1,6 +1,6 @@
 """Loads a checkpoint in pairs, with the tool of one revision and of another, and bounds how much longer one takes.
 
-Called by against.sh. A pair is a load by each, one right after the other; which one is first alternates from pair to pair, and
+Called by against.sh, and by conversions.sh, where both tools are one and the second load has more arguments. A pair is a load by each, one right after the other; which one is first alternates from pair to pair, and
 in each pair all ways to load have their turn, so that what drifts is much the same for both. No load waits for anything, so memory
 lies free no longer than a process takes to start: the host of a virtual machine takes it back after seconds. The seconds are those
 that the tool reports: of opening, planning and loading, without starting processes. CPU seconds are those of all processes from
@@ -97,14 +97,15 @@ def cpu_seconds():
     return used.ru_utime + used.ru_stime
 
 
-def load(tool, way, options, folder):
-    """Seconds of the load, and CPU seconds of its processes."""
+def load(which, way, options, folder):
+    """Seconds of the load, and CPU seconds of its processes; with the old tool or the new one."""
     launcher, _, how = way.partition("-")
     report = Path(folder) / "report.json"
     report.unlink(missing_ok=True)
     command = ["mpirun", "-n", str(options.ranks)] if launcher == "mpi" else []
-    command += [tool, "load", options.checkpoint, "--shards", str(options.ranks), "--launcher", launcher]
-    command += ["--report", str(report), *WAYS[how]]
+    command += [getattr(options, which), "load", options.checkpoint, "--shards", str(options.ranks), "--launcher", launcher]
+    command += ["--report", str(report), *WAYS[how], *options.both_with]
+    command += options.new_with if which == "new" else []
     before = cpu_seconds()
     ended = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=LOAD_SECONDS, env=environment()
@@ -120,11 +121,11 @@ def ways_of_both(options, folder):
     both = []
     for way in options.ways:
         try:
-            load(options.new, way, options, folder)
+            load("new", way, options, folder)
         except Failed as failure:
             raise Failed(f"{way}: the new tool fails: {failure}") from failure
         try:
-            load(options.old, way, options, folder)
+            load("old", way, options, folder)
             both.append(way)
         except Failed as failure:
             print(f"left out: {way}: the old tool fails: {failure}", flush=True)
@@ -141,7 +142,7 @@ def measure(ways, options, folder):
                 print(f"\r\033[Kpair {pair + 1} of {options.pairs}: {way}", end="", file=sys.stderr, flush=True)
             order = ("old", "new") if (pair + number) % 2 == 0 else ("new", "old")
             for which in order:
-                samples[way][which].append(load(getattr(options, which), way, options, folder))
+                samples[way][which].append(load(which, way, options, folder))
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     return samples
@@ -184,6 +185,8 @@ def parsed():
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--ways", default=",".join(known))
     parser.add_argument("--limit", type=float)
+    parser.add_argument("--both-with", default=[], type=str.split, help="further arguments of both loads")
+    parser.add_argument("--new-with", default=[], type=str.split, help="further arguments of the new one")
     options = parser.parse_args()
     options.ways = options.ways.split(",")
     if unknown := sorted(set(options.ways) - set(known)):

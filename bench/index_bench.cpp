@@ -2,6 +2,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/index/accounting.hpp>
+#include <fsdpinit/index/gather.hpp>
 #include <fsdpinit/index/operations.hpp>
 #include <fsdpinit/index/place.hpp>
 #include <fsdpinit/index/rearrange.hpp>
@@ -166,5 +167,30 @@ void place_rotary(benchmark::State& state) {
                               std::array<axis_size, 2>{axis_size{"d", 64}, axis_size{"two", 2}}));
 }
 BENCHMARK(place_rotary)->Unit(benchmark::kMillisecond);
+
+/// Read from memory through a tile, 4 MiB at a time, as from a source.
+void gathering_as(benchmark::State& state, const recipe& of) {
+  std::vector<std::byte> tile(256 * kib);
+  copying(state, [&](const std::byte* from, std::byte* to) {
+    for (std::uint64_t done = 0; done < copied_bytes; done += 4 * mib) {
+      gather(of, {.offset = done, .run = 4 * mib, .stride = 0, .count = 1}, {to + done, 4 * mib}, tile,
+             [&](std::size_t, std::uint64_t offset, mutable_bytes destination) {
+               std::memcpy(destination.data(), from + offset, destination.size());
+             });
+    }
+  });
+}
+
+void gather_concatenated_rows(benchmark::State& state) {
+  const recipe stored = index_map::stored_tensor(0, dtype::bf16, {4096, 4096});
+  const std::array halves{index_map::chunk(stored, 0, 2, 0), index_map::chunk(stored, 0, 2, 1)};
+  gathering_as(state, index_map::concat(halves, 1));
+}
+BENCHMARK(gather_concatenated_rows)->Unit(benchmark::kMillisecond);
+
+void gather_transpose(benchmark::State& state) {
+  gathering_as(state, permute(index_map::stored_tensor(0, dtype::bf16, {4096, 4096}), transposed));
+}
+BENCHMARK(gather_transpose)->Unit(benchmark::kMillisecond);
 
 }  // namespace

@@ -13,7 +13,7 @@
 
 /// What index maps are compared with: tensors that name each of their elements, and operations that go element by element.
 
-namespace fsdpinit::testing_support {
+namespace fsdpinit::index_testing {
 
 using dims = std::vector<std::uint64_t>;
 
@@ -188,4 +188,4 @@ inline naive_tensor made_by(const index_map::recipe& of, std::string& faults) {
   return out;
 }
 
-}  // namespace fsdpinit::testing_support
+}  // namespace fsdpinit::index_testing

@@ -1,4 +1,4 @@
-#include "naive_tensor.hpp"
+#include "index/naive_tensor.hpp"
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/index/operations.hpp>
@@ -35,7 +35,7 @@ void expect_placed(const recipe& of, std::uint64_t stored_elements, std::uint64_
   std::vector<std::byte> expected(index_map::detail::elements_from(of.extents, 0) * size);
   std::vector<std::byte> placed(expected.size());
   for (const piece& each : of.pieces) {
-    testing_support::for_each_element(each.map, [&](std::uint64_t from, std::uint64_t to) {
+    index_testing::for_each_element(each.map, [&](std::uint64_t from, std::uint64_t to) {
       std::memcpy(expected.data() + to * size, source.data() + from * size, size);
     });
     place(each.map, size, source.data(), placed.data());

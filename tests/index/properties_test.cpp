@@ -1,9 +1,10 @@
 // Random trees of operations, and what is done with their results, against tensors that name each element.
 
-#include "naive_tensor.hpp"
-#include "random_recipe.hpp"
+#include "index/naive_tensor.hpp"
+#include "index/random_recipe.hpp"
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/index/accounting.hpp>
+#include <fsdpinit/index/gather.hpp>
 #include <fsdpinit/index/operations.hpp>
 #include <fsdpinit/index/runs.hpp>
 #include <support/sanitizers.hpp>
@@ -14,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
 #include <utility>
@@ -26,16 +28,17 @@ namespace {
 
 using namespace fsdpinit;
 using namespace fsdpinit::index_map;
+using namespace fsdpinit::index_testing;
 using namespace fsdpinit::testing_support;
 
 std::uint64_t chosen(std::uint64_t bound) {
   return *rc::gen::resize(100, rc::gen::inRange<std::uint64_t>(0, bound)).as("a choice");
 }
 
-/// FSDPINIT_INDEX_CASES of them, or 500.
+/// FSDPINIT_CASES of them, or 500.
 template <class Property>
 void expect_for_all(const char* what, Property property) {
-  const char* const given = std::getenv("FSDPINIT_INDEX_CASES");
+  const char* const given = std::getenv("FSDPINIT_CASES");
   const std::string parameters = fsdpinit::concat("seed=", test_seed(), " max_success=",
                                                   given != nullptr ? given
                                                   : is_sanitized   ? "100"
@@ -155,6 +158,82 @@ TEST(RandomRecipes, HaveRunsOfAnyRangeOfBytes) {
   });
 }
 
+/// Bytes of the stored tensors, such that no two elements look alike for long.
+std::vector<std::vector<std::byte>> stored_bytes(const random_trees& trees) {
+  std::vector<std::vector<std::byte>> out;
+  for (std::size_t i = 0; i < trees.stored.size(); ++i) {
+    out.emplace_back(product_of(trees.stored[i]) * bits(trees.stored_types[i]) / 8);
+    for (std::uint64_t at = 0; at < out[i].size(); ++at) {
+      out[i][at] = static_cast<std::byte>((at + 1) * (2654435761U + 2 * i) >> 11U & 0x3fU);  // no NaN, no infinity
+    }
+  }
+  return out;
+}
+
+/// The whole tensor, element by element.
+std::vector<std::byte> bytes_of(const random_tree& tree, const random_trees& trees,
+                                const std::vector<std::vector<std::byte>>& stored) {
+  const std::uint64_t size = bits(tree.made.type) / 8;
+  std::vector<std::byte> out(tree.expected.elements.size() * size);
+  for (std::uint64_t i = 0; i < tree.expected.elements.size(); ++i) {
+    const element_id& each = tree.expected.elements[i];
+    if (each.tensor == element_id::filled) {
+      std::memcpy(out.data() + i * size, &each.at, size);
+      continue;
+    }
+    const dtype from = trees.stored_types[each.tensor];
+    convert_floats(from, stored[each.tensor].data() + each.at * (bits(from) / 8), tree.made.type, out.data() + i * size,
+                   1);
+  }
+  return out;
+}
+
+/// Runs of a tensor of so many bytes, in whole elements of `size` bytes.
+byte_region random_runs(std::uint64_t bytes, std::uint64_t size) {
+  byte_region out{.offset = chosen(bytes / size + 1) * size, .run = 0, .stride = 0, .count = 1};
+  const std::uint64_t left = (bytes - out.offset) / size;
+  if (chosen(2) == 0 || left == 0) {
+    out.run = chosen(left + 1) * size;
+    return out;
+  }
+  const std::uint64_t stride = 1 + chosen(left);
+  const std::uint64_t within = out.offset / size % stride;
+  out.stride = stride * size;
+  out.run = (1 + chosen(stride - within)) * size;
+  out.count = 1 + (out.run / size > left ? 0 : chosen((left - out.run / size) / stride + 1));
+  out.run = out.run / size > left ? left * size : out.run;
+  return out;
+}
+
+TEST(RandomRecipes, AreGatheredThroughATileOfAnySize) {
+  expect_for_all("what is gathered is what is made", [] {
+    random_trees trees = random_types();
+    const random_tree tree = tree_from(trees);
+    const auto stored = stored_bytes(trees);
+    const std::vector<std::byte> made = bytes_of(tree, trees, stored);
+    const byte_region runs = random_runs(made.size(), converts(tree.made) ? bits(tree.made.type) / 8 : 1);
+    std::vector<std::byte> expected;
+    for_each_run(runs, 0, runs.bytes(), [&](std::uint64_t global, std::uint64_t, std::uint64_t length) {
+      expected.insert(expected.end(), made.begin() + static_cast<std::ptrdiff_t>(global),
+                      made.begin() + static_cast<std::ptrdiff_t>(global + length));
+    });
+    std::vector<std::byte> tile(least_tile_bytes + chosen(200));
+    std::vector<std::byte> gathered(runs.bytes());
+    std::string faults;
+    gather(tree.made, runs, gathered, tile, [&](std::size_t tensor, std::uint64_t offset, mutable_bytes to) {
+      const std::vector<std::byte>& from = stored.at(tensor);
+      if (offset > from.size() || to.size() > from.size() - offset) {
+        faults += "what is read is outside; ";
+        return;
+      }
+      std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(offset), to.size(), to.begin());
+    });
+    faults += gathered == expected ? "" : "the bytes are others; ";
+    expect_no(faults, fsdpinit::concat(tree.text, " ", runs.offset, " ", runs.run, " ", runs.stride, " ", runs.count,
+                                       " tile ", tile.size()));
+  });
+}
+
 TEST(RandomRecipes, HaveRunsInTheOrderOfAStoredTensor) {
   expect_for_all("runs use what is used of each stored byte", [] {
     random_trees trees = random_types();
@@ -216,7 +295,7 @@ TEST(RandomRecipes, ComposeLikeWhatTheyMake) {
       expected.push_back(std::move(tree.expected));
       text += "; " + tree.text;
     }
-    expect_no(difference(index_map::composed(outer.made, inner), testing_support::composed(outer.expected, expected)),
+    expect_no(difference(index_map::composed(outer.made, inner), index_testing::composed(outer.expected, expected)),
               text);
   });
 }

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "naive_tensor.hpp"
+#include "index/naive_tensor.hpp"
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/index/operations.hpp>
 #include <fsdpinit/index/rearrange.hpp>
@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-namespace fsdpinit::testing_support {
+namespace fsdpinit::index_testing {
 
 /// A tree of operations, once as a recipe and once element by element; and how it is written.
 struct random_tree {
@@ -247,4 +247,4 @@ class random_trees {
   std::function<std::uint64_t(std::uint64_t)> choose_;
 };
 
-}  // namespace fsdpinit::testing_support
+}  // namespace fsdpinit::index_testing

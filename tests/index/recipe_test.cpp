@@ -1,6 +1,6 @@
 // Tensors as frameworks hold them, made of those that are published.
 
-#include "naive_tensor.hpp"
+#include "index/naive_tensor.hpp"
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/index/accounting.hpp>
@@ -23,7 +23,7 @@ namespace {
 
 using namespace fsdpinit;
 using namespace fsdpinit::index_map;
-namespace naive = fsdpinit::testing_support;
+namespace naive = fsdpinit::index_testing;
 
 constexpr std::array<std::size_t, 2> transposed{1, 0};
 

@@ -1,6 +1,6 @@
 // What einops and numpy made of small tensors: einops_vectors.txt, which einops_vectors.sh writes.
 
-#include "naive_tensor.hpp"
+#include "index/naive_tensor.hpp"
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/index/operations.hpp>
@@ -21,7 +21,7 @@ namespace {
 
 using namespace fsdpinit;
 using namespace fsdpinit::index_map;
-namespace naive = fsdpinit::testing_support;
+namespace naive = fsdpinit::index_testing;
 
 std::vector<std::string> split(const std::string& text, char separator) {
   std::vector<std::string> out(1);

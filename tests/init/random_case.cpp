@@ -1,3 +1,4 @@
+#include "index/random_recipe.hpp"
 #include "init/random_case.hpp"
 #include "support/fake_device_memory.hpp"
 #include "support/one_file_source.hpp"
@@ -7,9 +8,13 @@
 #include <fsdpinit/sources/adaptors.hpp>
 #include <fsdpinit/testing/rank_harness.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <functional>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -37,6 +42,35 @@ std::vector<reference_tensor> with_floats_as(dtype type, const std::vector<refer
     out.push_back(std::move(tensor));
   }
   return out;
+}
+
+/// Is it among what is made?
+bool is_made(const random_case& made, std::string_view name) {
+  return std::any_of(made.made.begin(), made.made.end(), [&](const auto& each) { return each.name == name; });
+}
+
+/// The parts, and behind them what is stored as it is.
+in_memory_source source_of(const random_case& made, const reference_model& stored) {
+  std::vector<in_memory_tensor> out;
+  for (const stored_part& each : made.parts) {
+    out.push_back({.descriptor = each.descriptor, .bytes = each.bytes});
+  }
+  for (const reference_tensor& tensor : stored.tensors()) {
+    for (const std::string& name : tensor.stored_names()) {
+      if (!is_made(made, name)) {
+        out.push_back(
+            {.descriptor = {.name = name, .dtype = tensor.type, .shape = tensor.extents}, .bytes = tensor.bytes});
+      }
+    }
+  }
+  return in_memory_source(std::move(out));
+}
+
+detail::conversion conversion_of(const random_case& made, const reference_model& stored) {
+  const in_memory_source source = source_of(made, stored);
+  std::vector<std::size_t> kept(source.tensors().size() - made.parts.size());
+  std::iota(kept.begin(), kept.end(), made.parts.size());
+  return {made.made, kept, source.tensors()};
 }
 
 /// What one rank did.
@@ -70,12 +104,16 @@ outcome run_rank(const random_case& made, const reference_model& stored, const r
     module.get_parameter("ignored.weight").adopt({.shape = {5}, .offset = 0, .bytes = 5, .data = marker});
   }
   outcome got;
-  if (made.cast) {
-    got.report = bring_up(made, module, stored.source() | cast(*made.cast), world, memory);
-  } else if (made.in_file) {
-    got.report = bring_up(made, module, one_file_source(stored.source()), world, memory);
+  const auto bring_up_from = [&](auto source) {
+    got.report = made.cast ? bring_up(made, module, std::move(source) | cast(*made.cast), world, memory)
+                           : bring_up(made, module, std::move(source), world, memory);
+  };
+  if (!made.parts.empty()) {
+    bring_up_from(converted_source(one_file_source(source_of(made, stored)), conversion_of(made, stored)));
+  } else if (made.in_file && !made.cast) {
+    bring_up_from(one_file_source(stored.source()));
   } else {
-    got.report = bring_up(made, module, stored.source(), world, memory);
+    bring_up_from(stored.source());
   }
   const mesh grid{.shards = made.shards, .replicas = made.how.replicas};
   got.faults = wanted.faults_of(module, memory, grid.shards, grid.shard_of(world.rank()));
@@ -114,7 +152,47 @@ std::string to_string(const random_case& made) {
     }
     out += "\n";
   }
-  return out;
+  return out + made.made_as;
+}
+
+void make_of_parts(random_case& made, reference_tensor& tensor, std::function<std::uint64_t(std::uint64_t)> below) {
+  const index_testing::dims extents(tensor.extents.begin(), tensor.extents.end());
+  const bool is_small = std::all_of(extents.begin(), extents.end(), [](std::uint64_t each) { return each < 100; });
+  if (tensor.captured() || !is_small || index_testing::product_of(extents) > 2000 || tensor.type == dtype::boolean) {
+    return;
+  }
+  index_testing::random_trees trees(tensor.type, std::move(below));
+  const index_testing::random_tree tree = trees.tree_of(extents, 3);
+  const std::size_t first = made.parts.size();
+  detail::conversion::named_recipe recipe{.name = {}, .recipe = tree.made, .stored = {}};
+  for (std::size_t i = 0; i < trees.stored.size(); ++i) {
+    const std::string name = concat("part", first + i);
+    made.parts.push_back(
+        {{.name = name, .dtype = trees.stored_types[i], .shape = shape(trees.stored[i])},
+         content_for(name, index_testing::product_of(trees.stored[i]) * bits(trees.stored_types[i]) / 8)});
+    recipe.stored.push_back(first + i);
+  }
+  for (index_map::piece& each : recipe.recipe.pieces) {
+    each.tensor += first;
+  }
+  const std::uint64_t size = bits(tensor.type) / 8;
+  tensor.bytes.resize(tree.expected.elements.size() * size);
+  for (std::uint64_t i = 0; i < tree.expected.elements.size(); ++i) {
+    const index_testing::element_id& each = tree.expected.elements[i];
+    if (each.tensor == index_testing::element_id::filled) {
+      std::memcpy(tensor.bytes.data() + i * size, &each.at, size);
+      continue;
+    }
+    const stored_part& part = made.parts[first + each.tensor];
+    const dtype from = part.descriptor.dtype;
+    convert_floats(from, part.bytes.data() + each.at * (bits(from) / 8), tensor.type, tensor.bytes.data() + i * size,
+                   1);
+  }
+  for (const std::string& name : tensor.stored_names()) {
+    made.made.push_back(recipe);
+    made.made.back().name = name;
+    made.made_as += concat("  ", name, " = ", tree.text, "\n");
+  }
 }
 
 std::string faults_of(const random_case& made) {

@@ -7,10 +7,12 @@
 #include <fsdpinit/index/mesh.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/init/policies.hpp>
+#include <fsdpinit/sources/converted.hpp>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -28,6 +30,12 @@ inline constexpr std::array all_policies{policy_of<native_sharding<transport::sc
                                          policy_of<every_rank_loads>,
                                          policy_of<cpu_ram_efficient_loading<>>};
 
+/// A tensor of the checkpoint of which others are made.
+struct stored_part {
+  tensor_descriptor descriptor;
+  std::vector<std::byte> bytes;
+};
+
 /// One way to bring one model up.
 struct random_case {
   std::vector<reference_tensor> stored{};
@@ -35,6 +43,10 @@ struct random_case {
   std::size_t shards = 1;
   bool device = false;   ///< in memory that the host may not touch
   bool in_file = false;  ///< what is not cast lies in one file
+  /// Those that are made as they are read, of `parts`.
+  std::vector<detail::conversion::named_recipe> made{};
+  std::vector<stored_part> parts{};
+  std::string made_as{};  ///< in words
   options how{};
 
   [[nodiscard]] std::size_t ranks() const { return shards * how.replicas; }
@@ -87,6 +99,9 @@ template <class Below>
   return tensor;
 }
 
+/// Has a tensor of the case made of others, by any operations; its bytes become what these make.
+void make_of_parts(random_case& made, reference_tensor& tensor, std::function<std::uint64_t(std::uint64_t)> below);
+
 template <class Below>
 [[nodiscard]] random_case random_case_from(Below&& below) {
   random_case made{.shards = 1 + below(6)};
@@ -109,6 +124,13 @@ template <class Below>
     made.stored.push_back(random_tensor(i, made.shards, below));
   }
   made.in_file = below(2) == 1;
+  if (below(3) == 2) {
+    for (reference_tensor& tensor : made.stored) {
+      if (below(3) != 0) {
+        make_of_parts(made, tensor, below);
+      }
+    }
+  }
   return made;
 }
 

@@ -43,7 +43,7 @@ pieces pieces_of(std::size_t threads, std::uint64_t bytes) {
   std::vector<std::byte> memory(bytes);
   std::mutex mutex;
   pieces out;
-  all.fill(memory, [&](std::uint64_t offset, mutable_bytes piece) {
+  all.fill(memory, [&](std::size_t, std::uint64_t offset, mutable_bytes piece) {
     const std::lock_guard lock(mutex);
     EXPECT_EQ(piece.data(), memory.data() + offset);
     out[offset] = piece.size();
@@ -78,7 +78,7 @@ TEST(ReadThreads, ReadAtTheSameTime) {
   read_threads all(3);
   std::vector<std::byte> memory(3 * least);
   std::atomic<int> inside{0};
-  all.fill(memory, [&](std::uint64_t, mutable_bytes) {
+  all.fill(memory, [&](std::size_t, std::uint64_t, mutable_bytes) {
     ++inside;
     while (inside != 3) {  // each waits for the others
       std::this_thread::yield();
@@ -92,7 +92,7 @@ TEST(ReadThreads, ThrowWhatTheFirstPieceThrew) {
   std::vector<std::byte> memory(2 * least);
   std::atomic<int> inside{0};
   const auto caught = thrown_by([&] {
-    all.fill(memory, [&](std::uint64_t offset, mutable_bytes) {
+    all.fill(memory, [&](std::size_t, std::uint64_t offset, mutable_bytes) {
       ++inside;
       while (inside != 2) {
         std::this_thread::yield();
@@ -107,10 +107,11 @@ TEST(ReadThreads, ThrowWhatTheFirstPieceThrew) {
 TEST(ReadThreads, ReadAgainAfterAFailure) {
   read_threads all(2);
   std::vector<std::byte> memory(4 * least);
-  EXPECT_TRUE(thrown_by(
-      [&] { all.fill(memory, [](std::uint64_t, mutable_bytes) { throw error(errc::io, "it", "is broken"); }); }));
+  EXPECT_TRUE(thrown_by([&] {
+    all.fill(memory, [](std::size_t, std::uint64_t, mutable_bytes) { throw error(errc::io, "it", "is broken"); });
+  }));
   std::atomic<std::uint64_t> read{0};
-  all.fill(memory, [&](std::uint64_t, mutable_bytes piece) { read += piece.size(); });
+  all.fill(memory, [&](std::size_t, std::uint64_t, mutable_bytes piece) { read += piece.size(); });
   EXPECT_EQ(read, memory.size());
 }
 

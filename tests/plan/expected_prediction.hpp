@@ -122,15 +122,17 @@ namespace fsdpinit::testing_support {
     if (mine.reads(which)) {
       read_coalescer reads(out.scratch_bytes);
       const auto count = [&](std::span<const wanted_run> runs) { out.bytes_read += covering_bytes(runs); };
-      mine.for_each_own_run(
-          which, [](auto&&...) { return nullptr; },
-          [&](const wanted_run& run, std::size_t tensor, std::uint64_t) {
-            if (const std::uint64_t copies = made.tensors[tensor].extra_copies; copies != 0) {
-              out.bytes_read += run.bytes * (1 + copies);
-            } else {
-              reads.add(run, count);
-            }
-          });
+      for (const segment& part : made.schedule.segments(which)) {
+        mine.for_each_own_run(
+            part, [](auto&&...) { return nullptr; },
+            [&](const wanted_run& run, std::size_t tensor, std::uint64_t) {
+              if (const std::uint64_t copies = made.tensors[tensor].extra_copies; copies != 0) {
+                out.bytes_read += run.bytes * (1 + copies);
+              } else {
+                reads.add(run, count);
+              }
+            });
+      }
       reads.flush(count);
     }
   }

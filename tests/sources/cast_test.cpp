@@ -217,7 +217,7 @@ TEST(cast, threads_that_read_together_count_together) {
       in_memory_source({{{"w", dtype::f32, {values.size()}}, std::as_bytes(std::span(values))}}) | cast(dtype::f16);
   std::vector<std::byte> out(2 * values.size());
   detail::read_threads threads(3);
-  threads.fill(out, [&](std::uint64_t offset, mutable_bytes piece) { source.read(0, offset, piece); });
+  threads.fill(out, [&](std::size_t, std::uint64_t offset, mutable_bytes piece) { source.read(0, offset, piece); });
   EXPECT_EQ(source.overflows(0), values.size());
 }
 

@@ -3,6 +3,7 @@
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/index/byte_region.hpp>
 
 #include <concepts>
 #include <cstddef>
@@ -89,6 +90,21 @@ concept VectoredSource = PositionedSource<S> && requires(S& source, std::size_t 
   { source.read_file_into(file, offset, destinations) } -> std::same_as<void>;
 };
 
+/// A source that makes tensors out of others as they are read: fused, stacked, transposed ones. What is scattered over a stored tensor
+/// it reads through memory that whoever reads gives it, and parts of rows together.
+///
+/// - `tile_bytes(tensor)`: how much of that memory is of use; 0 for a tensor that is read as it is stored.
+/// - `read_runs(tensor, runs, destination, tile)`: as `read`, of several runs of the tensor, one behind the other in `destination`; of
+///   several, none goes over a multiple of their stride. `tile` is host memory that no other call uses meanwhile; with less than
+///   `tile_bytes`, also with none, it takes longer.
+template <class S>
+concept AssemblingSource =
+    StateDictSource<S> && requires(S& source, const S& constant, std::size_t tensor, const byte_region& runs,
+                                   mutable_bytes destination, mutable_bytes tile) {
+      { constant.tile_bytes(tensor) } -> std::same_as<std::uint64_t>;
+      { source.read_runs(tensor, runs, destination, tile) } -> std::same_as<void>;
+    };
+
 /// A source that reads files and knows what they look like, so that ranks which open copies of a checkpoint can tell
 /// that these are the same, and name the file that is not.
 ///
@@ -118,7 +134,7 @@ concept IndexedSource = StateDictSource<S> && requires(const S& constant) {
   { constant.unlisted() } -> std::convertible_to<std::span<const unlisted_tensor>>;
 };
 
-/// A source whose `read`, `read_stored`, `read_file` and `read_file_into` several threads may call at the same time, and which says so:
+/// A source whose `read`, `read_stored`, `read_file`, `read_file_into` and `read_runs` several threads may call at the same time, and which says so:
 /// `static constexpr bool reads_concurrently = true`.
 template <class S>
 concept ConcurrentSource = StateDictSource<S> && requires { requires bool{S::reads_concurrently}; };

@@ -58,6 +58,26 @@ struct f8_format {
   return (bits & 0x80U) != 0 ? -size : size;
 }
 
+/// The pattern nearest to a number, of two that are as near the even one; nothing for what is nearer to what would follow the largest.
+[[nodiscard]] constexpr std::optional<std::uint64_t> f8_element(const f8_format& format, double value) noexcept {
+  const double size = value < 0 ? -value : value;
+  std::uint32_t below = 0;  // patterns without sign are in the order of what they stand for
+  while (below < 0x7fU && f8_value(format, below + 1).value_or(size + 1) <= size) {
+    ++below;
+  }
+  const double least = f8_value(format, below).value();
+  // Beyond the largest one the distance stays.
+  const std::optional<double> next = f8_value(format, below + 1);
+  const double gap = next ? *next - least : least - f8_value(format, below - 1).value();
+  const double rest = size - least;
+  const bool rounds_up = rest * 2 > gap || (rest * 2 == gap && below % 2 == 1);
+  if (!(size < least + gap) || (rounds_up && !next)) {
+    return std::nullopt;
+  }
+  const std::uint32_t nearest = below + (rounds_up ? 1U : 0U);
+  return value < 0 && !(format.is_fnuz && nearest == 0) ? nearest | 0x80U : nearest;
+}
+
 [[nodiscard]] constexpr std::optional<std::uint64_t> integer_element(double value, std::uint64_t bits,
                                                                      bool is_signed) noexcept {
   const auto width = static_cast<int>(bits);
@@ -75,9 +95,9 @@ struct f8_format {
 
 }  // namespace detail
 
-/// The bits of the number as an element of the type, in the lowest ones. F64, F32, F16 and BF16 round, to nearest even; C64 takes
-/// it as the real part. The other types hold what they hold exactly: integers in range, for BOOL 0 and 1, for F8 their finite
-/// numbers; \return nothing for all else, and for types of less than a byte.
+/// The bits of the number as an element of the type, in the lowest ones. F64, F32, F16, BF16 and F8 with a mantissa round, to nearest
+/// even, the first four also to infinity; C64 takes it as the real part. The other types hold what they hold exactly: integers in range,
+/// for BOOL 0 and 1, for F8_E8M0 powers of two; \return nothing for all else, what F8 cannot hold, and for types of less than a byte.
 [[nodiscard]] constexpr std::optional<std::uint64_t> element_of(double value, dtype type) noexcept {
   const auto pattern = std::bit_cast<std::uint64_t>(value);
   switch (type) {
@@ -113,11 +133,7 @@ struct f8_format {
       break;
   }
   if (const std::optional<detail::f8_format> format = detail::f8_format_of(type)) {
-    for (std::uint32_t bits = 0; bits <= 0xffU; ++bits) {
-      if (detail::f8_value(*format, bits) == std::optional(value)) {
-        return bits;
-      }
-    }
+    return detail::f8_element(*format, value);
   }
   return std::nullopt;
 }

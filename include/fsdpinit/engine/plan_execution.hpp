@@ -95,8 +95,9 @@ class plan_execution {
   /// What can fail before the first round fails here: a rank that left its peers alone within it could not reach them.
   void start(const execution_means& with, const step_channels& between) {
     data_ = &between.data;
-    reader_.emplace(plan_, items_, with.captured, with.source, with.reader_threads, work_.memory,
-                    between.control.hook());
+    reader_.emplace(plan_, items_, with.captured, with.source, with.reader_threads,
+                    mutable_bytes(work_.at({.kind = region_kind::tiles}), program_->region_bytes(region_kind::tiles)),
+                    work_.memory, between.control.hook());
     runner_.emplace(*program_,
                     step_machinery{.made = plan_,
                                    .reader = *reader_,

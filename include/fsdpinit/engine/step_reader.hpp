@@ -5,6 +5,7 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/index/byte_region.hpp>
 #include <fsdpinit/modules/module_view.hpp>
 #include <fsdpinit/observe/report.hpp>
 #include <fsdpinit/os/read_threads.hpp>
@@ -36,15 +37,21 @@ namespace fsdpinit::detail {
   return values;
 }
 
-/// Tells the planner where tensors lie in files, on ranks that have opened a source which knows it. `source` is empty on others. A
-/// position is that of the bytes that `read` gives: of no use for what travels as it is stored.
-inline void add_positions(std::vector<tensor_request>& requests, std::span<const load_item> items,
-                          const std::optional<source_ref>& source) {
+/// How many threads read it, of so many.
+[[nodiscard]] inline std::size_t threads_that_read(const std::optional<source_ref>& source, std::size_t threads) {
+  return source && source->reads_concurrently() ? threads : 1;
+}
+
+/// Tells the planner where tensors lie in files, and what memory reading them takes, on ranks that have opened a source which knows it.
+/// `source` is empty on others. Both are of the bytes that `read` gives: of no use for what travels as it is stored.
+inline void add_means_of_reading(std::vector<tensor_request>& requests, std::span<const load_item> items,
+                                 const std::optional<source_ref>& source, std::size_t threads) {
   for (std::size_t i = 0; source && i < requests.size(); ++i) {
     tensor_request& request = requests[i];
     const bool travels_as_read = request.travels_as.value_or(request.dtype) == request.dtype;
     if (!request.captured && !request.generated && travels_as_read) {
       request.position = source->position_of(items[i].source);
+      request.tile_bytes = source->tile_bytes(items[i].source) * threads_that_read(source, threads);
     }
   }
 }
@@ -52,17 +59,19 @@ inline void add_positions(std::vector<tensor_request>& requests, std::span<const
 /// Executes the steps that read: from the state dict, or from the source rank's own buffers. No allocation per step.
 class step_reader {
  public:
-  /// `source` is empty on ranks that never read. `captured[i]` is the memory of request i, for captured ones. \param threads that read \param hook looks while
-  /// this thread waits for others
+  /// `source` is empty on ranks that never read. `captured[i]` is the memory of request i, for captured ones. \param threads that read
+  /// \param tiles memory for the source, as planned \param hook looks while this thread waits for others
   /// \throws std::bad_alloc, what a queue of the space throws; error{io} where there are not so many threads
   step_reader(const plan& made, std::span<const load_item> items, std::span<const std::byte* const> captured,
-              std::optional<source_ref> source, std::size_t threads, const memory_ref& memory,
-              wait_hook* hook = nullptr)
+              std::optional<source_ref> source, std::size_t threads, mutable_bytes tiles, const memory_ref& memory,
+              wait_hook* hook)
       : plan_(made),
         items_(items),
         captured_(captured),
         source_(source),
-        threads_(source && source->reads_concurrently() ? threads : 1, hook),
+        threads_(threads_that_read(source, threads), hook),
+        tiles_(tiles),
+        tile_bytes_(tiles.size() / threads_that_read(source, threads)),
         memory_(memory),
         queue_(memory.make_queue()),
         joins_(source && source->reads_into_several()) {
@@ -78,6 +87,12 @@ class step_reader {
     const bool in_file = step.copy == 0 && !tensor_of_file(step.at.file);
     const bool puts_off = joins_ && in_file && step.bytes <= small_read && planned.extra_copies == 0;
     const std::size_t name = step.copy == 0 ? item.source : item.copies[step.copy - 1];
+    if (planned.tile_bytes != 0 && (step.count == 1 || step.apart == step.bytes)) {
+      read_together(name, {.offset = step.at.offset, .run = step.bytes, .stride = step.stride, .count = step.count},
+                    to);
+      bytes_ += step.total();
+      return;
+    }
     file_position at = step.at;
     for (std::uint64_t i = 0; i < step.count; ++i, at.offset += step.stride, to += step.apart) {
       const std::uint64_t offset = in_file ? at.offset - planned.position->offset : at.offset;
@@ -158,7 +173,7 @@ class step_reader {
 
   /// Bytes of a tensor under one of its names, as they travel.
   void read_travelling(const planned_tensor& planned, std::size_t name, std::uint64_t offset, mutable_bytes to) {
-    together(to, [&](std::uint64_t at, mutable_bytes piece) {
+    threads_.fill(to, [&](std::size_t, std::uint64_t at, mutable_bytes piece) {
       if (planned.widening) {
         source_->read_stored(name, offset + at, piece);
       } else {
@@ -167,13 +182,18 @@ class step_reader {
     });
   }
   void read_file(const file_position& at, mutable_bytes to) {
-    together(to,
-             [&](std::uint64_t from, mutable_bytes piece) { source_->read_file(at.file, at.offset + from, piece); });
+    threads_.fill(to, [&](std::size_t, std::uint64_t from, mutable_bytes piece) {
+      source_->read_file(at.file, at.offset + from, piece);
+    });
   }
-  /// Calls `read(offset, piece)` for all pieces of `to`, by several threads where there are more.
-  template <class Read>
-  void together(mutable_bytes to, Read&& read) {
-    threads_.fill(to, std::forward<Read>(read));
+  /// What the source puts together, each thread in a tile of its own.
+  void read_together(std::size_t name, const byte_region& runs, std::byte* to) {
+    threads_.fill({to, runs.bytes()}, [&](std::size_t thread, std::uint64_t begin, mutable_bytes piece) {
+      const mutable_bytes tile = tiles_.subspan(thread * tile_bytes_, tile_bytes_);
+      for_each_part(runs, begin, begin + piece.size(), [&](const byte_region& part, std::uint64_t local) {
+        source_->read_runs(name, part, piece.subspan(local - begin, part.bytes()), tile);
+      });
+    });
   }
 
   const plan& plan_;
@@ -181,6 +201,8 @@ class step_reader {
   std::span<const std::byte* const> captured_;
   std::optional<source_ref> source_;
   read_threads threads_;
+  mutable_bytes tiles_;
+  std::uint64_t tile_bytes_;  // for each thread
   memory_ref memory_;
   memory_ref::queue queue_;
   read_coalescer neighbours_{small_read * read_coalescer::most_runs, 1};

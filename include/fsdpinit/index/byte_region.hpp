@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/compiler.hpp>
 
 #include <cstdint>
@@ -31,6 +32,24 @@ constexpr void for_each_run(const byte_region& region, std::uint64_t begin, std:
     const std::uint64_t length = end - begin < left_in_run ? end - begin : left_in_run;
     fn(region.offset + index * region.stride + within, begin, length);
     begin += length;
+  }
+}
+
+/// Calls `fn(part, local)` for the local bytes [begin, end) as regions: the rest of a run, whole runs, the beginning of a run.
+/// \pre end <= bytes().
+template <class Fn>
+constexpr void for_each_part(const byte_region& region, std::uint64_t begin, std::uint64_t end, Fn&& fn) {
+  while (begin < end) {
+    const std::uint64_t within = begin % region.run;
+    byte_region part{.offset = region.offset + begin / region.run * region.stride + within,
+                     .run = smaller(region.run - within, end - begin),
+                     .stride = region.stride,
+                     .count = 1};
+    if (part.run == region.run) {
+      part.count = (end - begin) / region.run;
+    }
+    fn(part, begin);
+    begin += part.bytes();
   }
 }
 

@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 /// \file
 /// Copies elements as a map says: nothing indirect per element, and no memory but a few kilobytes of stack.
 
@@ -27,6 +31,50 @@ void place_words(const std::byte* source, std::byte* destination, const factor& 
   }
 }
 
+#ifdef __SSE2__
+
+/// The words of two vectors in turns: those of the lower halves, or of the upper ones.
+template <std::size_t Word, bool Upper>
+[[nodiscard]] inline __m128i interleaved(__m128i a, __m128i b) noexcept {
+  if constexpr (Word == 1) {
+    return Upper ? _mm_unpackhi_epi8(a, b) : _mm_unpacklo_epi8(a, b);
+  } else if constexpr (Word == 2) {
+    return Upper ? _mm_unpackhi_epi16(a, b) : _mm_unpacklo_epi16(a, b);
+  } else if constexpr (Word == 4) {
+    return Upper ? _mm_unpackhi_epi32(a, b) : _mm_unpacklo_epi32(a, b);
+  } else {
+    return Upper ? _mm_unpackhi_epi64(a, b) : _mm_unpacklo_epi64(a, b);
+  }
+}
+
+/// So many words of a row, loaded, transposed in a square and stored.
+template <std::size_t Word>
+struct word_square {
+  static constexpr std::size_t side = 16 / Word;
+
+  static void transpose(const std::byte* source, std::uint64_t from, std::byte* destination,
+                        std::uint64_t to) noexcept {
+    __m128i rows[side];  // NOLINT(*-avoid-c-arrays): as a template argument the type loses its alignment
+    for (std::size_t i = 0; i < side; ++i) {
+      std::memcpy(&rows[i], source + i * from, sizeof rows[i]);
+    }
+    // A row's number moves from that of the vector to that within it, bit by bit.
+    for (std::size_t done = 1; done < side; done *= 2) {
+      __m128i mixed[side];  // NOLINT(*-avoid-c-arrays)
+      for (std::size_t i = 0; i < side / 2; ++i) {
+        mixed[2 * i] = interleaved<Word, false>(rows[i], rows[i + side / 2]);
+        mixed[2 * i + 1] = interleaved<Word, true>(rows[i], rows[i + side / 2]);
+      }
+      std::memcpy(rows, mixed, sizeof rows);
+    }
+    for (std::size_t i = 0; i < side; ++i) {
+      std::memcpy(destination + i * to, &rows[i], sizeof rows[i]);
+    }
+  }
+};
+
+#else
+
 /// Transposes a square of `lanes.size()` words in each of as many numbers: blocks off the diagonal are exchanged, of half the square, of a
 /// quarter, and so on (Warren, Hacker's Delight, 7-3).
 template <std::size_t Count>
@@ -45,28 +93,47 @@ constexpr void transpose_lanes(std::array<std::uint64_t, Count>& lanes) noexcept
   }
 }
 
+template <std::size_t Word>
+struct word_square {
+  static constexpr std::size_t side = 8 / Word;
+
+  static void transpose(const std::byte* source, std::uint64_t from, std::byte* destination,
+                        std::uint64_t to) noexcept {
+    std::array<std::uint64_t, side> lanes;
+    for (std::size_t i = 0; i < side; ++i) {
+      std::memcpy(&lanes[i], source + i * from, sizeof lanes[i]);
+    }
+    if constexpr (side > 1) {
+      transpose_lanes(lanes);
+    }
+    for (std::size_t i = 0; i < side; ++i) {
+      std::memcpy(destination + i * to, &lanes[i], sizeof lanes[i]);
+    }
+  }
+};
+
+#endif
+
 /// A square of `Side` x `Side` words through an array, in whole cache lines: across the lines of a tensor whose rows are a power of two, few
 /// of them would stay in the first-level cache.
 template <std::size_t Word, std::size_t Side>
 void transpose_tile(const std::byte* source, std::uint64_t from, std::byte* destination, std::uint64_t to) noexcept {
-  constexpr std::size_t step = Word < 8 ? 8 / Word : 1;
   std::array<std::byte, Side * Side * Word> tile;
   for (std::size_t c = 0; c < Side; ++c) {
     std::memcpy(tile.data() + c * Side * Word, source + c * from, Side * Word);
   }
-  for (std::size_t r = 0; r < Side; r += step) {
-    for (std::size_t c = 0; c < Side; c += step) {
-      if constexpr (step == 1) {
+  if constexpr (Word <= 8) {
+    constexpr std::size_t step = word_square<Word>::side;
+    for (std::size_t r = 0; r < Side; r += step) {
+      for (std::size_t c = 0; c < Side; c += step) {
+        word_square<Word>::transpose(tile.data() + (c * Side + r) * Word, Side * Word, destination + r * to + c * Word,
+                                     to);
+      }
+    }
+  } else {
+    for (std::size_t r = 0; r < Side; ++r) {
+      for (std::size_t c = 0; c < Side; ++c) {
         std::memcpy(destination + r * to + c * Word, tile.data() + (c * Side + r) * Word, Word);
-      } else {
-        std::array<std::uint64_t, step> lanes;
-        for (std::size_t i = 0; i < step; ++i) {
-          std::memcpy(&lanes[i], tile.data() + ((c + i) * Side + r) * Word, sizeof lanes[i]);
-        }
-        transpose_lanes(lanes);
-        for (std::size_t i = 0; i < step; ++i) {
-          std::memcpy(destination + (r + i) * to + c * Word, &lanes[i], sizeof lanes[i]);
-        }
       }
     }
   }

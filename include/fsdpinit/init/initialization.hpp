@@ -124,7 +124,7 @@ class initialization {
       captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
     }
     requests_ = requests_of(view, items_, call_.contents());
-    add_positions(requests_, items_, call_.source());
+    add_means_of_reading(requests_, items_, call_.source(), options_.reader_threads);
   }
 
   [[nodiscard]] plan_options planned_by(transport_kind transport) const {

@@ -115,7 +115,7 @@ class pretrained_load {
       requests_[i].unit = i;         // storage of its own, so that each tensor can be released by itself
       requests_[i].travels_as = {};  // widened as it is read: all in the end would be a part without an agreement
     }
-    add_positions(requests_, items_, source_);
+    add_means_of_reading(requests_, items_, source_, 1);
     const std::uint64_t between = options_.bytes_between_agreements;
     const std::uint64_t bucket = ceil_div(between, ceil_div(between, read_at_once));  // as many between any two
     run_->make(view_, items_, requests_,

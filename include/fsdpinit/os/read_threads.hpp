@@ -46,12 +46,12 @@ class read_threads {
   read_threads& operator=(const read_threads&) = delete;
   ~read_threads() { stop(); }
 
-  /// Calls `read(offset, piece)` for pieces that together are `destination`, `offset` from its beginning, and returns when all
-  /// have returned. \throws what the first of them, by offset, has thrown; no piece after it may have been read.
+  /// Calls `read(thread, offset, piece)` for pieces that together are `destination`, `offset` from its beginning, and returns when all
+  /// have returned. `thread` is a number below that of threads; no two calls at a time have the same. \throws what the first of them, by offset, has thrown; no piece after it may have been read.
   template <class Read>
   void fill(mutable_bytes destination, Read&& read) {
     if (workers_.empty() || destination.size() < 2 * least_piece_bytes) {
-      read(std::uint64_t{0}, destination);
+      read(std::size_t{0}, std::uint64_t{0}, destination);
       return;
     }
     const std::uint64_t threads = workers_.size() + 1;
@@ -60,13 +60,13 @@ class read_threads {
     job_ = {.destination = destination,
             .piece = share < least_piece_bytes ? least_piece_bytes : share,
             .context = &read,
-            .call = [](void* context, std::uint64_t offset, mutable_bytes piece) {
-              (*static_cast<std::remove_reference_t<Read>*>(context))(offset, piece);
+            .call = [](void* context, std::size_t thread, std::uint64_t offset, mutable_bytes piece) {
+              (*static_cast<std::remove_reference_t<Read>*>(context))(thread, offset, piece);
             }};
     failure_.reset();
     next_ = 0;
     changed_.notify_all();
-    take_pieces(lock);
+    take_pieces(0, lock);
     // Nothing ends it: they write to the destination.
     static_cast<void>(lock.wait_until(deadline::never().looking(hook_, false), [&] { return busy_ == 0; }));
     if (failure_) {
@@ -81,14 +81,15 @@ class read_threads {
     mutable_bytes destination{};
     std::uint64_t piece = 0;
     void* context = nullptr;
-    void (*call)(void*, std::uint64_t, mutable_bytes) = nullptr;
+    void (*call)(void*, std::size_t, std::uint64_t, mutable_bytes) = nullptr;
   };
 
   static void* run(void* self) {
     read_threads& all = *static_cast<read_threads*>(self);
     monitor::lock lock(all.changed_);
+    const std::size_t thread = ++all.started_;
     while (!all.stopping_) {
-      all.take_pieces(lock);
+      all.take_pieces(thread, lock);
       static_cast<void>(lock.wait_until(deadline::never(), [&] { return all.stopping_ || all.has_piece(); }));
     }
     return nullptr;
@@ -96,7 +97,7 @@ class read_threads {
 
   [[nodiscard]] bool has_piece() const noexcept { return next_ < job_.destination.size(); }
 
-  void take_pieces(monitor::lock& lock) {
+  void take_pieces(std::size_t thread, monitor::lock& lock) {
     while (has_piece()) {
       const std::uint64_t offset = next_;
       const mutable_bytes piece =
@@ -104,7 +105,7 @@ class read_threads {
       next_ += piece.size();
       ++busy_;
       std::optional<error> failed;
-      lock.without([&] { failed = attempt([&] { job_.call(job_.context, offset, piece); }); });
+      lock.without([&] { failed = attempt([&] { job_.call(job_.context, thread, offset, piece); }); });
       --busy_;
       if (failed && (!failure_ || offset < failed_at_)) {
         failure_ = std::move(failed);
@@ -132,8 +133,9 @@ class read_threads {
   monitor changed_;
   std::vector<pthread_t> workers_;
   job job_{};
-  std::uint64_t next_ = 0;  // byte that nobody reads yet
-  std::size_t busy_ = 0;    // threads that read
+  std::uint64_t next_ = 0;   // byte that nobody reads yet
+  std::size_t busy_ = 0;     // threads that read
+  std::size_t started_ = 0;  // besides the caller
   std::optional<error> failure_;
   std::uint64_t failed_at_ = 0;
   bool stopping_ = false;

@@ -58,24 +58,46 @@ class bucket_reading {
     const bool direct = bucket_.mine().reads_directly(bucket_.which());
     region_position next = bucket_.own().at;
     region_position to;
+    const auto place = [&](std::size_t tensor, std::uint64_t local, std::uint64_t bytes) {
+      return to = direct ? write_.slab(tensor, local) : std::exchange(next, next + bytes);
+    };
     joined_reads joined(write_);
-    bucket_.mine().for_each_own_run(
-        bucket_.which(),
-        [&](std::size_t tensor, std::uint64_t local, std::uint64_t bytes) {
-          to = direct ? write_.slab(tensor, local) : std::exchange(next, next + bytes);
-          return nullptr;
-        },
-        [&](const wanted_run& run, std::size_t tensor, std::uint64_t global) {
-          if (write_.tensor(tensor).extra_copies != 0) {
-            write_.read(tensor, global, run.bytes, to);
-          } else {
-            joined.add(run, tensor, to);
-          }
-        });
+    for (const segment& part : bucket_.segments()) {
+      if (write_.tensor(part.tensor).tile_bytes != 0 && write_.tensor(part.tensor).extra_copies == 0) {
+        joined.flush();
+        read_together(part, place);
+        continue;
+      }
+      bucket_.mine().for_each_own_run(
+          part,
+          [&](std::size_t tensor, std::uint64_t local, std::uint64_t bytes) {
+            place(tensor, local, bytes);
+            return nullptr;
+          },
+          [&](const wanted_run& run, std::size_t tensor, std::uint64_t global) {
+            if (write_.tensor(tensor).extra_copies != 0) {
+              write_.read(tensor, global, run.bytes, to);
+            } else {
+              joined.add(run, tensor, to);
+            }
+          });
+    }
     joined.flush();
     for (const segment& each : bucket_.segments()) {
       leave(each);
     }
+  }
+
+  /// All runs of this rank's shard in a few requests, of a tensor that the source puts together.
+  template <class Place>
+  void read_together(const segment& whole, Place&& place) const {
+    const partition& how = write_.tensor(whole.tensor).partition;
+    const segment cut = clipped(whole, how, bucket_.mine().shard());
+    for_each_part(how.region(bucket_.mine().shard()), cut.begin, cut.end,
+                  [&](const byte_region& part, std::uint64_t local) {
+                    write_.read_once(whole.tensor, part.offset, part.run, place(whole.tensor, local, part.bytes()),
+                                     part.count, part.stride, part.run);
+                  });
   }
 
   /// Scatter: a window for each shard, and perhaps this rank's own part in its place.

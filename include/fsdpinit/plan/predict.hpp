@@ -67,7 +67,8 @@ inline void add_regions(const program& of, prediction& out) noexcept {
         out.slots = each.index + 1;
         break;
       case region_kind::scratch:
-        out.scratch_bytes = each.bytes;
+      case region_kind::tiles:
+        out.scratch_bytes += each.bytes;
         break;
       case region_kind::full_copy:
         out.full_copy_bytes = each.bytes;

@@ -14,7 +14,7 @@ struct prediction {
   std::uint64_t slot_bytes =
       0;                  ///< of one staging slot, in host memory; with verification its checksums are the last of it
   std::size_t slots = 0;  ///< staging slots: min(buckets in flight, buckets), 0 where all is in place
-  std::uint64_t scratch_bytes = 0;    ///< in host memory
+  std::uint64_t scratch_bytes = 0;    ///< in host memory, with that in which a source puts tensors together
   std::uint64_t full_copy_bytes = 0;  ///< the whole model in host memory, where every rank reads everything
   std::uint64_t peer_sum_bytes =
       0;  ///< in host memory: 16 per tensor, where what several ranks have read is read again

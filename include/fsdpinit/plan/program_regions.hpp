@@ -40,6 +40,15 @@ namespace detail {
   return !uses ? 0 : bytes < least_scratch ? least_scratch : bytes;
 }
 
+/// The memory in which its source puts tensors together.
+[[nodiscard]] inline std::uint64_t tile_bytes_of(const plan& made) noexcept {
+  std::uint64_t bytes = 0;
+  for (const planned_tensor& tensor : made.tensors) {
+    bytes = tensor.tile_bytes > bytes ? tensor.tile_bytes : bytes;
+  }
+  return bytes;
+}
+
 /// Slots, one for each bucket that is in flight at a time, as large as the largest needs, with its checksums.
 inline void add_slots(const plan& made, const rank_plan& mine, std::vector<program_region>& out) {
   std::uint64_t staging = 0;
@@ -66,6 +75,7 @@ inline void add_slots(const plan& made, const rank_plan& mine, std::vector<progr
   std::vector<program_region> out;
   add_slots(made, mine, out);
   out.push_back({.kind = region_kind::scratch, .bytes = scratch_bytes_of(made, mine)});
+  out.push_back({.kind = region_kind::tiles, .bytes = tile_bytes_of(made)});
   out.push_back({.kind = region_kind::full_copy, .bytes = bytes_of_turns(made, fully_loaded_bytes)});
   for (std::size_t i = 0; exchanges_sums && i < 2; ++i) {
     out.push_back({.kind = region_kind::peer_sums, .index = i, .bytes = made.tensors.size() * sizeof(std::uint64_t)});

@@ -80,10 +80,11 @@ enum class region_kind : std::uint8_t {
   slot,       ///< staging of one bucket in flight, in host memory, as all below
   checksums,  ///< of the bucket in the slot of the same index
   scratch,
+  tiles,      ///< where a source puts tensors together, for all threads that read
   full_copy,  ///< the whole model, where every rank reads everything
   peer_sums,  ///< a checksum per tensor: [0] of what this rank holds, [1] of what it reads again for its peer
 };
-inline constexpr std::size_t region_kinds = 7;
+inline constexpr std::size_t region_kinds = 8;
 
 struct program_region {
   region_kind kind = region_kind::none;
@@ -190,6 +191,8 @@ enum class step_kind : std::uint8_t {
       return "checksums";
     case region_kind::scratch:
       return "scratch";
+    case region_kind::tiles:
+      return "tiles";
     case region_kind::full_copy:
       return "full-copy";
     case region_kind::peer_sums:

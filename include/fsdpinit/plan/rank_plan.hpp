@@ -126,22 +126,20 @@ class rank_plan {
     return which.has_windows() ? window_bytes(which, shard()) : which.bytes;
   }
 
-  /// Calls `add(run, tensor, global offset)` for what this rank reads by itself of an own-read bucket. `to(tensor, local, bytes)`
-  /// says where it goes.
+  /// Calls `add(run, tensor, global offset)` for what this rank reads by itself of a segment of an own-read bucket. `to(tensor, local,
+  /// bytes)` says where it goes.
   template <class Place, class Add>
-  void for_each_own_run(const bucket& which, Place&& to, Add&& add) const {
-    for (const segment& part : plan_.schedule.segments(which)) {
-      const planned_tensor& tensor = plan_.tensors[part.tensor];
-      const segment cut = clipped(part, tensor.partition, shard());
-      const file_position begin = tensor.position.value_or(file_position{.file = file_of_tensor(part.tensor)});
-      for_each_run(tensor.partition.region(shard()), cut.begin, cut.end,
-                   [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
-                     add(wanted_run{.at = {.file = begin.file, .offset = begin.offset + global},
-                                    .bytes = length,
-                                    .to = to(part.tensor, local, length)},
-                         part.tensor, global);
-                   });
-    }
+  void for_each_own_run(const segment& part, Place&& to, Add&& add) const {
+    const planned_tensor& tensor = plan_.tensors[part.tensor];
+    const segment cut = clipped(part, tensor.partition, shard());
+    const file_position begin = tensor.position.value_or(file_position{.file = file_of_tensor(part.tensor)});
+    for_each_run(tensor.partition.region(shard()), cut.begin, cut.end,
+                 [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
+                   add(wanted_run{.at = {.file = begin.file, .offset = begin.offset + global},
+                                  .bytes = length,
+                                  .to = to(part.tensor, local, length)},
+                       part.tensor, global);
+                 });
   }
 
  private:

@@ -45,6 +45,8 @@ struct tensor_request {
   std::size_t extra_copies = 0;
   /// Where its bytes are in the files of the source, for ranks that read their own parts; makes neighbours one read.
   std::optional<file_position> position{};
+  /// Memory that reading it takes, for all threads together, on ranks that read an AssemblingSource; 0 elsewhere.
+  std::uint64_t tile_bytes = 0;
 };
 
 /// What becomes of a tensor that travels narrower than it is kept. Its bytes arrive at the end of the largest shard's room, and
@@ -67,6 +69,7 @@ struct planned_tensor {
   std::size_t extra_copies = 0;
   route way = route::scatter;
   std::optional<file_position> position{};
+  std::uint64_t tile_bytes = 0;
 
   /// Within the slab, of the shard: where bytes arrive, but for tensors that are widened.
   [[nodiscard]] std::uint64_t kept_offset() const noexcept { return offset - (widening ? widening->growth : 0); }
@@ -164,7 +167,8 @@ inline void order_by_place(slabs_layout& layout) {
                               .captured = request.captured,
                               .generated = request.generated,
                               .extra_copies = request.extra_copies,
-                              .position = request.position});
+                              .position = request.position,
+                              .tile_bytes = request.tile_bytes});
   }
   detail::order_by_place(layout);
   for (planned_tensor& tensor : layout.tensors) {

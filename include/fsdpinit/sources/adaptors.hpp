@@ -5,6 +5,7 @@
 /// who owns what: sources/pipe.hpp. Not in fsdpinit.hpp, which every module includes, for what it costs to compile.
 
 #include <fsdpinit/sources/cast.hpp>
+#include <fsdpinit/sources/converted.hpp>
 #include <fsdpinit/sources/filtered.hpp>
 #include <fsdpinit/sources/merged.hpp>
 #include <fsdpinit/sources/pipe.hpp>

@@ -6,6 +6,7 @@
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/index/byte_region.hpp>
 #include <fsdpinit/sources/as_stored.hpp>
 #include <fsdpinit/sources/filtered.hpp>
 #include <fsdpinit/sources/pipe.hpp>
@@ -13,7 +14,6 @@
 #include <gsl/assert>
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -63,24 +63,25 @@ class cast_source {
 
   /// As StateDictSource says. \pre `tensor` is an index into `tensors()` and the range lies inside it.
   void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) {
+    read(tensor, offset, destination, {});
+  }
+
+  [[nodiscard]] std::uint64_t tile_bytes(std::size_t tensor) const
+    requires AssemblingSource<inner>
+  {
+    return source_.get().tile_bytes(tensor);
+  }
+  void read_runs(std::size_t tensor, const byte_region& runs, mutable_bytes destination, mutable_bytes tile)
+    requires AssemblingSource<inner>
+  {
     Expects(tensor < casts_.size());
-    const conversion& cast = casts_[tensor];
-    if (!cast.is_cast) {
-      source_.get().read(tensor, offset, destination);
+    if (!casts_[tensor].is_cast) {
+      source_.get().read_runs(tensor, runs, destination, tile);
       return;
     }
-    Expects(offset <= cast.bytes && destination.size() <= cast.bytes - offset);
-    const std::uint64_t width = bits(descriptors_[tensor].dtype) / 8;
-    std::uint64_t element = offset / width;
-    if (const std::uint64_t skipped = offset % width; skipped != 0) {
-      const std::uint64_t count = smaller(width - skipped, destination.size());
-      read_cut(tensor, element, skipped, destination.first(count));
-      destination = destination.subspan(count);
-      ++element;
-    }
-    const std::uint64_t whole = destination.size() / width;
-    read_whole(tensor, element, destination.first(whole * width));
-    read_cut(tensor, element + whole, 0, destination.subspan(whole * width));
+    for_each_run(runs, 0, runs.bytes(), [&](std::uint64_t global, std::uint64_t local, std::uint64_t length) {
+      read(tensor, global, destination.subspan(local, length), tile);
+    });
   }
 
   [[nodiscard]] fsdpinit::dtype stored_dtype(std::size_t tensor) const {
@@ -99,7 +100,7 @@ class cast_source {
 
   [[nodiscard]] std::uint64_t overflows(std::size_t tensor) const {
     Expects(tensor < casts_.size());
-    return overflows_[tensor].count.load(std::memory_order_relaxed) + detail::overflows<inner>(source_.get(), tensor);
+    return overflows_[tensor].value() + detail::overflows<inner>(source_.get(), tensor);
   }
 
   [[nodiscard]] std::size_t file_count() const
@@ -148,22 +149,37 @@ class cast_source {
     bool is_cast = false;
     std::uint64_t bytes = 0;  ///< of the tensor as it is seen
   };
-  /// Of one tensor, by all threads that read it. Copied with the source, as numbers are.
-  struct counter {
-    std::atomic<std::uint64_t> count = 0;
-    counter() = default;
-    counter(const counter& other) noexcept : count(other.count.load(std::memory_order_relaxed)) {}
-    counter& operator=(const counter& other) noexcept {
-      count.store(other.count.load(std::memory_order_relaxed), std::memory_order_relaxed);
-      return *this;
-    }
-  };
-
   static constexpr std::uint64_t piece_bytes = 256 * kib;
   static constexpr std::uint64_t aside_bytes = 4 * kib;
 
+  void read_below(std::size_t tensor, std::uint64_t offset, mutable_bytes destination, mutable_bytes tile) {
+    const byte_region run{.offset = offset, .run = destination.size(), .stride = 0, .count = 1};
+    detail::read_runs<inner>(source_.get(), tensor, run, destination, tile);
+  }
+  void read(std::size_t tensor, std::uint64_t offset, mutable_bytes destination, mutable_bytes tile) {
+    Expects(tensor < casts_.size());
+    const conversion& cast = casts_[tensor];
+    if (!cast.is_cast) {
+      read_below(tensor, offset, destination, tile);
+      return;
+    }
+    Expects(offset <= cast.bytes && destination.size() <= cast.bytes - offset);
+    const std::uint64_t width = bits(descriptors_[tensor].dtype) / 8;
+    std::uint64_t element = offset / width;
+    if (const std::uint64_t skipped = offset % width; skipped != 0) {
+      const std::uint64_t count = smaller(width - skipped, destination.size());
+      read_cut(tensor, element, skipped, destination.first(count), tile);
+      destination = destination.subspan(count);
+      ++element;
+    }
+    const std::uint64_t whole = destination.size() / width;
+    read_whole(tensor, element, destination.first(whole * width), tile);
+    read_cut(tensor, element + whole, 0, destination.subspan(whole * width), tile);
+  }
+
   /// Some bytes of one element, from its byte `skipped` on.
-  void read_cut(std::size_t tensor, std::uint64_t element, std::uint64_t skipped, mutable_bytes destination) {
+  void read_cut(std::size_t tensor, std::uint64_t element, std::uint64_t skipped, mutable_bytes destination,
+                mutable_bytes tile) {
     if (destination.empty()) {
       return;
     }
@@ -171,15 +187,15 @@ class cast_source {
     const std::uint64_t from_width = bits(from) / 8;
     std::array<std::byte, 8> stored{};
     std::array<std::byte, 4> seen{};
-    source_.get().read(tensor, element * from_width, mutable_bytes(stored).first(from_width));
+    read_below(tensor, element * from_width, mutable_bytes(stored).first(from_width), tile);
     const std::uint64_t infinite = convert_floats(from, stored.data(), descriptors_[tensor].dtype, seen.data(), 1);
-    add_overflows(tensor, skipped == 0 ? infinite : 0);
+    overflows_[tensor].add(skipped == 0 ? infinite : 0);
     for (std::size_t i = 0; i < destination.size(); ++i) {
       destination[i] = seen[skipped + i];
     }
   }
 
-  void read_whole(std::size_t tensor, std::uint64_t element, mutable_bytes destination) {
+  void read_whole(std::size_t tensor, std::uint64_t element, mutable_bytes destination, mutable_bytes tile) {
     const dtype from = casts_[tensor].from;
     const dtype to = descriptors_[tensor].dtype;
     const std::uint64_t from_width = bits(from) / 8;
@@ -190,31 +206,25 @@ class cast_source {
       if (from_width > to_width && room < aside_bytes) {
         std::array<std::byte, aside_bytes> aside;  // NOLINT(*-member-init): read into before it is looked at
         count = smaller(destination.size() / to_width, aside_bytes / from_width);
-        source_.get().read(tensor, element * from_width, mutable_bytes(aside).first(count * from_width));
-        add_overflows(tensor, convert_floats(from, aside.data(), to, destination.data(), count));
+        read_below(tensor, element * from_width, mutable_bytes(aside).first(count * from_width), tile);
+        overflows_[tensor].add(convert_floats(from, aside.data(), to, destination.data(), count));
       } else {
         count = room / (from_width > to_width ? from_width : to_width);
         // At the end of the piece where it grows; see convert_floats.
         const std::uint64_t begin = from_width < to_width ? count * (to_width - from_width) : 0;
         const mutable_bytes stored = destination.subspan(begin, count * from_width);
-        source_.get().read(tensor, element * from_width, stored);
-        add_overflows(tensor, convert_floats(from, stored.data(), to, destination.data(), count));
+        read_below(tensor, element * from_width, stored, tile);
+        overflows_[tensor].add(convert_floats(from, stored.data(), to, destination.data(), count));
       }
       element += count;
       destination = destination.subspan(count * to_width);
     }
   }
 
-  void add_overflows(std::size_t tensor, std::uint64_t infinite) noexcept {
-    if (infinite != 0) {
-      overflows_[tensor].count.fetch_add(infinite, std::memory_order_relaxed);
-    }
-  }
-
   detail::held_source<S> source_;
   std::vector<tensor_descriptor> descriptors_;
   std::vector<conversion> casts_;
-  std::vector<counter> overflows_;
+  std::vector<detail::shared_count> overflows_;
 };
 
 /// `source | cast(dtype::bf16, predicate)`: tensors of f64, f32, f16 and bf16 whose name satisfies the predicate are seen

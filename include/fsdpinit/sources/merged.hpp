@@ -96,6 +96,19 @@ class merged_source {
     with_source(*this, at.source, [&](auto& source) { detail::read_stored(source, at.tensor, offset, destination); });
   }
 
+  [[nodiscard]] std::uint64_t tile_bytes(std::size_t tensor) const
+    requires(AssemblingSource<std::remove_reference_t<S>> || ...)
+  {
+    const place at = place_of(tensor);
+    return with_source(*this, at.source, [&](const auto& source) { return detail::tile_bytes(source, at.tensor); });
+  }
+  void read_runs(std::size_t tensor, const byte_region& runs, mutable_bytes destination, mutable_bytes tile)
+    requires(AssemblingSource<std::remove_reference_t<S>> || ...)
+  {
+    const place at = place_of(tensor);
+    with_source(*this, at.source, [&](auto& source) { detail::read_runs(source, at.tensor, runs, destination, tile); });
+  }
+
   [[nodiscard]] std::uint64_t overflows(std::size_t tensor) const
     requires(OverflowCountingSource<std::remove_reference_t<S>> || ...)
   {

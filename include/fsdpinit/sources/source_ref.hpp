@@ -3,6 +3,7 @@
 #include <fsdpinit/concepts/state_dict_source.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/index/byte_region.hpp>
 #include <fsdpinit/sources/as_stored.hpp>
 
 #include <concepts>
@@ -32,6 +33,11 @@ class source_ref {
   /// As the tensor is stored: see CastingSource. Of sources that do not cast, `read`.
   void read_stored(std::size_t tensor, std::uint64_t offset, mutable_bytes destination) const {
     table_->read_stored(source_, tensor, offset, destination);
+  }
+  /// See AssemblingSource. Of other sources, `tile_bytes` is 0, and `read_runs` a `read` for each run.
+  [[nodiscard]] std::uint64_t tile_bytes(std::size_t tensor) const { return table_->tile_bytes(source_, tensor); }
+  void read_runs(std::size_t tensor, const byte_region& runs, mutable_bytes destination, mutable_bytes tile) const {
+    table_->read_runs(source_, tensor, runs, destination, tile);
   }
   /// May several threads read at a time?
   [[nodiscard]] bool reads_concurrently() const noexcept { return table_->reads_concurrently; }
@@ -78,6 +84,8 @@ class source_ref {
     std::span<const tensor_descriptor> (*tensors)(const void*);
     void (*read)(void*, std::size_t, std::uint64_t, mutable_bytes);
     void (*read_stored)(void*, std::size_t, std::uint64_t, mutable_bytes);
+    std::uint64_t (*tile_bytes)(const void*, std::size_t);
+    void (*read_runs)(void*, std::size_t, const byte_region&, mutable_bytes, mutable_bytes);
     bool (*readable)(const void*);
     state_dict_contents (*contents)(const void*);
     std::vector<file_fingerprint> (*file_fingerprints)(const void*);
@@ -115,6 +123,9 @@ class source_ref {
                          mutable_bytes to) { as<S>(s).read(tensor, offset, to); },
               .read_stored = [](void* s, std::size_t tensor, std::uint64_t offset,
                                 mutable_bytes to) { detail::read_stored(as<S>(s), tensor, offset, to); },
+              .tile_bytes = [](const void* s, std::size_t tensor) { return detail::tile_bytes(as<S>(s), tensor); },
+              .read_runs = [](void* s, std::size_t tensor, const byte_region& runs, mutable_bytes to,
+                              mutable_bytes tile) { detail::read_runs(as<S>(s), tensor, runs, to, tile); },
               .readable = &readable_of<S>,
               .contents = [](const void* s) { return detail::contents_of(as<S>(s)); },
               .file_fingerprints = [](const void* s) { return detail::file_fingerprints(as<S>(s)); },

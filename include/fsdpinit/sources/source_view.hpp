@@ -5,7 +5,6 @@
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
-#include <fsdpinit/core/text.hpp>
 #include <fsdpinit/sources/as_stored.hpp>
 #include <fsdpinit/sources/pipe.hpp>
 
@@ -15,7 +14,6 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -71,6 +69,17 @@ class source_view {
     naming_both(tensor, [&](std::size_t index) { source_.get().read_stored(index, offset, destination); });
   }
 
+  [[nodiscard]] std::uint64_t tile_bytes(std::size_t tensor) const
+    requires AssemblingSource<inner>
+  {
+    return source_.get().tile_bytes(index_of(tensor));
+  }
+  void read_runs(std::size_t tensor, const byte_region& runs, mutable_bytes destination, mutable_bytes tile)
+    requires AssemblingSource<inner>
+  {
+    naming_both(tensor, [&](std::size_t index) { source_.get().read_runs(index, runs, destination, tile); });
+  }
+
   [[nodiscard]] std::uint64_t overflows(std::size_t tensor) const
     requires OverflowCountingSource<inner>
   {
@@ -124,30 +133,8 @@ class source_view {
       if (name_below(tensor) == descriptors_[tensor].name) {
         throw;
       }
-      throw with_both_names(thrown, tensor);
+      throw detail::with_both_names(thrown, descriptors_[tensor].name, name_below(tensor), stored_name(tensor));
     }
-  }
-
-  [[nodiscard]] error with_both_names(const error& thrown, std::size_t tensor) const {
-    const std::string_view stored = stored_name(tensor);
-    const std::string_view below = name_below(tensor);
-    const std::string_view shown = descriptors_[tensor].name;
-    const bool is_subject = thrown.subject() == below;
-    const auto prefix = [&](std::string_view name) {
-      const std::string origin = concat("(in the checkpoint: ", printable(stored), ")");
-      return name == stored ? std::string()
-             : is_subject   ? concat(origin, " ")
-                            : concat(printable(name), " ", origin, ": ");
-    };
-    std::string_view text = thrown.text();
-    // What a renaming below has said already, with a name that nobody outside knows.
-    if (const std::string said = prefix(below); text.starts_with(said)) {
-      text.remove_prefix(said.size());
-    }
-    return {thrown.code(),
-            is_subject ? shown : std::string_view(thrown.subject()),
-            concat(prefix(shown), text),
-            {.rank = thrown.rank(), .native_code = thrown.native_code()}};
   }
 
   /// What the source calls it, which may itself be a renaming.

@@ -6,6 +6,7 @@
 #include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/core/text.hpp>
+#include <fsdpinit/index/byte_region.hpp>
 #include <fsdpinit/testing/law_list.hpp>
 
 #include <array>
@@ -108,6 +109,31 @@ void check_position(law_list& laws, S& source, std::size_t index, std::string_vi
   }
 }
 
+/// That runs are those of the whole, through tiles of any size.
+template <AssemblingSource S>
+void check_assembly(law_list& laws, S& source, std::size_t index, std::string_view called,
+                    const std::vector<std::byte>& seen) {
+  const std::uint64_t stride = seen.size() / 3;
+  const std::uint64_t run = stride / 2 + 1;
+  for (const std::uint64_t tile_bytes :
+       {std::uint64_t{0}, std::uint64_t{40}, std::as_const(source).tile_bytes(index)}) {
+    if (stride == 0) {
+      continue;
+    }
+    std::vector<std::byte> tile(tile_bytes);
+    const byte_region runs{.offset = stride - run, .run = run, .stride = stride, .count = 3};
+    std::vector<std::byte> wanted;
+    for_each_run(runs, 0, runs.bytes(), [&](std::uint64_t global, std::uint64_t /*local*/, std::uint64_t length) {
+      const auto first = seen.begin() + static_cast<std::ptrdiff_t>(global);
+      wanted.insert(wanted.end(), first, first + static_cast<std::ptrdiff_t>(length));
+    });
+    std::vector<std::byte> found(runs.bytes());
+    source.read_runs(index, runs, found, tile);
+    laws.expect(found == wanted,
+                concat(called, ": runs through a tile of ", tile_bytes, " bytes are those of the whole"));
+  }
+}
+
 template <FingerprintedSource S>
 void check_files(law_list& laws, const S& source) {
   const std::vector<file_fingerprint> files = source.file_fingerprints();
@@ -147,6 +173,9 @@ template <StateDictSource S>
       }
       if constexpr (PositionedSource<S>) {
         detail::check_position(laws, source, i, called, seen);
+      }
+      if constexpr (AssemblingSource<S>) {
+        detail::check_assembly(laws, source, i, called, seen);
       }
     });
   }
