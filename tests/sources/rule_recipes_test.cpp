@@ -254,6 +254,13 @@ TEST(published_rules, stack_the_experts_of_qwen3_moe_and_deepseek) {
   EXPECT_EQ(converted(deepseek_stacked(), stored), wanted);
 }
 
+TEST(published_rules, widen_deepseeks_routers) {
+  const tensors stored{bf16("m.mlp.experts.0.gate_proj.weight", {6, 4}), bf16("m.mlp.experts.0.up_proj.weight", {6, 4}),
+                       bf16("m.mlp.experts.0.down_proj.weight", {4, 6}), bf16("m.mlp.gate.weight", {1, 4})};
+  EXPECT_EQ(converted(deepseek_stacked(), stored).at("m.mlp.gate.weight"),
+            index_map::cast(whole(stored, 3), dtype::f32));
+}
+
 TEST(published_rules, stack_the_experts_of_mixtral) {
   tensors stored{bf16("m.block_sparse_moe.gate.weight", {2, 4})};
   for (const std::string e : {"0", "1"}) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/sources/rules.hpp>
 
 #include <algorithm>
@@ -43,8 +44,12 @@ namespace fsdpinit::rules {
           make("{p...}.mlp.experts.down_proj", stack("e", "{p...}.mlp.experts.{e}.down_proj.weight"))};
 }
 
-/// DeepSeek V2's and V3's experts: called as those of Qwen3-MoE. Shared experts and dense layers stay as they are.
-[[nodiscard]] inline rule_set deepseek_stacked() { return qwen3_moe_stacked(); }
+/// DeepSeek V2's and V3's experts as transformers 5 has them: called as those of Qwen3-MoE. Routers, `mlp.gate`, are F32 there, and BF16 in
+/// published checkpoints. Shared experts and dense layers stay as they are.
+[[nodiscard]] inline rule_set deepseek_stacked() {
+  const std::string router = "{p...}.mlp.gate.weight";
+  return qwen3_moe_stacked() + rule_set{optional(make(router, cast(dtype::f32, router)))};
+}
 
 /// Mixtral's experts as transformers 5 has them: of `block_sparse_moe`, w1 (gate) and w3 (up) are `mlp.experts.gate_up_proj` [E, 2I, H], w2
 /// is `mlp.experts.down_proj` [E, H, I], and the router is `mlp.gate`.
