@@ -1,14 +1,10 @@
 // What transformers made of small checkpoints: tests/interop/vectors, which tests/interop/transformers_vectors.sh writes.
 
 #include <fsdpinit/core/dtype.hpp>
-#include <fsdpinit/core/float_conversion.hpp>
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
-#include <fsdpinit/index/place.hpp>
-#include <fsdpinit/index/recipe.hpp>
+#include <fsdpinit/sources/converted.hpp>
 #include <fsdpinit/sources/published_rules.hpp>
-#include <fsdpinit/sources/resolution.hpp>
-#include <fsdpinit/sources/rule_recipes.hpp>
 #include <fsdpinit/sources/rules.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 #include <support/owned_tensors.hpp>
@@ -16,7 +12,6 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
-#include <cstdint>
 #include <map>
 #include <span>
 #include <string>
@@ -40,42 +35,20 @@ safetensors_source vectors(const std::string& name) {
   return open_safetensors("tests/interop/vectors/" + name + ".safetensors");
 }
 
-std::string gathered(const index_map::recipe& of, const testing_support::contents& stored) {
-  std::string out(*checked_elements(of.extents) * bits(of.type) / 8, '\0');
-  for (const index_map::piece& each : of.pieces) {
-    const std::string& bytes = stored[each.tensor].second;
-    const std::uint64_t elements = bytes.size() * 8 / bits(each.stored);
-    std::vector<std::byte> converted(elements * bits(of.type) / 8);
-    const auto* from = reinterpret_cast<const std::byte*>(bytes.data());  // NOLINT(*-reinterpret-cast): bytes
-    if (each.stored != of.type) {
-      convert_floats(each.stored, from, of.type, converted.data(), elements);
-      from = converted.data();
-    }
-    index_map::place(each.map, bits(of.type) / 8, from, std::as_writable_bytes(std::span(out)).data());
-  }
-  return out;
-}
-
-tensors converted(const rule_set& rules, safetensors_source source) {
-  const std::span<const tensor_descriptor> stored = source.tensors();
-  const resolution found = resolve(rules, stored);
-  const std::vector<index_map::recipe> recipes = recipes_of(rules, found, stored);
-  check_uses(rules, found, stored, recipes);
+tensors all_of(auto source) {
+  const std::span<const tensor_descriptor> shown = source.tensors();
   testing_support::contents bytes = contents_of(source);
   tensors out;
-  for (std::size_t i = 0; i < recipes.size(); ++i) {
-    out.emplace(found.made[i].name, tensor{recipes[i].type, recipes[i].extents, gathered(recipes[i], bytes)});
-  }
-  for (const std::size_t kept : found.kept) {
-    out.emplace(stored[kept].name, tensor{stored[kept].dtype, stored[kept].shape, std::move(bytes[kept].second)});
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    out.emplace(shown[i].name, tensor{shown[i].dtype, shown[i].shape, std::move(bytes[i].second)});
   }
   return out;
 }
 
 /// The rules make of the one file the tensors of the other, and no more.
 void expect_made(const std::string& published, const rule_set& rules, const std::string& wanted) {
-  const tensors got = converted(rules, vectors(published));
-  const tensors all = converted(rule_set{}, vectors(wanted));
+  const tensors got = all_of(vectors(published) | converted(rules));
+  const tensors all = all_of(vectors(wanted));
   ASSERT_FALSE(all.empty());
   for (const auto& [name, each] : all) {
     SCOPED_TRACE(name);

@@ -152,6 +152,10 @@ void transpose_words(const std::byte* source, std::byte* destination, const fact
     const std::uint64_t end = smaller(begin + panel, whole_columns);
     for (std::uint64_t row = 0; row < whole_rows; row += side) {
       for (std::uint64_t column = begin; column < end; column += side) {
+        const bool has_next = column + side < end;
+        for (std::size_t i = 0; has_next && i < side; ++i) {
+          __builtin_prefetch(source + row * Word + (column + side + i) * columns.from);
+        }
         transpose_tile<Word, side>(source + row * Word + column * columns.from, columns.from,
                                    destination + row * rows.to + column * Word, rows.to);
       }

@@ -123,9 +123,7 @@ inline constexpr policy policy_of{
 
 }  // namespace fsdpinit
 
-/// \file
-/// Which policy a call follows: what its types say of it, and `options::policy`.
-
+// Which policy a call follows: what its types say of it, and `options::policy`.
 namespace fsdpinit::detail {
 
 /// The baseline of a switch that is off, whatever `options::policy` says.

@@ -11,7 +11,7 @@
 #include <type_traits>
 
 /// \file
-/// The rounds of programs: see program.hpp.
+/// What programs are made of: rounds, and the steps of a round. \see program.hpp
 
 namespace fsdpinit {
 
@@ -65,13 +65,6 @@ struct program_round {
   std::size_t unagreed = 0;  ///< of a bucket: how many there are since the last agreement, with this one
   friend bool operator==(const program_round&, const program_round&) = default;
 };
-
-}  // namespace fsdpinit
-
-/// \file
-/// What the steps of a program are made of.
-
-namespace fsdpinit {
 
 /// Memory of one rank that a program works in. All of it is there before the first round.
 enum class region_kind : std::uint8_t {
