@@ -177,7 +177,8 @@ choices<std::string> model_names() {
   }
   return names;
 }
-constexpr const char* model_names_text = "qwen3-0.6b, qwen3-8b, llama3-8b or gpt2";
+constexpr const char* model_names_text =
+    "qwen3-0.6b, qwen3-8b, qwen3-30b-a3b, llama3-8b, mixtral-8x7b, deepseek-v3 or gpt2";
 
 void add_module(CLI::App& command, sharding_request& how) {
   add_choice(command, "--model", how.model, model_names(),
@@ -188,6 +189,9 @@ void add_module(CLI::App& command, sharding_request& how) {
   command.add_option("--layers", how.layers, "only the first L layers of that model")
       ->check(whole_number)
       ->type_name("L");
+  command.add_option("--experts", how.experts, "only the first E experts of each layer")
+      ->check(whole_number)
+      ->type_name("E");
   command.add_flag("!--non-strict", how.strict,
                    "tensors that only one of the two has are listed in the report, not errors");
 }
@@ -276,6 +280,9 @@ CLI::App& add_synthesize(CLI::App& app, synthesize_request& how) {
   add_choice(command, "--model", how.model, model_names(), model_names_text)->required()->type_name("NAME");
   add_path(command, "DIR", how.folder, "a folder that is empty or absent")->required();
   command.add_option("--layers", how.layers, "only the first L layers")->check(whole_number)->type_name("L");
+  command.add_option("--experts", how.experts, "only the first E experts of each layer")
+      ->check(whole_number)
+      ->type_name("E");
   add_choice<std::optional<dtype>, dtype>(command, "--dtype", how.type, {{"bf16", dtype::bf16}, {"f32", dtype::f32}},
                                           "bf16 or f32; default: as published")
       ->type_name("TYPE");

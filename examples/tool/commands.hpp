@@ -44,8 +44,9 @@ struct sharding_request {
   std::vector<std::function<std::string(std::string_view)>> renames;  ///< one after the other
   std::optional<dtype> type;                                          ///< that floating tensors are cast to
   std::vector<std::function<bool(std::string_view)>> kept_dtypes;     ///< but not those whose name satisfies one
-  std::string model;                  ///< published name of the module; empty: the checkpoint's own list of tensors
-  std::optional<std::size_t> layers;  ///< of that model
+  std::string model;                     ///< published name of the module; empty: the checkpoint's own list of tensors
+  std::optional<std::size_t> layers;     ///< of that model
+  std::optional<std::uint64_t> experts;  ///< of a layer
   bool strict = true;
   page_cache pages = page_cache::keep;  ///< of the checkpoint
 
@@ -94,6 +95,7 @@ struct synthesize_request {
   std::string model;
   std::string folder;
   std::optional<std::size_t> layers;
+  std::optional<std::uint64_t> experts;
   std::optional<fsdpinit::dtype> type;
   std::uint64_t seed = 0;
   bool published_duplicates = false;

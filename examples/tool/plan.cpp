@@ -47,14 +47,11 @@ bool names_published_model(const plan_request& how) {
 /// What the files of a published model hold, without them. In the model's order: where files have another, a rank may need a
 /// bucket more or less of staging.
 state_dict_contents published_contents(const plan_request& how) {
-  const published_model& model = chosen_model(how.model, how.layers);
+  const published_model model = chosen_model(how.model, how.layers, how.experts);
+  const std::vector<synthetic_tensor> published = tensors_of(model, model.type, true);
   state_dict_contents contents;
-  for (synthetic_tensor& tensor :
-       tensors_of(model, how.layers.value_or(model.layers), how.type.value_or(model.type), true)) {
-    if (how.type && !is_cast(how, tensor.descriptor.name)) {
-      tensor.descriptor.dtype = model.type;
-    }
-    contents.stored.push_back({.dtype = model.type});
+  for (synthetic_tensor& tensor : cast_tensors_of(how, model)) {
+    contents.stored.push_back({.dtype = published[contents.stored.size()].descriptor.dtype});
     contents.tensors.push_back(std::move(tensor.descriptor));
   }
   return contents;
@@ -200,13 +197,13 @@ std::uint64_t model_bytes(const plan& made) {
 }
 
 void require_fitting_module(const sharding_request& how) {
-  if (how.model.empty() && (how.layers || !how.strict)) {
+  if (how.model.empty() && (how.layers || how.experts || !how.strict)) {
     throw usage_error(
         fmt::format("--{}: means something only with --model; without, the module is the checkpoint's own list",
-                    how.strict ? "layers" : "non-strict"));
+                    !how.strict ? "non-strict" : how.layers ? "layers" : "experts"));
   }
   if (!how.model.empty()) {
-    static_cast<void>(chosen_model(how.model, how.layers));
+    static_cast<void>(chosen_model(how.model, how.layers, how.experts));
   }
 }
 

@@ -30,14 +30,13 @@ namespace {
 /// All the tensor data that is ever in memory. Large enough for the system call not to show, small enough for the
 /// cache.
 constexpr std::size_t buffer_bytes = 1 * mib;
-/// Published files are cut at some 4 GB; smaller models here at a third of their size, so that there are several.
-constexpr std::uint64_t most_file_bytes = 4'000'000'000;
 
 using tensor_group = std::vector<synthetic_tensor>;
 
-/// In the model's order, a new file where the next tensor would not fit; within a file by name, as the usual writers
-/// do.
-std::vector<tensor_group> files_of(std::vector<synthetic_tensor> tensors, std::uint64_t total) {
+/// In the model's order, a new file where the next tensor would not fit into what published files have, or, of smaller models, a third
+/// of all; within a file by name, as the usual writers do.
+std::vector<tensor_group> files_of(std::vector<synthetic_tensor> tensors, std::uint64_t total,
+                                   std::uint64_t most_file_bytes) {
   const std::uint64_t limit = std::min(most_file_bytes, ceil_div(total, 3));
   std::vector<tensor_group> files;
   std::uint64_t filled = 0;
@@ -103,9 +102,8 @@ std::string index_text(const std::map<std::string, std::string>& file_of_tensor,
 }  // namespace
 
 void run_synthesize(const synthesize_request& how, unfinished& outputs) {
-  const published_model& model = chosen_model(how.model, how.layers);
-  std::vector<synthetic_tensor> tensors =
-      tensors_of(model, how.layers.value_or(model.layers), how.type.value_or(model.type), how.published_duplicates);
+  const published_model model = chosen_model(how.model, how.layers, how.experts);
+  std::vector<synthetic_tensor> tensors = tensors_of(model, how.type.value_or(model.type), how.published_duplicates);
   const std::size_t count = tensors.size();
   std::uint64_t total = 0;
   for (const synthetic_tensor& tensor : tensors) {
@@ -113,7 +111,7 @@ void run_synthesize(const synthesize_request& how, unfinished& outputs) {
   }
 
   output_folder folder(outputs, how.folder);
-  const std::vector<tensor_group> files = files_of(std::move(tensors), total);
+  const std::vector<tensor_group> files = files_of(std::move(tensors), total, model.file_bytes);
   std::map<std::string, std::string> file_of_tensor;
   {
     synthesizer writer(how.seed, total);

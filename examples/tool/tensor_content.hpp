@@ -27,10 +27,16 @@ class tensor_content {
     key_ = mix(hash ^ mix(seed + golden));
   }
 
-  /// Fills `to` with the elements from `first` on. \pre `first` is even, `to` holds whole elements, `type` is f32 or
-  /// bf16.
+  /// Fills `to` with the elements from `first` on. \pre `first` is even, `to` holds whole elements, `type` is f32, bf16 or f8_e4m3.
   void fill(dtype type, std::uint64_t first, mutable_bytes to) const noexcept {
-    type == dtype::f32 ? fill_as<std::uint32_t>(first, to) : fill_as<std::uint16_t>(first, to);
+    switch (bits(type)) {
+      case 32:
+        return fill_as<std::uint32_t>(first, to);
+      case 16:
+        return fill_as<std::uint16_t>(first, to);
+      default:
+        return fill_as<std::uint8_t>(first, to);
+    }
   }
 
  private:
@@ -52,9 +58,14 @@ class tensor_content {
 
   template <class Element>
   [[nodiscard]] std::array<Element, 2> elements(std::uint64_t index) const noexcept {
-    constexpr unsigned cut = 32 - 8 * sizeof(Element);  // the lower bits of an element that its type has no room for
     const std::uint64_t both = pair(index);
-    return {static_cast<Element>((both & 0xffffffffU) >> cut), static_cast<Element>(both >> (32 + cut))};
+    if constexpr (sizeof(Element) == 1) {  // as E4M3: a sign, 2^-3 or 2^-1, a random mantissa
+      const auto element = [](std::uint64_t random) { return static_cast<Element>((random & 0x97U) | 0x20U); };
+      return {element(both >> 8U), element(both >> 40U)};
+    } else {
+      constexpr unsigned cut = 32 - 8 * sizeof(Element);  // the lower bits of an element that its type has no room for
+      return {static_cast<Element>((both & 0xffffffffU) >> cut), static_cast<Element>(both >> (32 + cut))};
+    }
   }
 
   template <class Element>

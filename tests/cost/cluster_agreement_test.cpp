@@ -30,7 +30,7 @@ constexpr int random_clusters = 300;
 /// As published, sharded on dim 0, a layer to a unit.
 std::vector<tensor_request> requests_of(const tool::published_model& model) {
   std::vector<tensor_request> out;
-  for (const tool::synthetic_tensor& tensor : tool::tensors_of(model, model.layers, model.type, true)) {
+  for (const tool::synthetic_tensor& tensor : tool::tensors_of(model, model.type, true)) {
     const std::string& fqn = tensor.descriptor.name;
     const auto digit = std::find_if(fqn.begin(), fqn.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
     out.push_back({.fqn = fqn,

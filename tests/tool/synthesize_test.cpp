@@ -53,9 +53,12 @@ TEST(synthesize, has_the_sizes_that_were_published) {
   for (const published_size& expected : {published_size{"qwen3-0.6b", 311, 1503264768},
                                          {"qwen3-8b", 399, 16381470720},
                                          {"llama3-8b", 291, 16060522496},
-                                         {"gpt2", 160, 548090880}}) {
+                                         {"gpt2", 160, 548090880},
+                                         {"qwen3-30b-a3b", 18867, 61064245248},
+                                         {"mixtral-8x7b", 995, 93405585408},
+                                         {"deepseek-v3", 91991, 688574839360}}) {
     const tool::published_model& published = model(expected.name);
-    const auto tensors = tool::tensors_of(published, published.layers, published.type, true);
+    const auto tensors = tool::tensors_of(published, published.type, true);
     std::uint64_t bytes = 0;
     std::set<std::string> names;
     for (const tool::synthetic_tensor& tensor : tensors) {
@@ -68,9 +71,28 @@ TEST(synthesize, has_the_sizes_that_were_published) {
   }
 }
 
+TEST(synthesize, has_the_parameters_that_deepseek_counts) {
+  std::uint64_t of_the_model = 0;
+  std::uint64_t of_the_layer_behind_it = 0;
+  for (const tool::synthetic_tensor& each : tool::tensors_of(model("deepseek-v3"), dtype::f8_e4m3, true)) {
+    if (!each.descriptor.name.ends_with("_scale_inv")) {
+      const bool is_behind = each.descriptor.name.starts_with("model.layers.61.");
+      (is_behind ? of_the_layer_behind_it : of_the_model) += *checked_elements(each.descriptor.shape);
+    }
+  }
+  EXPECT_EQ(of_the_model, 671026419200U);
+  EXPECT_EQ(of_the_model + of_the_layer_behind_it, 684489845504U);
+}
+
+TEST(synthesize, leaves_scales_out_where_weights_are_no_f8) {
+  for (const tool::synthetic_tensor& each : tool::tensors_of(model("deepseek-v3"), dtype::bf16, true)) {
+    ASSERT_FALSE(each.descriptor.name.ends_with("_scale_inv")) << each.descriptor.name;
+  }
+}
+
 TEST(synthesize, has_the_names_and_shapes_that_were_published) {
   const auto shape_of = [](std::string_view name, std::string_view tensor) {
-    for (const auto& each : tool::tensors_of(model(name), model(name).layers, model(name).type, true)) {
+    for (const auto& each : tool::tensors_of(model(name), model(name).type, true)) {
       if (each.descriptor.name == tensor) {
         return to_string(each.descriptor.shape);
       }
@@ -93,6 +115,15 @@ TEST(synthesize, has_the_names_and_shapes_that_were_published) {
   EXPECT_EQ(shape_of("gpt2", "h.0.attn.bias"), "[1, 1, 1024, 1024]");
   EXPECT_EQ(shape_of("gpt2", "h.11.attn.c_attn.weight"), "[768, 2304]");
   EXPECT_EQ(shape_of("gpt2", "h.11.mlp.c_proj.weight"), "[3072, 768]");
+  EXPECT_EQ(shape_of("qwen3-30b-a3b", "model.layers.47.mlp.experts.127.down_proj.weight"), "[2048, 768]");
+  EXPECT_EQ(shape_of("qwen3-30b-a3b", "model.layers.0.mlp.gate.weight"), "[128, 2048]");
+  EXPECT_EQ(shape_of("qwen3-30b-a3b", "model.layers.0.mlp.gate_proj.weight"), "missing");
+  EXPECT_EQ(shape_of("mixtral-8x7b", "model.layers.31.block_sparse_moe.experts.7.w2.weight"), "[4096, 14336]");
+  EXPECT_EQ(shape_of("deepseek-v3", "model.layers.2.mlp.gate_proj.weight_scale_inv"), "[144, 56]");
+  EXPECT_EQ(shape_of("deepseek-v3", "model.layers.60.mlp.experts.255.up_proj.weight"), "[2048, 7168]");
+  EXPECT_EQ(shape_of("deepseek-v3", "model.layers.3.mlp.gate.e_score_correction_bias"), "[256]");
+  EXPECT_EQ(shape_of("deepseek-v3", "model.layers.61.eh_proj.weight"), "[7168, 14336]");
+  EXPECT_EQ(shape_of("deepseek-v3", "model.layers.0.self_attn.kv_a_proj_with_mqa.weight_scale_inv"), "[5, 56]");
 }
 
 /// The safetensors files in a folder, by name.
@@ -256,6 +287,24 @@ TEST(synthesize, needs_little_memory) {
   expect_success(process.wait());
   EXPECT_GT(peak, 0U);
   EXPECT_LE(peak, 64U << 10U);
+}
+
+TEST(synthesize, cuts_layers_and_experts) {
+  const temp_dir dir;
+  expect_success(run_tool({"synthesize", "--model", "qwen3-30b-a3b", dir / "m", "--layers", "1", "--experts", "2"}));
+  const plain_tensors all = all_of(dir / "m");
+  EXPECT_EQ(all.size(), 3U + 6U + 2U + 1U + 2 * 3U);
+  EXPECT_EQ(all.count("model.layers.0.mlp.experts.1.up_proj.weight"), 1U);
+  EXPECT_EQ(all.count("model.layers.0.mlp.experts.2.up_proj.weight"), 0U);
+  EXPECT_EQ(all.at("model.layers.0.mlp.gate.weight").bytes.size(), 2U * 2048 * 2);
+}
+
+TEST(synthesize, experts_of_a_model_without_any_are_an_error) {
+  const temp_dir dir;
+  expect_failure(run_tool({"synthesize", "--model", "gpt2", dir / "m", "--experts", "2"}), 2,
+                 "fsdpinit: error: --experts: gpt2 has none");
+  expect_failure(run_tool({"synthesize", "--model", "mixtral-8x7b", dir / "m", "--experts", "9"}), 2,
+                 "--experts: ", "mixtral-8x7b has experts 1 to 8 in a layer, not 9");
 }
 
 }  // namespace
