@@ -25,10 +25,10 @@ enum class model_family : std::uint8_t { decoder, gpt2, deepseek };
 
 /// Where a layer's experts are, and what their three matrices are called; nothing where layers have none.
 struct expert_names {
-  std::string_view block;
-  std::string_view gate;
-  std::string_view up;
-  std::string_view down;
+  std::string_view block{};
+  std::string_view gate{};
+  std::string_view up{};
+  std::string_view down{};
 };
 
 /// A published configuration, or its first layers and experts. `decoder` is Llama's architecture and what Qwen3 and Mixtral made of it.

@@ -14,6 +14,7 @@
 #include <gsl/assert>
 
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -233,6 +234,7 @@ class cast_source {
 ///
 /// \throws error{invalid_argument} for a target other than f32, f16 and bf16.
 template <class Predicate>
+  requires(!std::convertible_to<Predicate, std::string_view>)  // which is a name: rules::cast takes that
 [[nodiscard]] auto cast(dtype target, Predicate chosen) {
   static_assert(NamePredicate<Predicate>,
                 "fsdpinit: `chosen` must be callable on a name, const: bool(std::string_view)");
