@@ -26,7 +26,7 @@ struct tiling {
   bool widens_block = false;  ///< and these in one request
 };
 
-/// \param capacity elements of a tile \param gap_bound gaps of fewer elements are read along, but no more than is wanted
+/// \param capacity elements of a tile \param gap_bound gaps of fewer elements are read along
 [[nodiscard]] constexpr tiling tiling_of(const strided_map& map, std::uint64_t capacity,
                                          std::uint64_t gap_bound) noexcept {
   tiling out{.rank = map.rank};
@@ -38,10 +38,10 @@ struct tiling {
     out.factors[k] = map.factors[i];
   }
   std::size_t k = 0;
-  for (std::uint64_t wanted = 1; k < out.rank; ++k) {
+  for (; k < out.rank; ++k) {
     const factor& each = out.factors[k];
     const std::uint64_t longer = out.block + (each.extent - 1) * each.from;
-    if (each.from - out.block >= gap_bound || longer > 2 * wanted * each.extent) {
+    if (each.from - out.block >= gap_bound) {
       break;
     }
     if (longer > capacity) {
@@ -52,7 +52,6 @@ struct tiling {
       return out;
     }
     out.block = longer;
-    wanted *= each.extent;
   }
   out.in_block = k;
   std::uint64_t room = out.block < capacity ? capacity / out.block : 1;
@@ -92,8 +91,7 @@ constexpr void for_each_of(const tiling& of, std::size_t begin, std::size_t end,
 /// [position, position + elements) at element `place` of the tile, and then `placed(map, elements)`, with a map from the tile's elements to
 /// the destination, and how many elements there are in the tile. Nothing is allocated.
 ///
-/// Requests are as long as what is wanted is contiguous, or nearly: gaps of fewer than `gap_bound` elements are read along, as long as that is
-/// no more than is wanted.
+/// Requests are as long as what is wanted is contiguous, or nearly: gaps of fewer than `gap_bound` elements are read along.
 /// \pre capacity and gap_bound are not 0
 template <class Read, class Placed>
 constexpr void for_each_tile(const strided_map& map, std::uint64_t capacity, std::uint64_t gap_bound, Read&& read,
