@@ -36,13 +36,15 @@ quotes_with z.hpp "$block" && check 1 "$page"
 quotes tag 'int b;\n  int c;\n' && check 1 "$page"
 quotes tag 'project(x)\n' tests/CMakeLists.txt && check 0 "$page"
 quotes tag 'project(y)\n' tests/CMakeLists.txt && check 1 "$page"
+quotes '*' '# [tag]\nproject(x)\n# [tag]\n' tests/CMakeLists.txt && check 0 "$page"
+quotes '*' 'project(x)\n' tests/CMakeLists.txt && check 1 "$page"
 quotes other 'int b;\n' && check 1 "$page"
 echo 'no code' >"$page" && check 1 "$page"
 
 quotes_with y.hpp "$block" && cp "$page" "$scratch/good.md"
 quotes tag 'int b;\n  int c;\n' && cat "$scratch/good.md" "$page" >"$scratch/twice.md" && check 0 "$scratch/twice.md"
 echo 'no code' >"$page" && check 0 "$scratch/good.md" "$page"
-for language in cpp c++ cuda cmake; do
+for language in cpp c++ cuda cmake json; do
   printf '```%s\nint d;\n```\n' "$language" >"$page" && check 1 "$scratch/good.md" "$page"
 done
 printf '```sh\n<!-- examples/x.cpp [tag] -->\n```\n' >"$page" && check 0 "$scratch/good.md" "$page"

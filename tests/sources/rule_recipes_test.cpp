@@ -3,6 +3,7 @@
 #include <fsdpinit/index/operations.hpp>
 #include <fsdpinit/index/rearrange.hpp>
 #include <fsdpinit/index/recipe.hpp>
+#include <fsdpinit/sources/cast.hpp>
 #include <fsdpinit/sources/published_rules.hpp>
 #include <fsdpinit/sources/resolution.hpp>
 #include <fsdpinit/sources/rule_recipes.hpp>
@@ -112,9 +113,9 @@ TEST(recipes_of_rules, slices_chunks_permutes_and_rearranges) {
             index_map::rearrange(a, "(h two) d -> (two h) d", std::array{index_map::axis_size{"two", 2}}));
 }
 
-TEST(recipes_of_rules, casts) {
+TEST(recipes_of_rules, casts_beside_the_adaptor_of_that_name) {
   const tensors stored{bf16("a", {2})};
-  EXPECT_EQ(only({make("x", rules::cast(dtype::f32, "a"))}, stored), index_map::cast(whole(stored, 0), dtype::f32));
+  EXPECT_EQ(only({make("x", cast(dtype::f32, "a"))}, stored), index_map::cast(whole(stored, 0), dtype::f32));
 }
 
 TEST(recipes_of_rules, pads_to_a_length_or_a_multiple) {
