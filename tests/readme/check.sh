@@ -4,7 +4,7 @@
 #   <!-- examples/file.cpp [tag] header.hpp... -->
 # must equal the lines between the two `// [tag]` or `# [tag]` comments of that file, indentation of the region aside, or, for the tag
 # `*`, the whole file. Where headers are named the block begins with the file's #include lines of them and an empty line. The first
-# block of C++ that a page quotes from a file must include something. A block of C++, CUDA, CMake or JSON that follows no such line is an
+# block of C++ that a page quotes from a file must include something. A block of C++, CUDA or CMake that follows no such line is an
 # error.
 set -euo pipefail
 
@@ -50,7 +50,7 @@ awk -v root="$root" '
   !reading && /^ *```/ {
     if (file != "") { reading = 1; block = ""; next }
     passing = 1
-    if ($0 ~ /^ *``` *(cpp|c\+\+|cxx|cc|hpp|c|cuda|cmake|json)/) report("code that is quoted from nowhere: say where, as in <!-- examples/file.cpp [tag] -->")
+    if ($0 ~ /^ *``` *(cpp|c\+\+|cxx|cc|hpp|c|cuda|cmake)/) report("code that is quoted from nowhere: say where, as in <!-- examples/file.cpp [tag] -->")
     next
   }
   !reading && file != "" { report("the block of " file " [" tag "] does not follow"); file = "" }

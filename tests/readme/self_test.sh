@@ -44,7 +44,7 @@ echo 'no code' >"$page" && check 1 "$page"
 quotes_with y.hpp "$block" && cp "$page" "$scratch/good.md"
 quotes tag 'int b;\n  int c;\n' && cat "$scratch/good.md" "$page" >"$scratch/twice.md" && check 0 "$scratch/twice.md"
 echo 'no code' >"$page" && check 0 "$scratch/good.md" "$page"
-for language in cpp c++ cuda cmake json; do
+for language in cpp c++ cuda cmake; do
   printf '```%s\nint d;\n```\n' "$language" >"$page" && check 1 "$scratch/good.md" "$page"
 done
 printf '```sh\n<!-- examples/x.cpp [tag] -->\n```\n' >"$page" && check 0 "$scratch/good.md" "$page"
