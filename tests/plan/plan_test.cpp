@@ -288,6 +288,19 @@ TEST(Prediction, CapturedBuffersAreSentButNotRead) {
   EXPECT_EQ(predict(made, 2).bytes_received, 100U);
 }
 
+TEST(Prediction, MemoryInWhichTensorsAreMadeIsThatOfRanksThatRead) {
+  const auto made_in = [](transport_kind transport, std::size_t rank) {
+    const plan made = make_plan({{.fqn = "a", .dtype = dtype::u8, .shape = {100}, .tile_bytes = 1000}},
+                                {.ranks = {.shards = 4}, .transport = transport});
+    return predict(made, rank).scratch_bytes;
+  };
+  EXPECT_EQ(made_in(transport_kind::scatter, 0), 1000U);
+  EXPECT_EQ(made_in(transport_kind::scatter, 3), 0U);
+  EXPECT_EQ(made_in(transport_kind::broadcast, 3), 0U);
+  EXPECT_EQ(made_in(transport_kind::own_read, 3), 1000U + scratch_bound);
+  EXPECT_EQ(made_in(transport_kind::none, 3), 1000U);
+}
+
 // -- units
 
 /// `name:unit` of each FQN.

@@ -40,11 +40,13 @@ namespace detail {
   return !uses ? 0 : bytes < least_scratch ? least_scratch : bytes;
 }
 
-/// The memory in which its source puts tensors together.
-[[nodiscard]] inline std::uint64_t tile_bytes_of(const plan& made) noexcept {
+/// The memory in which its source puts the tensors together that this rank reads.
+[[nodiscard]] inline std::uint64_t tile_bytes_of(const plan& made, const rank_plan& mine) noexcept {
   std::uint64_t bytes = 0;
   for (const planned_tensor& tensor : made.tensors) {
-    bytes = tensor.tile_bytes > bytes ? tensor.tile_bytes : bytes;
+    const bool reads = mine.is_source() || tensor.way == route::full_copy || tensor.way == route::own_read ||
+                       made.options.verify == verification::reread;
+    bytes = reads && tensor.tile_bytes > bytes ? tensor.tile_bytes : bytes;
   }
   return bytes;
 }
@@ -75,7 +77,7 @@ inline void add_slots(const plan& made, const rank_plan& mine, std::vector<progr
   std::vector<program_region> out;
   add_slots(made, mine, out);
   out.push_back({.kind = region_kind::scratch, .bytes = scratch_bytes_of(made, mine)});
-  out.push_back({.kind = region_kind::tiles, .bytes = tile_bytes_of(made)});
+  out.push_back({.kind = region_kind::tiles, .bytes = tile_bytes_of(made, mine)});
   out.push_back({.kind = region_kind::full_copy, .bytes = bytes_of_turns(made, fully_loaded_bytes)});
   for (std::size_t i = 0; exchanges_sums && i < 2; ++i) {
     out.push_back({.kind = region_kind::peer_sums, .index = i, .bytes = made.tensors.size() * sizeof(std::uint64_t)});

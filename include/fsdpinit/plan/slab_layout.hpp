@@ -45,7 +45,7 @@ struct tensor_request {
   std::size_t extra_copies = 0;
   /// Where its bytes are in the files of the source, for ranks that read their own parts; makes neighbours one read.
   std::optional<file_position> position{};
-  /// Memory that reading it takes, for all threads together, on ranks that read an AssemblingSource; 0 elsewhere.
+  /// Memory that reading it takes, for all threads together, on ranks that read; 0 where no AssemblingSource puts it together.
   std::uint64_t tile_bytes = 0;
 };
 

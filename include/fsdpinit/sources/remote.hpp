@@ -8,6 +8,7 @@
 #include <fsdpinit/core/deadline.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/tensor_descriptor.hpp>
+#include <fsdpinit/index/byte_region.hpp>
 #include <fsdpinit/sources/as_stored.hpp>
 
 #include <gsl/assert>
@@ -47,6 +48,19 @@ class remote_source {
   }
   [[nodiscard]] std::string_view stored_name(std::size_t tensor) const noexcept {
     return contents_.stored_name(tensor);
+  }
+
+  /// 0 on ranks that cannot read it.
+  [[nodiscard]] std::uint64_t tile_bytes(std::size_t tensor) const
+    requires AssemblingSource<S>
+  {
+    return local_ ? local_->tile_bytes(tensor) : 0;
+  }
+  void read_runs(std::size_t tensor, const byte_region& runs, mutable_bytes destination, mutable_bytes tile)
+    requires AssemblingSource<S>
+  {
+    require_readable(tensor);
+    local_->read_runs(tensor, runs, destination, tile);
   }
 
   [[nodiscard]] std::uint64_t overflows(std::size_t tensor) const
