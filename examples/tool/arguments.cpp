@@ -136,6 +136,12 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
       ->type_name("LEVEL");
 }
 
+void add_map(CLI::App& command, std::string& map) {
+  add_path(command, "--map", map,
+           "tensors as the rules in this file make them of stored ones: fused, stacked, transposed, padded")
+      ->type_name("FILE.json");
+}
+
 void add_adaptors(CLI::App& command, sharding_request& how) {
   command
       .add_option_function<std::vector<std::string>>(
@@ -150,6 +156,7 @@ void add_adaptors(CLI::App& command, sharding_request& how) {
       ->check([](const std::string& text) { return parse_rename(text).fault; })
       ->allow_extra_args(false)
       ->type_name("RULE");
+  add_map(command, how.map);
   add_choice<std::optional<dtype>, dtype>(command, "--dtype", how.type,
                                           {{"bf16", dtype::bf16}, {"f16", dtype::f16}, {"f32", dtype::f32}},
                                           "cast floating tensors (F64, F32, F16, BF16): bf16, f16 or f32; default: as "
@@ -163,7 +170,7 @@ void add_adaptors(CLI::App& command, sharding_request& how) {
               how.kept_dtypes.push_back(parse_pattern(pattern).call);
             }
           },
-          "but not tensors in whose names (after --rename) this is found; may be given several times")
+          "but not tensors in whose names (after --rename and --map) this is found; may be given several times")
       ->check([](const std::string& text) { return parse_pattern(text).fault; })
       ->allow_extra_args(false)
       ->needs("--dtype")
@@ -199,6 +206,7 @@ void add_module(CLI::App& command, sharding_request& how) {
 CLI::App& add_inspect(CLI::App& app, inspect_request& how) {
   CLI::App& command = *app.add_subcommand("inspect", "Show what a checkpoint holds");
   add_path(command, "CHECKPOINT", how.checkpoint, "a .safetensors file, an index or a folder")->required();
+  add_map(command, how.map);
   command.add_flag("--json", how.json, "every tensor, as JSON");
   return command;
 }

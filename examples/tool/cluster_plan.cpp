@@ -174,7 +174,7 @@ void print_json(const plan_request& how, const cluster& on, const plan& made, st
 
 }  // namespace
 
-void print_cluster_plan(const plan_request& how, const cluster& on, const state_dict_contents& contents) {
+void print_cluster_plan(const plan_request& how, const cluster& on, const planned_contents& contents) {
   plan_options options = options_of(how);
   options.access.host = !on.pcie_bandwidth;
   std::vector<way_cost> all;

@@ -42,6 +42,7 @@ struct sharding_request {
   std::uint64_t bucket_bytes = 4 * mib;
   verification verify = verification::off;
   std::vector<std::function<std::string(std::string_view)>> renames;  ///< one after the other
+  std::string map;                                                    ///< the file of rules that follow; may be empty
   std::optional<dtype> type;                                          ///< that floating tensors are cast to
   std::vector<std::function<bool(std::string_view)>> kept_dtypes;     ///< but not those whose name satisfies one
   std::string model;                     ///< published name of the module; empty: the checkpoint's own list of tensors
@@ -66,6 +67,7 @@ inline constexpr std::size_t most_planned_ranks = 65536;
 
 struct inspect_request {
   std::string checkpoint;
+  std::string map;  ///< the file of rules by which tensors are made; may be empty
   bool json = false;
 };
 

@@ -1,7 +1,13 @@
 #include "commands.hpp"
+#include "opener.hpp"
 #include "terminal.hpp"
+#include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/observe/report_json.hpp>
 #include <fsdpinit/observe/text_table.hpp>
+#include <fsdpinit/sources/compiled_rules.hpp>
+#include <fsdpinit/sources/converted.hpp>
+#include <fsdpinit/sources/resolution.hpp>
+#include <fsdpinit/sources/rules.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
 #include <fmt/format.h>
@@ -13,6 +19,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -49,18 +57,44 @@ std::uint64_t bytes_of(std::span<const tensor_descriptor> tensors) {
   return bytes;
 }
 
+/// A checkpoint as it is shown: by the rules of a map, where there is one.
+class shown_checkpoint {
+ public:
+  shown_checkpoint(const inspect_request& asked, const rules::rule_set& rules, safetensors_source& source)
+      : how(asked), stored(source), made(source, rules) {
+    for (rules::made_tensor& each : rules::resolve(rules, source.tensors()).made) {
+      parts_.emplace(std::move(each.name), std::move(each.stored));
+    }
+  }
+
+  [[nodiscard]] std::span<const tensor_descriptor> tensors() const { return made.tensors(); }
+  /// The stored tensors that it is made of; none where it is a stored one, under its name.
+  [[nodiscard]] std::span<const std::size_t> parts_of(const tensor_descriptor& tensor) const {
+    const auto found = parts_.find(tensor.name);
+    return found == parts_.end() ? std::span<const std::size_t>() : found->second;
+  }
+
+  const inspect_request& how;
+  const safetensors_source& stored;
+  converted_source<safetensors_source&> made;
+
+ private:
+  std::map<std::string, std::vector<std::size_t>> parts_;
+};
+
 /// Tensors of one kind: the same name but for the first number in it, dtype and shape.
 struct tensor_family {
   std::string before;
   std::string after;
   std::vector<std::uint64_t> numbers;  // empty: one tensor, called `before`
-  const tensor_descriptor* first = nullptr;
+  std::vector<const tensor_descriptor*> all{};
+  [[nodiscard]] const tensor_descriptor& first() const { return *all.front(); }
 };
 
 /// `model.layers.{0..27}.mlp.up_proj.weight`, or `{0,2,4}`.
 std::string pattern_of(const tensor_family& family) {
   if (family.numbers.size() < 2) {
-    return printable(family.first->name);
+    return printable(family.first().name);
   }
   std::vector<std::uint64_t> sorted = family.numbers;
   std::sort(sorted.begin(), sorted.end());
@@ -76,7 +110,7 @@ std::vector<tensor_family> families_of(std::span<const tensor_descriptor> tensor
   std::map<std::tuple<std::string, std::string, std::string>, std::size_t> known;
   for (const tensor_descriptor& tensor : tensors) {
     const std::string& fqn = tensor.name;
-    tensor_family made{.before = fqn, .after = {}, .numbers = {}, .first = &tensor};
+    tensor_family made{.before = fqn, .after = {}, .numbers = {}, .all = {&tensor}};
     for (std::size_t begin = 0; begin < fqn.size();) {
       const std::size_t end = std::min(fqn.find('.', begin), fqn.size());
       const std::string_view part = std::string_view(fqn).substr(begin, end - begin);
@@ -94,15 +128,38 @@ std::vector<tensor_family> families_of(std::span<const tensor_descriptor> tensor
       families.push_back(std::move(made));
     } else {
       families[at->second].numbers.push_back(made.numbers.front());
+      families[at->second].all.push_back(&tensor);
     }
   }
   return families;
 }
 
-void print_text(const std::string& given, const safetensors_source& source) {
-  const auto tensors = source.tensors();
-  fmt::print("{}: {}, {} in {}\n\n", printable(given), counted(tensors.size(), "tensor"), bytes_text(bytes_of(tensors)),
-             counted(source.files().size(), "file"));
+/// `layers.{0..27}.qkv.weight <- layers.{0..27}.q.weight, layers.{0..27}.k.weight`, for tensors of one kind
+void print_parts(const shown_checkpoint& shown, const tensor_family& family) {
+  std::vector<tensor_descriptor> parts;
+  std::set<std::size_t> seen;  // several may be made of one
+  for (const tensor_descriptor* const each : family.all) {
+    for (const std::size_t part : shown.parts_of(*each)) {
+      if (seen.insert(part).second) {
+        parts.push_back(shown.stored.tensors()[part]);
+      }
+    }
+  }
+  detail::listed_names names;
+  for (const tensor_family& each : families_of(parts)) {
+    names.add_shown(pattern_of(each));
+  }
+  if (!names.empty()) {
+    fmt::print("{} <- {}\n", pattern_of(family), names.text());
+  }
+}
+
+void print_text(const shown_checkpoint& shown) {
+  const safetensors_source& source = shown.stored;
+  const std::span<const tensor_descriptor> tensors = shown.tensors();
+  const std::string& map = shown.how.map;
+  fmt::print("{}{}{}: {}, {} in {}\n\n", printable(shown.how.checkpoint), map.empty() ? "" : " by ", printable(map),
+             counted(tensors.size(), "tensor"), bytes_text(bytes_of(tensors)), counted(source.files().size(), "file"));
   const std::size_t columns = terminal_columns(STDOUT_FILENO);
   text_table files({"file", "size", "header", "tensors", "metadata"});
   for (const safetensors_file_info& file : source.files()) {
@@ -118,12 +175,18 @@ void print_text(const std::string& given, const safetensors_source& source) {
     dtypes.add({std::string(type), fmt::format("{}", total.tensors), bytes_text(total.bytes)});
   }
   text_table names({"tensor", "dtype", "shape", "count", "each"});
-  for (const tensor_family& family : families_of(tensors)) {
-    names.add({pattern_of(family), std::string(name(family.first->dtype)), to_string(family.first->shape),
-               fmt::format("{}", std::max<std::size_t>(family.numbers.size(), 1)),
-               bytes_text(byte_size(*family.first))});
+  const std::vector<tensor_family> families = families_of(tensors);
+  for (const tensor_family& family : families) {
+    names.add({pattern_of(family), std::string(name(family.first().dtype)), to_string(family.first().shape),
+               fmt::format("{}", family.all.size()), bytes_text(byte_size(family.first()))});
   }
   fmt::print("{}\n{}\n{}", files.text(columns), dtypes.text(columns), names.text(columns));
+  if (!map.empty()) {
+    fmt::print("\nmade by {}\n", printable(map));
+    for (const tensor_family& family : families) {
+      print_parts(shown, family);
+    }
+  }
   if (!source.unlisted().empty()) {
     text_table left_out({"left out by the index", "in"});
     for (const unlisted_tensor& each : source.unlisted()) {
@@ -133,7 +196,8 @@ void print_text(const std::string& given, const safetensors_source& source) {
   }
 }
 
-void print_json(const std::string& given, const safetensors_source& source) {
+void print_json(const shown_checkpoint& shown) {
+  const safetensors_source& source = shown.stored;
   using nlohmann::ordered_json;
   ordered_json files = ordered_json::array();
   for (const safetensors_file_info& file : source.files()) {
@@ -144,28 +208,33 @@ void print_json(const std::string& given, const safetensors_source& source) {
                      {"metadata", ordered_json(file.metadata)}});
   }
   ordered_json dtypes = ordered_json::object();
-  for (const auto& [type, total] : totals_of(source.tensors())) {
+  for (const auto& [type, total] : totals_of(shown.tensors())) {
     dtypes[std::string(type)] = {{"tensors", total.tensors}, {"bytes", total.bytes}};
   }
   ordered_json tensors = ordered_json::array();
-  for (std::size_t i = 0; i < source.tensors().size(); ++i) {
-    const tensor_descriptor& tensor = source.tensors()[i];
-    const safetensors_place& place = source.place_of(i);
+  for (std::size_t i = 0; i < shown.tensors().size(); ++i) {
+    const tensor_descriptor& tensor = shown.tensors()[i];
+    const std::optional<file_position> at = shown.made.position_of(i);
     tensors.push_back({{"name", tensor.name},
                        {"dtype", name(tensor.dtype)},
                        {"shape", std::vector<std::uint64_t>(tensor.shape.begin(), tensor.shape.end())},
-                       {"bytes", place.bytes},
-                       {"file", place.file},
-                       {"offset", place.begin}});
+                       {"bytes", byte_size(tensor)},
+                       {"file", at ? ordered_json(at->file) : ordered_json()},
+                       {"offset", at ? ordered_json(at->offset) : ordered_json()}});
+    for (const std::size_t part : shown.parts_of(tensor)) {
+      tensors.back()["made_of"].push_back(source.tensors()[part].name);
+    }
   }
   ordered_json unlisted = ordered_json::array();
   for (const unlisted_tensor& each : source.unlisted()) {
     unlisted.push_back({{"name", each.name.empty() ? ordered_json() : ordered_json(each.name)}, {"file", each.file}});
   }
+  const std::string& map = shown.how.map;
   fmt::print("{}", json_text({{"format", "fsdpinit.inspect"},
                               {"format_version", 1},
-                              {"checkpoint", given},
-                              {"bytes", bytes_of(source.tensors())},
+                              {"checkpoint", shown.how.checkpoint},
+                              {"map", map.empty() ? ordered_json() : ordered_json(map)},
+                              {"bytes", bytes_of(shown.tensors())},
                               {"dtypes", std::move(dtypes)},
                               {"files", std::move(files)},
                               {"tensors", std::move(tensors)},
@@ -179,8 +248,9 @@ void run_inspect(const inspect_request& how) {
   std::error_code unreadable;  // opening it says why
   const bool is_file =
       std::filesystem::is_regular_file(how.checkpoint, unreadable) && !how.checkpoint.ends_with(".json");
-  const safetensors_source source = is_file ? safetensors_file{how.checkpoint}() : open_safetensors(how.checkpoint);
-  how.json ? print_json(how.checkpoint, source) : print_text(how.checkpoint, source);
+  safetensors_source source = is_file ? safetensors_file{how.checkpoint}() : open_safetensors(how.checkpoint);
+  const shown_checkpoint shown(how, rules_in(how.map), source);
+  how.json ? print_json(shown) : print_text(shown);
 }
 
 }  // namespace fsdpinit::tool

@@ -7,6 +7,10 @@
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/observe/text_table.hpp>
 #include <fsdpinit/sources/adaptors.hpp>
+#include <fsdpinit/sources/converted.hpp>
+#include <fsdpinit/sources/json_rules_file.hpp>
+#include <fsdpinit/sources/pipe.hpp>
+#include <fsdpinit/sources/rules.hpp>
 #include <fsdpinit/sources/safetensors.hpp>
 
 #include <algorithm>
@@ -14,16 +18,29 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace fsdpinit::tool {
 
-/// Is the tensor of that name, as it is after renaming, one that --dtype is about?
+/// Is the tensor of that name, as it is after renaming and the map, one that --dtype is about?
 [[nodiscard]] inline bool is_cast(const sharding_request& how, std::string_view name) {
   return how.type.has_value() &&
          std::none_of(how.kept_dtypes.begin(), how.kept_dtypes.end(), [&](const auto& keeps) { return keeps(name); });
 }
 
-/// The checkpoint with the names and dtypes that were asked for; opened where it is read.
+/// The rules in the file that --map names; without one, none: they keep everything.
+[[nodiscard]] inline rules::rule_set rules_in(const std::string& map) {
+  return map.empty() ? rules::rule_set{} : read_rules(map);
+}
+
+/// The tensors that they make of a source. The file is read where that is opened.
+[[nodiscard]] inline auto mapped(std::string map) {
+  return source_adaptor{[map = std::move(map)]<class S>(S&& source) {
+    return converted_source<S>(std::forward<S>(source), rules_in(map));
+  }};
+}
+
+/// The checkpoint with the names, tensors and dtypes that were asked for; opened where it is read.
 [[nodiscard]] inline auto opener_of(const sharding_request& how) {
   return checkpoint{how.checkpoint, how.pages} | renamed([renames = how.renames](std::string_view name) {
            std::string out(name);
@@ -32,6 +49,7 @@ namespace fsdpinit::tool {
            }
            return out;
          }) |
+         mapped(how.map) |
          cast(how.type.value_or(dtype::f32), [how](std::string_view name) { return is_cast(how, name); });
 }
 

@@ -8,6 +8,7 @@
 #include <fsdpinit/core/tensor_descriptor.hpp>
 #include <fsdpinit/cost/cluster_cost.hpp>
 #include <fsdpinit/cost/rank_classes.hpp>
+#include <fsdpinit/engine/step_reader.hpp>
 #include <fsdpinit/init/match.hpp>
 #include <fsdpinit/init/options.hpp>
 #include <fsdpinit/modules/module_view.hpp>
@@ -170,13 +171,15 @@ plan_options options_of(const sharding_request& how) {
           .verify = how.verify};
 }
 
-named_plan named_plan_of(const sharding_request& how, const state_dict_contents& contents,
-                         const plan_options& options) {
-  dynamic_module module = module_of(how, contents.tensors);
+named_plan named_plan_of(const sharding_request& how, const planned_contents& contents, const plan_options& options) {
+  dynamic_module module = module_of(how, contents.all.tensors);
   const module_view view = view_of(module);
   unmatched_names unmatched;
-  const std::vector<load_item> items = match(view, contents, how.strict ? nullptr : &unmatched);
-  const std::vector<tensor_request> requests = requests_of(view, items, contents);
+  const std::vector<load_item> items = match(view, contents.all, how.strict ? nullptr : &unmatched);
+  std::vector<tensor_request> requests = requests_of(view, items, contents.all);
+  if (!how.loads_first()) {  // where memory is read
+    detail::add_means_of_reading(requests, items, contents.source, 1);
+  }
   named_plan out{.made = make_plan(requests, options), .names = {}};
   for (const planned_tensor& tensor : out.made.tensors) {
     out.names.emplace_back(requests[tensor.request].fqn);
@@ -184,7 +187,7 @@ named_plan named_plan_of(const sharding_request& how, const state_dict_contents&
   return out;
 }
 
-plan plan_of(const sharding_request& how, const state_dict_contents& contents, const plan_options& options) {
+plan plan_of(const sharding_request& how, const planned_contents& contents, const plan_options& options) {
   return named_plan_of(how, contents, options).made;
 }
 
@@ -241,10 +244,13 @@ void require_fitting(const sharding_request& how, std::size_t most_ranks) {
 void run_plan(const plan_request& asked) {
   plan_request how = asked;
   const bool published = names_published_model(how);
-  if (published && (!how.renames.empty() || !how.model.empty())) {
+  if (published && (!how.renames.empty() || !how.map.empty() || !how.model.empty())) {
     throw usage_error(
         fmt::format("--{}: not where CHECKPOINT is a published model ({}), which is its own module; leave it out",
-                    how.renames.empty() ? "model" : "rename", how.checkpoint));
+                    !how.renames.empty() ? "rename"
+                    : !how.map.empty()   ? "map"
+                                         : "model",
+                    how.checkpoint));
   }
   if (published) {
     how.model = how.checkpoint;
@@ -259,7 +265,14 @@ void run_plan(const plan_request& asked) {
     throw usage_error(
         fmt::format("--explain: {} is none of {} ranks; they are counted from 0", *how.explained_rank, how.ranks()));
   }
-  const state_dict_contents contents = published ? published_contents(how) : detail::contents_of(opener_of(how)());
+  std::optional<decltype(opener_of(how)())> source;
+  planned_contents contents;
+  if (published) {
+    contents.all = published_contents(how);
+  } else {
+    contents.source.emplace(source.emplace(opener_of(how)()));
+    contents.all = contents.source->contents();
+  }
   if (on) {
     print_cluster_plan(how, *on, contents);
     return;

@@ -131,7 +131,7 @@ class dump_check {
     if (names != file_.by_name.size()) {
       throw error(errc::unexpected_tensor, file_.path(),
                   concat("holds ", file_.by_name.size(), " tensors, the module has ", names,
-                         " of them; give verify the --model, --rename and --dtype that load was given"));
+                         " of them; give verify the --model, --rename, --map and --dtype that load was given"));
     }
     return bytes;
   }

@@ -242,6 +242,36 @@ TEST_F(mpi, ranks_that_read_other_checkpoints_are_an_error_or_served_by_one_of_t
   EXPECT_NE(served.out.find("rank 1 has another checkpoint: " + named), std::string::npos) << served.out;
 }
 
+TEST_F(mpi, ranks_that_read_nothing_need_no_map) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  const std::string map =
+      dir.write("map.json", R"({"rules": [{"make": "ups", "from": {"stack": "layers.{i}.up.weight", "over": "i"}}]})");
+  const auto load = [&](const std::string& second, const std::string& how) {
+    const auto by = [&](const std::string& file) {
+      return tool_path() + " load " + (dir / "model.safetensors") + " --shards 2 --map " + file + how;
+    };
+    return run_shells(by(map), by(second));
+  };
+  expect_success(
+      run_tool({"load", dir / "model.safetensors", "--shards", "2", "--map", map, "--dump", dir / "threads"}));
+  expect_success(load(dir / "absent.json", " --dump " + (dir / "processes")));
+  EXPECT_EQ(dumped(dir / "processes", 2), dumped(dir / "threads", 2));
+  expect_said_once(load(dir / "absent.json", " --transport own-read"), 1,
+                   "absent.json: no such file or folder; check the path (rank 1)\n");
+}
+
+TEST_F(mpi, rules_that_do_not_fit_the_checkpoint_are_said_once) {
+  const temp_dir dir;
+  write_plain(dir / "model.safetensors", small_model());
+  const std::string map = dir.write("map.json", R"({"rules": [{"make": "x", "from": "absent"}]})");
+  for (const std::string transport : {"scatter", "own-read"}) {
+    expect_said_once(
+        run(3, {"load", dir / "model.safetensors", "--shards", "3", "--map", map, "--transport", transport}), 1,
+        map + ": rule 1 (make \"x\"): matches nothing");
+  }
+}
+
 TEST_F(mpi, outputs_that_cannot_be_written_are_found_before_anything_is_loaded) {
   const temp_dir dir;
   write_plain(dir / "model.safetensors", small_model());

@@ -66,6 +66,9 @@ TEST_F(tool_outputs, json_fits_its_schema) {
     add(schema, dir.write(std::to_string(pairs.size()) + ".json", printed.out));
   };
   print("inspect", {"inspect", model});
+  print("inspect", {"inspect", model, "--map",
+                    dir.write("map.json", R"({"rules": [{"make": "ups", "from": {"stack": "layers.{i}.up.weight",
+                                              "over": "i"}}, {"make": "norm", "from": "norm.weight"}]})")});
   print("plan", {"plan", model, "--shards", "3"});
   print("plan", {"plan", "gpt2", "--shards", "8", "--replicas", "2", "--policy", "every-rank-loads"});
   for (const std::string transport : {"scatter", "broadcast", "own-read"}) {

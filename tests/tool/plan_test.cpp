@@ -37,6 +37,7 @@ TEST(plan, is_what_a_load_does) {
        std::vector<arguments>{{"--policy", "every-rank-loads"},
                               {"--transport", "scatter"},
                               {"--transport", "broadcast"},
+                              {"--transport", "own-read"},
                               {"--transport", "broadcast", "--dtype", "f32", "--rename", "layers.=h."}}) {
     for (const std::string shards : {"1", "2", "5"}) {
       for (const std::string bucket : {"5", "1001", "4MiB"}) {
@@ -344,6 +345,7 @@ TEST(plan_cluster, ranks_are_the_clusters) {
   expect_failure(run_tool({"plan", "gpt2", "--cluster", sample_node, "--transport", "scatter"}), 2,
                  "--transport excludes --cluster", "");
   expect_failure(run_tool({"plan", "gpt2", "--shards", "2", "--rename", "a=b"}), 2, "--rename: ", "published model");
+  expect_failure(run_tool({"plan", "gpt2", "--shards", "2", "--map", "m.json"}), 2, "--map: ", "published model");
 }
 
 TEST(plan_cluster, of_thousands_of_ranks_stays_readable) {
