@@ -2,6 +2,7 @@
 #include "support/expect_error.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/core.hpp>
+#include <fsdpinit/plan/program_regions.hpp>
 #include <fsdpinit/cost/rank_classes.hpp>
 #include <fsdpinit/modules/units.hpp>
 
