@@ -72,7 +72,7 @@ int main() {
   const std::vector<fsdpinit::prediction> ranks = fsdpinit::predict_every_rank(made);
   const fsdpinit::cluster_cost cost = fsdpinit::cost_on(on, made, ranks);
   const fsdpinit::simulated_cost played = fsdpinit::simulate_on(on, made, ranks);
-  const fsdpinit::transport_kind best = fsdpinit::cheapest_transport(on, requests, made.options);
+  const fsdpinit::transport best = fsdpinit::cheapest_transport(on, requests, made.options);
   // [cost]
   std::printf("scatter: %.2f s, bound by %s; played through: %.2f s; cheapest: %s\n", cost.seconds,
               std::string(name(cost.bottleneck)).c_str(), played.seconds, std::string(name(best)).c_str());

@@ -108,9 +108,8 @@ void add_sharding(CLI::App& command, sharding_request& how, std::size_t most_sha
              "native-sharding (default); cpu-ram-efficient-loading: the source rank loads the whole model "
              "first, then it is distributed from there; every-rank-loads: the baseline")
       ->type_name("P");
-  choices<transport_kind> transports;
-  for (const transport_kind each :
-       {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read, transport_kind::automatic}) {
+  choices<transport> transports;
+  for (const transport each : {transport::scatter, transport::broadcast, transport::own_read, transport::automatic}) {
     transports.emplace_back(name(each), each);
   }
   add_choice(command, "--transport", how.transport, transports,

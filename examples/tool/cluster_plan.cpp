@@ -32,17 +32,17 @@ namespace {
 /// A way to initialise.
 struct way {
   std::string_view name;
-  transport_kind transport = transport_kind::scatter;
+  fsdpinit::transport transport = fsdpinit::transport::scatter;
   bool reads_on_every_node = false;  ///< so that each of them needs the checkpoint
   bool source_per_node = false;
 };
 
 constexpr std::array<way, 5> ways{{
-    {.name = "broadcast", .transport = transport_kind::broadcast},
+    {.name = "broadcast", .transport = transport::broadcast},
     {.name = "scatter"},
     {.name = "scatter, a source per node", .reads_on_every_node = true, .source_per_node = true},
-    {.name = "own-read", .transport = transport_kind::own_read, .reads_on_every_node = true},
-    {.name = "every-rank-loads", .transport = transport_kind::none, .reads_on_every_node = true},
+    {.name = "own-read", .transport = transport::own_read, .reads_on_every_node = true},
+    {.name = "every-rank-loads", .transport = transport::none, .reads_on_every_node = true},
 }};
 
 struct way_cost {
@@ -52,7 +52,7 @@ struct way_cost {
 };
 
 /// The lowest rank of each node for its node, but in its own node the source rank: `source_ranks::per_node`.
-std::vector<std::size_t> sources_per_node(const cluster& on, std::size_t source_rank) {
+std::vector<std::size_t> source_ranks_per_node(const cluster& on, std::size_t source_rank) {
   std::vector<std::size_t> sources;
   for (std::size_t rank = 0; rank < on.ranks(); ++rank) {
     const std::size_t node = on.node_of(rank);
@@ -184,8 +184,8 @@ void print_cluster_plan(const plan_request& how, const cluster& on, const planne
       continue;
     }
     options.transport = each.transport;
-    options.sources.source_of =
-        each.source_per_node ? sources_per_node(on, how.source_rank) : std::vector<std::size_t>{};
+    options.source_ranks.source_of =
+        each.source_per_node ? source_ranks_per_node(on, how.source_rank) : std::vector<std::size_t>{};
     made = plan_of(how, contents, options);
     const std::vector<prediction> ranks = predict_every_rank(made);
     all.push_back({.way = each, .cost = cost_on(on, made, ranks)});

@@ -38,7 +38,7 @@ struct sharding_request {
   std::size_t replicas = 1;
   std::size_t source_rank = 0;
   std::string policy_name{native_sharding<>::name};  ///< as the library calls them
-  transport_kind transport = transport_kind::scatter;
+  fsdpinit::transport transport = fsdpinit::transport::scatter;
   std::uint64_t bucket_bytes = 4 * mib;
   verification verify = verification::off;
   std::vector<std::function<std::string(std::string_view)>> renames;  ///< one after the other

@@ -132,7 +132,7 @@ template <class Comm>
   detail::watched_control control(comm, &waits);
   const auto load = [&] {
     const auto opener = opener_of(how);
-    if (how.every_rank_loads() || how.transport == transport_kind::own_read) {
+    if (how.every_rank_loads() || how.transport == transport::own_read) {
       std::optional<decltype(opener())> source;
       agreed(control, how.deadline_seconds, [&] { source.emplace(opener()); });
       return initialize_from(how, source->tensors(), *source, comm, memory, watch);
@@ -142,7 +142,7 @@ template <class Comm>
     if (how.loads_first()) {
       return load_and_prepare(how, source.tensors(), source, comm, memory, watch);
     }
-    if (how.transport == transport_kind::automatic || how.verify == verification::reread) {  // others open it, too
+    if (how.transport == transport::automatic || how.verify == verification::reread) {  // others open it, too
       return initialize_from(how, source.tensors(), opener, comm, memory, watch);
     }
     return initialize_from(how, source.tensors(), source, comm, memory, watch);

@@ -92,19 +92,19 @@ std::string sum(std::span<const prediction> ranks, Value&& value) {
 }
 
 void print_text(const plan_request& how, const plan& made, std::span<const prediction> ranks) {
-  const transport_kind transport = made.options.transport;
+  const fsdpinit::transport transport = made.options.transport;
   const std::uint64_t model = model_bytes(made);
   const std::string mesh_text =
       how.replicas == 1 ? "" : fmt::format(" ({} replicas of {})", how.replicas, counted(how.shards, "shard"));
   const std::string units =
       fmt::format("{} ({})", counted(made.slabs.size(), "unit"), made.slabs.size() == 1 ? "slab" : "slabs");
-  const std::string buckets = transport == transport_kind::none
+  const std::string buckets = transport == transport::none
                                   ? ""
                                   : fmt::format(", {} of {}, {} in flight", counted(made.schedule.size(), "bucket"),
                                                 bytes_text(how.bucket_bytes), made.options.buckets_in_flight);
   fmt::print("{}: {}, {}\n{}{}{}, {}{}, {}{}\n\n", printable(how.checkpoint), counted(made.tensors.size(), "tensor"),
-             bytes_text(model), how.policy_name, transport == transport_kind::none ? "" : ", ",
-             transport == transport_kind::none ? "" : name(transport), counted(ranks.size(), "rank"), mesh_text, units,
+             bytes_text(model), how.policy_name, transport == transport::none ? "" : ", ",
+             transport == transport::none ? "" : name(transport), counted(ranks.size(), "rank"), mesh_text, units,
              buckets);
 
   const auto shard = [](const prediction& each) { return each.shard_bytes; };
@@ -164,7 +164,7 @@ void print_json(const plan_request& how, const plan& made, std::span<const predi
 plan_options options_of(const sharding_request& how) {
   const options defaults;
   return {.ranks = {.shards = how.shards, .replicas = how.replicas},
-          .sources = {.source_rank = how.source_rank},
+          .source_ranks = {.source_rank = how.source_rank},
           .transport = how.chosen_policy().transport,
           .bucket_bytes = how.bucket_bytes,
           .buckets_in_flight = defaults.buckets_in_flight,
@@ -203,7 +203,9 @@ void require_fitting_module(const sharding_request& how) {
   if (how.model.empty() && (how.layers || how.experts || !how.strict)) {
     throw usage_error(
         fmt::format("--{}: means something only with --model; without, the module is the checkpoint's own list",
-                    !how.strict ? "non-strict" : how.layers ? "layers" : "experts"));
+                    !how.strict  ? "non-strict"
+                    : how.layers ? "layers"
+                                 : "experts"));
   }
   if (!how.model.empty()) {
     static_cast<void>(chosen_model(how.model, how.layers, how.experts));
@@ -212,7 +214,7 @@ void require_fitting_module(const sharding_request& how) {
 
 void require_fitting(const sharding_request& how, std::size_t most_ranks) {
   require_fitting_module(how);
-  if (how.loads_first() && (how.transport == transport_kind::own_read || how.transport == transport_kind::automatic)) {
+  if (how.loads_first() && (how.transport == transport::own_read || how.transport == transport::automatic)) {
     throw usage_error(
         fmt::format("--transport: {} is not for cpu-ram-efficient-loading, where the weights are in the memory of "
                     "one rank; use scatter or broadcast",

@@ -74,7 +74,7 @@ template <class Use>
 void use_nccl_alone(threads_communicator& host, const gpu_doubles& mine, double deadline_seconds,
                     double patience_seconds, Use&& use) {
   control_channel control(options_of(host, deadline_seconds, patience_seconds), meet_over(host), mine.nccl, mine.cuda);
-  communicator comm(control, 0, {.slot_bytes = 2 * kib, .deadline_seconds = deadline_seconds}, mine.nccl, mine.cuda);
+  communicator comm(control, 0, {.buffer_bytes = 2 * kib, .deadline_seconds = deadline_seconds}, mine.nccl, mine.cuda);
   use(comm);
 }
 
@@ -268,7 +268,7 @@ TEST_F(NcclAlone, ATransferThatFailsIsTheSameErrorEverywhereThoughTheOthersHaveW
   const auto errors = errors_of_ranks(3, [&](std::size_t rank, threads_communicator& host) {
     control_channel control(options_of(host, 20), meet_over(host), node.nccl, node.cuda);
     const gpu_doubles mine = node.of_one_rank();  // of the transfers alone
-    communicator comm(control, 0, {.slot_bytes = 2 * kib, .deadline_seconds = 20}, mine.nccl, mine.cuda);
+    communicator comm(control, 0, {.buffer_bytes = 2 * kib, .deadline_seconds = 20}, mine.nccl, mine.cuda);
     if (rank == 1) {
       mine.nccl.calls.fail_at(20);
     }

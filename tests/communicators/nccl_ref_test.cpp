@@ -40,7 +40,7 @@ static_assert(GroupCommunicator<communicator_ref> && InterruptibleCommunicator<c
 static_assert(CanAccess<communicator_ref, device_memory> && CanAccess<communicator_ref, host_memory>);
 
 constexpr std::size_t ranks = 3;
-constexpr nccl_options small{.slot_bytes = 2 * kib, .deadline_seconds = 20};
+constexpr nccl_options small{.buffer_bytes = 2 * kib, .deadline_seconds = 20};
 
 /// What a framework does first of all.
 fake_nccl::comm connected(threads_communicator& world, fake_nccl nccl, std::size_t rank) {

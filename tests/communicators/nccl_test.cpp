@@ -45,8 +45,8 @@ static_assert(InterruptibleCommunicator<faulty_communicator<communicator>> &&
 static_assert(fsdpinit::detail::abilities_of<communicator>.knows_nodes && FailableControl<communicator>);
 static_assert(CanAccess<communicator, device_memory> && CanAccess<communicator, host_memory>);
 
-/// Small slots, so that most payload takes several turns.
-constexpr nccl_options small{.slot_bytes = 64 * kib, .deadline_seconds = 20};
+/// Small buffers, so that most payload takes several turns.
+constexpr nccl_options small{.buffer_bytes = 64 * kib, .deadline_seconds = 20};
 
 class NcclCommunicator : public gpu_doubles_test {};
 
@@ -63,12 +63,12 @@ TEST_F(NcclCommunicator, KeepsTheLaws) {
 TEST_F(NcclCommunicator, RefusesSlotsTooSmallForItsRanks) {
   const threads_world world(3);
   const auto errors = errors_of_ranks(world, [&](std::size_t, threads_communicator& host) {
-    const communicator comm(host, 0, {.slot_bytes = 700}, node.nccl, node.cuda);
+    const communicator comm(host, 0, {.buffer_bytes = 700}, node.nccl, node.cuda);
   });
   for (const auto& each : errors) {
     ASSERT_TRUE(each);
     EXPECT_EQ(each->code(), errc::invalid_argument);
-    EXPECT_EQ(each->subject(), "slot_bytes");
+    EXPECT_EQ(each->subject(), "buffer_bytes");
   }
 }
 

@@ -1,4 +1,4 @@
-// expect: fsdpinit: `links`: T must have std::size_t size() const, the number of ranks
+// expect: fsdpinit: `ranks`: T must have std::size_t size() const, the number of ranks
 // expect: my_control
 #include <fsdpinit/fsdpinit.hpp>
 

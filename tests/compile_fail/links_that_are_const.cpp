@@ -1,4 +1,4 @@
-// expect: fsdpinit: `links`: T is const, but its broadcast(buffer, root) is not; pass one that is not const
+// expect: fsdpinit: `ranks`: T is const, but its broadcast(buffer, root) is not; pass one that is not const
 // expect: my_communicator
 #include <fsdpinit/fsdpinit.hpp>
 

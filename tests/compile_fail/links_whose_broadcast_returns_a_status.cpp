@@ -1,4 +1,4 @@
-// expect: fsdpinit: `links`: T::broadcast(buffer, root) must return void: it throws where it fails
+// expect: fsdpinit: `ranks`: T::broadcast(buffer, root) must return void: it throws where it fails
 // expect: my_communicator
 #include <fsdpinit/fsdpinit.hpp>
 

@@ -1,4 +1,4 @@
-// expect: fsdpinit: `links`: T must have void broadcast(mutable_bytes buffer, std::size_t root)
+// expect: fsdpinit: `ranks`: T must have void broadcast(mutable_bytes buffer, std::size_t root)
 #include <fsdpinit/fsdpinit.hpp>
 
 #include <cstddef>

@@ -2,11 +2,11 @@
 #include <fsdpinit/fsdpinit.hpp>
 
 #ifdef FSDPINIT_CONTROL
-using way = fsdpinit::transport::scatter;
+constexpr fsdpinit::transport chosen = fsdpinit::transport::scatter;
 #else
-using way = fsdpinit::transport::own_read;
+constexpr fsdpinit::transport chosen = fsdpinit::transport::own_read;
 #endif
 
 void call(fsdpinit::dynamic_module& module, fsdpinit::self_communicator& links) {
-  fsdpinit::initialize<fsdpinit::native_sharding<way>>(module, fsdpinit::module_state{}, links);
+  fsdpinit::initialize<fsdpinit::native_sharding<chosen>>(module, fsdpinit::module_state{}, links);
 }

@@ -1,12 +1,10 @@
-// expect: fsdpinit: `Policy`: T is a transport; use native_sharding<T>
+// expect: fsdpinit: `Policy`: it is a transport; use native_sharding<transport::...>
 #include <fsdpinit/fsdpinit.hpp>
 
-#ifdef FSDPINIT_CONTROL
-using policy = fsdpinit::native_sharding<fsdpinit::transport::broadcast>;
-#else
-using policy = fsdpinit::transport::broadcast;
-#endif
-
 void call(fsdpinit::dynamic_module& module, fsdpinit::in_memory_source& source, fsdpinit::self_communicator& links) {
-  fsdpinit::initialize<policy>(module, source, links);
+#ifdef FSDPINIT_CONTROL
+  fsdpinit::initialize<fsdpinit::native_sharding<fsdpinit::transport::broadcast>>(module, source, links);
+#else
+  fsdpinit::initialize<fsdpinit::transport::broadcast>(module, source, links);
+#endif
 }

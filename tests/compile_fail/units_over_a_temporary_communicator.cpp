@@ -1,4 +1,4 @@
-// expect: fsdpinit: `links` must outlive the units; give a communicator that has a name, not a temporary one
+// expect: fsdpinit: `ranks` must outlive the units; give a communicator that has a name, not a temporary one
 #include <fsdpinit/fsdpinit.hpp>
 #include <fsdpinit/units/sharded_units.hpp>
 

@@ -201,7 +201,7 @@ struct numbered_wrongly {
 
 TEST(Agreement, ARankThatIsNoneOfItsChannelIsAnError) {
   for (numbered_wrongly links : {numbered_wrongly{.rank_ = 5, .size_ = 2}, numbered_wrongly{.rank_ = 0, .size_ = 0}}) {
-    expect_error(errc::invalid_argument, "links",
+    expect_error(errc::invalid_argument, "ranks",
                  concat("its rank() is ", links.rank_, " and its size() ", links.size_),
                  [&] { agreed(links, 1, [] {}); });
   }

@@ -89,7 +89,7 @@ TEST(Calibrate, ChannelsWhoseRanksDifferAreAnErrorOnEveryRank) {
                         threads_communicator data = world.rank(1 - rank);
                         static_cast<void>(calibrate(readable_checkpoint{&model}, channels{data, control}, quick));
                       }),
-      errc::invalid_argument, "links", 0, "rank 1 of 2 on the data channel, but rank 0 of 2");
+      errc::invalid_argument, "ranks", 0, "rank 1 of 2 on the data channel, but rank 0 of 2");
 }
 
 TEST(Calibrate, ACheckpointThatTheSourceRankCannotOpenIsItsErrorOnEveryRank) {

@@ -76,15 +76,15 @@ constexpr std::array<std::pair<std::string_view, cluster>, 4> clusters{{{"shared
                                                                         {"hosts only", hosts_only}}};
 
 struct way {
-  transport_kind transport = transport_kind::scatter;
+  fsdpinit::transport transport = fsdpinit::transport::scatter;
   bool source_per_node = false;
 };
-constexpr std::array<way, 6> ways{{{transport_kind::scatter},
-                                   {transport_kind::scatter, true},
-                                   {transport_kind::broadcast},
-                                   {transport_kind::own_read},
-                                   {transport_kind::automatic},
-                                   {transport_kind::none}}};
+constexpr std::array<way, 6> ways{{{transport::scatter},
+                                   {transport::scatter, true},
+                                   {transport::broadcast},
+                                   {transport::own_read},
+                                   {transport::automatic},
+                                   {transport::none}}};
 
 /// One of the cases that are compared.
 struct job {
@@ -111,7 +111,7 @@ class disagreement {
                          .buckets_in_flight = of.in_flight,
                          .access = {.host = !on.pcie_bandwidth}};
     for (std::size_t rank = 0; of.how.source_per_node && rank < on.ranks(); ++rank) {
-      options.sources.source_of.push_back(on.node_of(rank) * on.ranks_per_node);
+      options.source_ranks.source_of.push_back(on.node_of(rank) * on.ranks_per_node);
     }
     const plan made = make_plan(requests, options);
     const std::vector<prediction> ranks = predict_every_rank(made);

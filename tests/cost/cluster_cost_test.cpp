@@ -55,7 +55,7 @@ TEST(ClusterCost, StorageInAllReadsForEveryRank) {
   cluster on = ample_cluster();
   on.storage_bandwidth = 80;
   expect_bound_by(cluster_resource::total_storage, 4 * 100,
-                  cost(on, plan_of({.ranks = {.shards = 4}, .transport = transport_kind::none})));
+                  cost(on, plan_of({.ranks = {.shards = 4}, .transport = transport::none})));
 }
 
 TEST(ClusterCost, ASourceMakesAReadForEachWindow) {
@@ -89,7 +89,7 @@ TEST(ClusterCost, RoutesFollowOneAnother) {
   // The source alone reads what is scattered, both nodes what each rank reads.
   const std::vector<tensor_request> both{{.fqn = "small", .dtype = dtype::u8, .shape = {2 * mib}},
                                          {.fqn = "large", .dtype = dtype::u8, .shape = {8 * mib}}};
-  const plan made = make_plan(both, {.ranks = {.shards = 4}, .transport = transport_kind::automatic});
+  const plan made = make_plan(both, {.ranks = {.shards = 4}, .transport = transport::automatic});
   EXPECT_NEAR(cost(on, made).seconds, 2 + 8.0 / 2, 1e-6);
 }
 
@@ -107,7 +107,7 @@ TEST(ClusterCost, AsManyReplicasReadAtOnceAsBucketsAreInFlight) {
   on.ranks_per_node = 1;
   on.storage_bandwidth_per_node = 8;
   for (const std::size_t in_flight : {1U, 2U, 4U}) {
-    plan_options options{.ranks = {.replicas = 8}, .transport = transport_kind::own_read};
+    plan_options options{.ranks = {.replicas = 8}, .transport = transport::own_read};
     options.buckets_in_flight = in_flight;
     const double seconds = cost(on, plan_of(options)).seconds;
     EXPECT_GE(seconds, 1000.0 / static_cast<double>(in_flight));
@@ -122,7 +122,7 @@ TEST(ClusterCost, RanksThatReadMuchFinishBucketsBeforeTheyAgree) {
   on.storage_bandwidth_per_node = 64 * mib;
   on.pcie_bandwidth = 64 * mib;
   const plan made = make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {256 * mib}}},
-                              {.transport = transport_kind::own_read, .bucket_bytes = 64 * mib, .access = device});
+                              {.transport = transport::own_read, .bucket_bytes = 64 * mib, .access = device});
   EXPECT_NEAR(cost(on, made).seconds, 2 * (2 + 1), 1e-3) << "after each 128 MiB";
 }
 
@@ -162,7 +162,7 @@ TEST(ClusterCost, AMeasuredSourceReadsByItself) {
 
 TEST(ClusterCost, MeasuredRanksReadTogether) {
   expect_bound_by(cluster_resource::node_work, 4 * 8000 / 16.0,
-                  measured_cost({.ranks = {.shards = 4}, .transport = transport_kind::none},
+                  measured_cost({.ranks = {.shards = 4}, .transport = transport::none},
                                 [](host_rates& rates) { rates.read.together = 16; }));
 }
 
@@ -173,8 +173,7 @@ TEST(ClusterCost, WhatMeasuredRanksReadIsPartOfTheirWork) {
   const host_rate free{.alone = ample, .together = ample};
   on.measured = host_rates{.read = {.alone = ample, .together = 16}, .copy = free, .touch = free};
   on.storage_bandwidth_per_node = 16;
-  EXPECT_NEAR(cost(on, plan_of({.ranks = {.shards = 4}, .transport = transport_kind::none})).seconds, 4 * 8000 / 16.0,
-              1e-6)
+  EXPECT_NEAR(cost(on, plan_of({.ranks = {.shards = 4}, .transport = transport::none})).seconds, 4 * 8000 / 16.0, 1e-6)
       << "and not twice as much";
 }
 
@@ -184,7 +183,7 @@ TEST(ClusterCost, MeasuredReceiversCopyWhatTheyKeep) {
 }
 
 TEST(ClusterCost, MeasuredRanksWriteToFreshMemoryWhatTheyAllocate) {
-  const plan_options own{.ranks = {.shards = 4}, .transport = transport_kind::own_read};
+  const plan_options own{.ranks = {.shards = 4}, .transport = transport::own_read};
   std::uint64_t allocated = 0;
   for (const prediction& each : predict_every_rank(plan_of(own))) {
     allocated += each.peak_bytes();
@@ -197,7 +196,7 @@ TEST(ClusterCost, MeasuredRanksWriteToFreshMemoryWhatTheyAllocate) {
 TEST(ClusterCost, BucketsAreHandedOverOneByOne) {
   expect_bound_by(cluster_resource::hand_over, 8 * 3,
                   measured_cost({.ranks = {.shards = 4}}, [](host_rates& rates) { rates.hand_over = 3; }));
-  EXPECT_EQ(measured_cost({.ranks = {.shards = 4}, .transport = transport_kind::own_read},
+  EXPECT_EQ(measured_cost({.ranks = {.shards = 4}, .transport = transport::own_read},
                           [](host_rates& rates) { rates.hand_over = 3; })
                 .busy_with(cluster_resource::hand_over),
             0);
@@ -218,7 +217,7 @@ TEST(ClusterCost, NvlinkPassesABroadcastOn) {
   on.pcie_bandwidth = ample;
   on.nvlink_bandwidth = 8;
   const cluster_cost found =
-      cost(on, plan_of({.ranks = {.shards = 4}, .transport = transport_kind::broadcast, .access = device}));
+      cost(on, plan_of({.ranks = {.shards = 4}, .transport = transport::broadcast, .access = device}));
   expect_bound_by(cluster_resource::nvlink, 1000, found);
   EXPECT_EQ(found.in_node_bytes, 2 * 8000U);
   EXPECT_EQ(found.nic_bytes, 8000U) << "it enters the other node once";
@@ -234,7 +233,7 @@ TEST(ClusterCost, ANicIsTheBottleneckIntoANodeThatTwoOthersSendTo) {
   cluster on = ample_cluster();
   on.nodes = 3;
   on.nic_bandwidth = 1;
-  const plan made = plan_of({.ranks = {.shards = 6}, .sources = {.source_of = {0, 0, 2, 2, 0, 2}}});
+  const plan made = plan_of({.ranks = {.shards = 6}, .source_ranks = {.source_of = {0, 0, 2, 2, 0, 2}}});
   // Chunks of 1334 bytes, the last of 1330.
   expect_bound_by(cluster_resource::nic_in, 1334 + 1330, cost(on, made));
 }
@@ -260,7 +259,7 @@ TEST(ClusterCost, AWholeModelIsLoadedBeforeItIsSharded) {
   cluster on = ample_cluster();
   on.storage_bandwidth_per_node = 8;  // two ranks of 1000 s
   on.pcie_bandwidth = 20;             // 2000 bytes each
-  const plan made = plan_of({.ranks = {.shards = 4}, .transport = transport_kind::none, .access = device});
+  const plan made = plan_of({.ranks = {.shards = 4}, .transport = transport::none, .access = device});
   const cluster_cost found = cost(on, made);
   EXPECT_NEAR(found.seconds, 2000 + 100, 1e-6);
   EXPECT_EQ(found.host_peak_bytes, 8000U);
@@ -268,10 +267,10 @@ TEST(ClusterCost, AWholeModelIsLoadedBeforeItIsSharded) {
 }
 
 TEST(ClusterCost, SourcesPerNodeAndOwnReadsMoveNoWeightsBetweenNodes) {
-  const plan per_node = plan_of({.ranks = {.shards = 4}, .sources = {.source_of = {0, 0, 2, 2}}});
+  const plan per_node = plan_of({.ranks = {.shards = 4}, .source_ranks = {.source_of = {0, 0, 2, 2}}});
   EXPECT_EQ(cost(ample_cluster(), per_node).nic_bytes, 0U);
   EXPECT_EQ(cost(ample_cluster(), per_node).in_node_bytes, 2 * 2000U);
-  const plan own = plan_of({.ranks = {.shards = 4}, .transport = transport_kind::own_read});
+  const plan own = plan_of({.ranks = {.shards = 4}, .transport = transport::own_read});
   EXPECT_EQ(cost(ample_cluster(), own).nic_bytes, 0U);
   EXPECT_EQ(cost(ample_cluster(), own).in_node_bytes, 0U);
   EXPECT_EQ(cost(ample_cluster(), own).storage_bytes, 8000U);

@@ -93,8 +93,7 @@ TEST(ClusterSimulation, ABroadcastTakesAHopForEachNodeAndNoneWithinOne) {
   cluster on = ample_cluster();
   on.nodes = 4;
   on.nic_latency = 2;
-  const plan one =
-      plan_of({.ranks = {.shards = 8}, .transport = transport_kind::broadcast, .bucket_bytes = 8192}, 1024);
+  const plan one = plan_of({.ranks = {.shards = 8}, .transport = transport::broadcast, .bucket_bytes = 8192}, 1024);
   ASSERT_EQ(one.schedule.size(), 1U);
   EXPECT_NEAR(seconds(on, one), 3 * 2, close);
   const plan scattered = plan_of({.ranks = {.shards = 8}}, 1024);
@@ -107,7 +106,7 @@ TEST(ClusterSimulation, BucketsFollowOneAnotherRoundARing) {
   on.nic_bandwidth = 8;
   on.nic_latency = 3;
   // Each of 4 buckets of 250 s leaves when the one before has left: hops are in a pipeline.
-  const plan made = plan_of({.ranks = {.shards = 8}, .transport = transport_kind::broadcast}, 250);
+  const plan made = plan_of({.ranks = {.shards = 8}, .transport = transport::broadcast}, 250);
   ASSERT_EQ(made.schedule.size(), 4U);
   EXPECT_NEAR(seconds(on, made), 1000 + 3 * 3, close);
 }
@@ -117,7 +116,7 @@ TEST(ClusterSimulation, NodesCopyABroadcastAtTheSameTime) {
   on.ranks_per_node = 4;
   on.host_copy_bandwidth = 8;
   // 8,000 bytes are copied out of the page cache, and to three neighbours; in the other node they come in piece by piece.
-  const plan made = plan_of({.ranks = {.shards = 8}, .transport = transport_kind::broadcast}, 1000);
+  const plan made = plan_of({.ranks = {.shards = 8}, .transport = transport::broadcast}, 1000);
   ASSERT_EQ(made.schedule.size(), 1U);
   EXPECT_NEAR(seconds(on, made), 1000 + 3 * 1000 + 4 * 125, close) << "each of a node's ranks keeps 1,000 bytes";
 }
@@ -165,7 +164,7 @@ TEST(ClusterSimulation, ABroadcastsSlotIsFreeOnceTheNextRankHasIt) {
   on.ranks_per_node = 1;
   on.storage_bandwidth_per_node = 8;
   on.nic_bandwidth = 8;
-  const plan_options options{.ranks = {.shards = 2}, .transport = transport_kind::broadcast, .buckets_in_flight = 1};
+  const plan_options options{.ranks = {.shards = 2}, .transport = transport::broadcast, .buckets_in_flight = 1};
   EXPECT_NEAR(seconds(on, plan_of(options, 1000)), 1000 + 1000, close);
 }
 
@@ -177,7 +176,7 @@ TEST(ClusterSimulation, NothingArrivesWhereTheSlotIsNotFree) {
   // Four buckets of 2000 bytes; the first two are of the source's shard, which is ready with them at 800 s. The third is on its
   // device at 1000 s, in the other's host memory at 1200 s, and in its slab at 1400 s. Not before comes the fourth.
   const plan_options options{
-      .ranks = {.shards = 2}, .transport = transport_kind::broadcast, .buckets_in_flight = 1, .access = device};
+      .ranks = {.shards = 2}, .transport = transport::broadcast, .buckets_in_flight = 1, .access = device};
   EXPECT_NEAR(seconds(on, plan_of(options, 1000)), 1400 + 200 + 200, close);
 }
 
@@ -188,14 +187,14 @@ TEST(ClusterSimulation, RanksThatReadMuchFinishBucketsBeforeTheyAgree) {
   on.storage_bandwidth_per_node = 64 * mib;
   on.pcie_bandwidth = 64 * mib;
   const plan made = make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {256 * mib}}},
-                              {.transport = transport_kind::own_read, .bucket_bytes = 64 * mib, .access = device});
+                              {.transport = transport::own_read, .bucket_bytes = 64 * mib, .access = device});
   EXPECT_NEAR(seconds(on, made), 2 * (2 + 1), 1e-3) << "after each 128 MiB";
 }
 
 TEST(ClusterSimulation, RanksOfANodeReadTheirPartsTogether) {
   cluster on = ample_cluster();
   on.storage_bandwidth_per_node = 8;
-  const plan own = plan_of({.ranks = {.shards = 4}, .transport = transport_kind::own_read});
+  const plan own = plan_of({.ranks = {.shards = 4}, .transport = transport::own_read});
   EXPECT_NEAR(seconds(on, own), 4000 / 8.0, close);
   on.storage_bandwidth = 10;
   EXPECT_NEAR(seconds(on, own), 8000 / 10.0, close) << "what nodes have together is slower";
@@ -204,7 +203,7 @@ TEST(ClusterSimulation, RanksOfANodeReadTheirPartsTogether) {
 TEST(ClusterSimulation, SourcesPerNodeShareTheStorageInAll) {
   cluster on = ample_cluster();
   on.storage_bandwidth = 16;
-  EXPECT_NEAR(seconds(on, plan_of({.ranks = {.shards = 4}, .sources = {.source_of = {0, 0, 2, 2}}})), 8000 / 16.0,
+  EXPECT_NEAR(seconds(on, plan_of({.ranks = {.shards = 4}, .source_ranks = {.source_of = {0, 0, 2, 2}}})), 8000 / 16.0,
               close);
 }
 
@@ -212,7 +211,7 @@ TEST(ClusterSimulation, AWholeModelIsLoadedBeforeItIsSharded) {
   cluster on = ample_cluster();
   on.storage_bandwidth_per_node = 8;  // two ranks of 1000 s
   on.pcie_bandwidth = 20;             // 2000 bytes each
-  EXPECT_NEAR(seconds(on, plan_of({.ranks = {.shards = 4}, .transport = transport_kind::none, .access = device})),
+  EXPECT_NEAR(seconds(on, plan_of({.ranks = {.shards = 4}, .transport = transport::none, .access = device})),
               2000 + 100, close);
 }
 
@@ -222,7 +221,7 @@ TEST(ClusterSimulation, ABucketGoesToTheDeviceWhileTheNextIsRead) {
   on.ranks_per_node = 1;
   on.storage_bandwidth_per_node = 8;
   on.pcie_bandwidth = 8;
-  const plan_options options{.transport = transport_kind::own_read, .access = device};
+  const plan_options options{.transport = transport::own_read, .access = device};
   plan_options one_by_one = options;
   one_by_one.buckets_in_flight = 1;
   EXPECT_NEAR(seconds(on, plan_of(options, 2000)), 1000 + 250, close);
@@ -231,7 +230,7 @@ TEST(ClusterSimulation, ABucketGoesToTheDeviceWhileTheNextIsRead) {
 
 TEST(ClusterSimulation, TheOnlySlowResourceIsTheResult) {
   const plan scattered = plan_of({.ranks = {.shards = 4}});
-  const plan sent = plan_of({.ranks = {.shards = 4}, .transport = transport_kind::broadcast, .access = device});
+  const plan sent = plan_of({.ranks = {.shards = 4}, .transport = transport::broadcast, .access = device});
   cluster storage = ample_cluster();
   storage.storage_bandwidth_per_node = 8;
   EXPECT_NEAR(seconds(storage, scattered), 1000, close);
@@ -347,7 +346,7 @@ TEST(ClusterSimulation, AsManyReplicasReadAtOnceAsBucketsAreInFlight) {
   on.ranks_per_node = 1;
   on.storage_bandwidth_per_node = 8;
   for (const std::size_t in_flight : {1U, 2U, 4U}) {
-    plan_options options{.ranks = {.replicas = 8}, .transport = transport_kind::own_read};
+    plan_options options{.ranks = {.replicas = 8}, .transport = transport::own_read};
     options.buckets_in_flight = in_flight;
     const plan made = plan_of(options, 500);
     ASSERT_EQ(made.schedule.size(), 16U);
@@ -378,8 +377,8 @@ cluster usual_cluster(std::size_t nodes) {
 }
 
 TEST(ClusterSimulation, AgreesWithTheModelWherePipelinesAreLong) {
-  for (const transport_kind transport :
-       {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read, transport_kind::none}) {
+  for (const fsdpinit::transport transport :
+       {transport::scatter, transport::broadcast, transport::own_read, transport::none}) {
     for (const std::size_t nodes : {1U, 4U, 16U}) {
       for (const std::size_t replicas : {std::size_t{1}, nodes}) {
         SCOPED_TRACE(concat(name(transport), " on ", nodes, " nodes, ", replicas, " replicas"));
@@ -399,7 +398,7 @@ TEST(ClusterSimulation, AgreesWithTheModelWherePipelinesAreLong) {
 
 TEST(ClusterSimulation, OfManyThousandRanksAgreesWithTheModel) {
   const std::size_t nodes = 2048;
-  for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast}) {
+  for (const fsdpinit::transport transport : {transport::scatter, transport::broadcast}) {
     const plan made =
         make_plan(layers(16384),
                   {.ranks = {.shards = 8 * nodes}, .transport = transport, .bucket_bytes = 64 * mib, .access = device});

@@ -75,7 +75,7 @@ TEST(RankWork, IsThatOfThePrediction) {
       const total found = total_of(made, rank);
       EXPECT_EQ(found.received, expected.bytes_received) << rank;
       EXPECT_LE(found.read, expected.bytes_read) << rank << ", with what is read along";
-      if (made.options.transport != transport_kind::own_read && made.options.transport != transport_kind::automatic) {
+      if (made.options.transport != transport::own_read && made.options.transport != transport::automatic) {
         EXPECT_EQ(found.read, expected.bytes_read) << rank;
       }
     }
@@ -86,7 +86,7 @@ TEST(RankWork, LacksWhateverStepIsLeftOut) {
   std::size_t left_out = 0;
   for_each_plan([&](plan made, std::size_t nodes) {
     made.options.access.host = nodes == 2;
-    if (nodes > 2 || made.options.sources.source_rank != 0) {
+    if (nodes > 2 || made.options.source_ranks.source_rank != 0) {
       return;
     }
     for (const std::size_t rank : {std::size_t{0}, made.options.ranks.size() - 1}) {
@@ -152,7 +152,7 @@ TEST(RankWork, MembersOfGroupsAreThoseOfThePrograms) {
 TEST(RankWork, OfABroadcastIsKeptAsItsStepsPlaceIt) {
   std::size_t kept_bytes = 0;
   for_each_plan([&](const plan& made, std::size_t) {
-    if (made.options.transport != transport_kind::broadcast) {
+    if (made.options.transport != transport::broadcast) {
       return;
     }
     for (std::size_t rank = 0; rank < made.options.ranks.size(); ++rank) {

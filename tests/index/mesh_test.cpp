@@ -48,10 +48,10 @@ TEST(RankGroups, WithoutGroupsTheSourceSendsToAll) {
 
 TEST(RankGroups, EachSourceHasThoseItServes) {
   const mesh ranks{.shards = 4};
-  const source_layout sources{.source_rank = 1, .source_of = {0, 1, 0, 1}};
-  EXPECT_EQ(groups_of(ranks, sources, 2).source, 0U);
-  EXPECT_EQ(groups_of(ranks, sources, 2).scatter, (ranks_t{0, 2}));
-  EXPECT_EQ(groups_of(ranks, sources, 1).served, (ranks_t{1, 3}));
+  const source_layout source_ranks{.source_rank = 1, .source_of = {0, 1, 0, 1}};
+  EXPECT_EQ(groups_of(ranks, source_ranks, 2).source, 0U);
+  EXPECT_EQ(groups_of(ranks, source_ranks, 2).scatter, (ranks_t{0, 2}));
+  EXPECT_EQ(groups_of(ranks, source_ranks, 1).served, (ranks_t{1, 3}));
 }
 
 // -- routes
@@ -60,31 +60,31 @@ constexpr std::uint64_t shards = 4;
 
 TEST(Routes, WholeTensorsAreBroadcastUnlessAllAre) {
   constexpr routed_tensor whole{.chunk_bytes = 2 * mib, .whole = true};
-  for (const transport_kind kind : {transport_kind::scatter, transport_kind::own_read, transport_kind::automatic}) {
+  for (const fsdpinit::transport kind : {transport::scatter, transport::own_read, transport::automatic}) {
     EXPECT_EQ(route_of(whole, kind, shards), route::broadcast) << name(kind);
   }
-  EXPECT_EQ(route_of(whole, transport_kind::own_read, 1), route::own_read);
-  EXPECT_EQ(route_of(whole, transport_kind::automatic, 1), route::own_read);
-  EXPECT_EQ(route_of(whole, transport_kind::scatter, 1), route::broadcast);
+  EXPECT_EQ(route_of(whole, transport::own_read, 1), route::own_read);
+  EXPECT_EQ(route_of(whole, transport::automatic, 1), route::own_read);
+  EXPECT_EQ(route_of(whole, transport::scatter, 1), route::broadcast);
 }
 
 TEST(Routes, CapturedTensorsAreBroadcastAlways) {
-  for (const transport_kind kind : {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read,
-                                    transport_kind::automatic, transport_kind::none}) {
-    EXPECT_EQ(route_of({.chunk_bytes = 2 * mib, .whole = true, .captured = true}, kind, 1), route::broadcast);
+  for (const fsdpinit::transport kind :
+       {transport::scatter, transport::broadcast, transport::own_read, transport::automatic, transport::none}) {
+    EXPECT_EQ(route_of({.chunk_bytes = 2 * mib, .whole = true, .from_buffer = true}, kind, 1), route::broadcast);
   }
 }
 
 TEST(Routes, AutomaticReadsChunksOfAMebibyteOnTheirRanksAndScattersSmallerOnes) {
-  EXPECT_EQ(route_of({.chunk_bytes = 1 * mib}, transport_kind::automatic, shards), route::own_read);
-  EXPECT_EQ(route_of({.chunk_bytes = 1 * mib - 1}, transport_kind::automatic, shards), route::scatter);
+  EXPECT_EQ(route_of({.chunk_bytes = 1 * mib}, transport::automatic, shards), route::own_read);
+  EXPECT_EQ(route_of({.chunk_bytes = 1 * mib - 1}, transport::automatic, shards), route::scatter);
 }
 
 TEST(Routes, AreToldInWords) {
   const plan made = make_plan({{.fqn = "a", .dtype = dtype::u8, .shape = {8 * mib}},
                                {.fqn = "b", .dtype = dtype::u8, .shape = {100}},
                                {.fqn = "c", .dtype = dtype::u8, .shape = {8}}},
-                              {.ranks = {.shards = 4}, .transport = transport_kind::automatic});
+                              {.ranks = {.shards = 4}, .transport = transport::automatic});
   EXPECT_EQ(
       routes_of(made),
       "1 tensor, 8388608 bytes: read by each rank (chunks of 1 MiB or more); 2 tensors, 108 bytes: scattered (smaller "
@@ -111,8 +111,7 @@ TEST(MeshPrediction, TheSourceSendsTheModelOnceAndItsReplicaPassesItOn) {
 }
 
 TEST(MeshPrediction, ReplicasShareTheReading) {
-  const plan_options how{
-      .ranks = {.shards = 4, .replicas = 2}, .transport = transport_kind::own_read, .bucket_bytes = 1000};
+  const plan_options how{.ranks = {.shards = 4, .replicas = 2}, .transport = transport::own_read, .bucket_bytes = 1000};
   std::uint64_t read = 0;
   for (std::size_t rank = 0; rank < 8; ++rank) {
     const prediction each = predicted(how, rank);
@@ -123,7 +122,7 @@ TEST(MeshPrediction, ReplicasShareTheReading) {
 }
 
 TEST(MeshPrediction, OwnReadsOfOneReplicaMoveNothingAndNeedNoStaging) {
-  const plan_options how{.ranks = {.shards = 4}, .transport = transport_kind::own_read, .bucket_bytes = 1024};
+  const plan_options how{.ranks = {.shards = 4}, .transport = transport::own_read, .bucket_bytes = 1024};
   const plan made = make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {8000}}}, how);
   for (std::size_t rank = 0; rank < 4; ++rank) {
     const prediction each = predict(made, rank);
@@ -135,7 +134,7 @@ TEST(MeshPrediction, OwnReadsOfOneReplicaMoveNothingAndNeedNoStaging) {
 
 TEST(MeshPrediction, WithSeveralSourcesEachReadsWhatItsRanksNeed) {
   const plan_options how{
-      .ranks = {.shards = 4}, .sources = {.source_rank = 0, .source_of = {0, 0, 2, 2}}, .bucket_bytes = 1024};
+      .ranks = {.shards = 4}, .source_ranks = {.source_rank = 0, .source_of = {0, 0, 2, 2}}, .bucket_bytes = 1024};
   EXPECT_EQ(predicted(how, 0).bytes_read, 4000U + 100);
   EXPECT_EQ(predicted(how, 2).bytes_read, 4000U + 100);
   EXPECT_EQ(predicted(how, 2).bytes_sent, 2000U + 100);
@@ -150,20 +149,20 @@ TEST(MeshPrediction, WhatIsSentIsReceivedOnEveryMesh) {
                         .dtype = tensor.type,
                         .shape = tensor.extents,
                         .placement = tensor.role == slot_role::parameter ? tensor.how : placement(replicate{}),
-                        .captured = tensor.captured()});
+                        .from_buffer = tensor.from_buffer()});
   }
-  for (const transport_kind transport :
-       {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read, transport_kind::automatic}) {
+  for (const fsdpinit::transport transport :
+       {transport::scatter, transport::broadcast, transport::own_read, transport::automatic}) {
     for (const std::size_t replicas : {1U, 2U, 3U}) {
       for (const bool grouped : {true, false}) {
         for (const bool several : {false, true}) {
           const mesh ranks{.shards = 4, .replicas = replicas};
-          source_layout sources{.source_rank = 1, .grouped = grouped || several};
+          source_layout source_ranks{.source_rank = 1, .grouped = grouped || several};
           for (std::size_t rank = 0; several && rank < ranks.size(); ++rank) {
-            sources.source_of.push_back(rank % 3 == 0 ? 0 : 1);
+            source_ranks.source_of.push_back(rank % 3 == 0 ? 0 : 1);
           }
-          const plan made =
-              make_plan(requests, {.ranks = ranks, .sources = sources, .transport = transport, .bucket_bytes = 300});
+          const plan made = make_plan(
+              requests, {.ranks = ranks, .source_ranks = source_ranks, .transport = transport, .bucket_bytes = 300});
           std::uint64_t sent = 0;
           std::uint64_t received = 0;
           for (std::size_t rank = 0; rank < ranks.size(); ++rank) {

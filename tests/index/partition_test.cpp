@@ -123,13 +123,13 @@ TEST(Partition, ReplicatedEmptyAndLoneTensorsAreWhole) {
     for (std::size_t r = 0; r < 4; ++r) {
       EXPECT_EQ(made.local_bytes(r), made.bytes());
     }
-    EXPECT_EQ(made.slot_bytes(), made.bytes());
+    EXPECT_EQ(made.reserved_bytes(), made.bytes());
   }
 }
 
 TEST(Partition, EveryRankReservesTheLargestShard) {
   const partition made = partition::make("w", dtype::u8, {17, 2}, shard{0}, 8);
-  EXPECT_EQ(made.slot_bytes(), 6U);
+  EXPECT_EQ(made.reserved_bytes(), 6U);
   EXPECT_EQ(made.local_bytes(5), 4U);
   EXPECT_EQ(made.local_bytes(7), 0U);
 }

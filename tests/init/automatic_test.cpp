@@ -201,11 +201,11 @@ std::vector<outcome> outcomes_of(const reference_model& model, const transport_c
 
 TEST(AutomaticTransport, DoesWhatIsChosen) {
   const reference_model model = large_and_small();
-  const auto scattered = outcomes_of(model, [](const auto&, const auto&) { return transport_kind::scatter; });
+  const auto scattered = outcomes_of(model, [](const auto&, const auto&) { return transport::scatter; });
   EXPECT_EQ(scattered[0].reason, "chosen: scatter; 2 tensors, 2101152 bytes: scattered");
   EXPECT_EQ(scattered[1].reason, scattered[0].reason);
   EXPECT_EQ(scattered[1].read, 0U);
-  const auto own = outcomes_of(model, [](const auto&, const auto&) { return transport_kind::own_read; });
+  const auto own = outcomes_of(model, [](const auto&, const auto&) { return transport::own_read; });
   EXPECT_EQ(own[0].reason, "chosen: own-read; 2 tensors, 2101152 bytes: read by each rank");
   EXPECT_EQ(own[1].read, mib + 2000);
 }
@@ -219,7 +219,7 @@ TEST(Report, TakesNothingFromAnAccountThatOthersGiveMoreBackTo) {
     const transport_choice choose = [&](const auto&, const auto&) {
       of_others.release();
       memory.restart_peak();
-      return transport_kind::own_read;
+      return transport::own_read;
     };
     const rank_report report =
         initialize<automatic>(module, readable_checkpoint{&model}, world, {.choose = choose}, {.memory = memory});
@@ -237,7 +237,7 @@ TEST(AutomaticTransport, AsksOnTheSourceRankAlone) {
       ++asked[rank];
       EXPECT_EQ(tensors.size(), 2U);
       EXPECT_EQ(how.ranks.shards, 2U);
-      return rank == 1 ? transport_kind::broadcast : transport_kind::own_read;
+      return rank == 1 ? transport::broadcast : transport::own_read;
     };
     initialize<automatic>(module, readable_checkpoint{&model}, world, {.source_rank = 1, .choose = choose},
                           {.memory = memory});
@@ -249,7 +249,7 @@ TEST(AutomaticTransport, AsksOnTheSourceRankAlone) {
 TEST(AutomaticTransport, DoesNotAskWhereARankCannotRead) {
   const reference_model model = large_and_small();
   const auto found = outcomes_of(
-      model, [](const auto&, const auto&) { return transport_kind::own_read; }, false);
+      model, [](const auto&, const auto&) { return transport::own_read; }, false);
   EXPECT_EQ(found[1].read, 0U);
   EXPECT_NE(found[0].reason.find("no such file"), std::string::npos) << found[0].reason;
 }
@@ -264,11 +264,11 @@ TEST(AutomaticTransport, AChoiceThatThrowsOrIsNoTransportIsAnErrorOnEveryRank) {
     });
   };
   for (const std::optional<error>& each :
-       errors([](const auto&, const auto&) -> transport_kind { throw error(errc::io, "costs.json", "unreadable"); })) {
+       errors([](const auto&, const auto&) -> transport { throw error(errc::io, "costs.json", "unreadable"); })) {
     ASSERT_TRUE(each);
     EXPECT_EQ(std::string(each->what()), "costs.json: unreadable (rank 0)");
   }
-  for (const std::optional<error>& each : errors([](const auto&, const auto&) { return transport_kind::none; })) {
+  for (const std::optional<error>& each : errors([](const auto&, const auto&) { return transport::none; })) {
     ASSERT_TRUE(each);
     EXPECT_EQ(
         std::string(each->what()),
@@ -284,7 +284,7 @@ TEST(AutomaticTransport, AChoiceOnOneRankAloneIsADisagreement) {
          dynamic_module module = model.module(memory, false);
          options how;
          if (rank == 1) {
-           how.choose = [](const auto&, const auto&) { return transport_kind::scatter; };
+           how.choose = [](const auto&, const auto&) { return transport::scatter; };
          }
          initialize<automatic>(module, readable_checkpoint{&model}, world, how, {.memory = memory});
        })) {

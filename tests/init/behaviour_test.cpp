@@ -284,7 +284,7 @@ TEST(Report, SaysThatScatterFellBackToBroadcast) {
     const rank_report report =
         initialize(module, model.source(), broadcasts_only, {.bucket_bytes = 1000}, {.memory = memory});
     EXPECT_EQ(report.transport, "broadcast");
-    EXPECT_EQ(report.bytes_received, model.traffic(transport_kind::broadcast, {.shards = 2}, 0, rank, false).received);
+    EXPECT_EQ(report.bytes_received, model.traffic(transport::broadcast, {.shards = 2}, 0, rank, false).received);
     EXPECT_EQ(model.faults_of(module, memory, 2, rank), "");
   });
 }

@@ -282,7 +282,7 @@ class sweep {
 
   /// Is it a sample that a rank cannot read which automatic would let read by itself?
   [[nodiscard]] bool keeps_from_reading_alone(std::size_t failing, seam at, std::uint64_t call) const {
-    const bool is_choice = Policy::transport == transport_kind::automatic && verify_ != verification::reread;
+    const bool is_choice = Policy::transport == transport::automatic && verify_ != verification::reread;
     const state_dict_contents contents = fsdpinit::detail::contents_of(model_.source());
     return is_choice && at == source_seam && failing != source_rank() &&
            call < fsdpinit::detail::sample_places(contents).size();
@@ -309,7 +309,7 @@ void sweep_everything() {
   injections += sweep<Policy, fake_cuda_memory>(2, false).run();
   injections += sweep<Policy, host_memory>(3, true, 1, verification::reread).run();
   injections += sweep<Policy, fake_cuda_memory>(2, true, 1, verification::transfer).run();
-  if (Policy::transport != transport_kind::none) {
+  if (Policy::transport != transport::none) {
     injections += sweep<Policy, host_memory>(4, true, 2).run();
     injections += sweep<Policy, fake_cuda_memory>(2, true, 2).run();
   }
@@ -345,7 +345,7 @@ void exhaust_every_heap() {
   injections += sweep<Policy, host_memory>(3, false).exhaust_heaps(allocations_per_injection(11));
   injections +=
       sweep<Policy, host_memory>(3, true, 1, verification::reread).exhaust_heaps(allocations_per_injection(11));
-  if (Policy::transport != transport_kind::none) {
+  if (Policy::transport != transport::none) {
     injections += sweep<Policy, host_memory>(4, true, 2).exhaust_heaps(allocations_per_injection(11));
   }
   std::printf("%llu injections\n", static_cast<unsigned long long>(injections));

@@ -32,7 +32,7 @@ using fsdpinit::testing::errors_of_ranks;
 
 constexpr std::uint64_t flips_wanted = 2500;
 
-/// Shards of both kinds, whole tensors, a buffer that is captured; some of several buckets.
+/// Shards of both kinds, whole tensors, a non-persistent buffer; some of several buckets.
 reference_model small_model() {
   return reference_model({
       {.fqn = "embed", .type = dtype::bf16, .extents = {9, 5}, .tied = {"head"}},

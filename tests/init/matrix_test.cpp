@@ -67,7 +67,7 @@ void expect_exact(const reference_model& model, std::size_t ranks, const options
       shard_bytes += model.expected_bytes(tensor, grid.shards, grid.shard_of(rank));
     }
     EXPECT_EQ(report.predicted.shard_bytes, shard_bytes) << "rank " << rank;
-    if (Policy::transport != transport_kind::none) {
+    if (Policy::transport != transport::none) {
       EXPECT_LE(report.accounted_peak_bytes,
                 report.predicted.slab_bytes + how.buckets_in_flight * how.bucket_bytes + scratch_bound);
     }
@@ -76,7 +76,7 @@ void expect_exact(const reference_model& model, std::size_t ranks, const options
   });
   EXPECT_EQ(sums.sent, sums.received);
   if (relayed && grid.replicas > 1 &&
-      (Policy::transport == transport_kind::own_read || Policy::transport == transport_kind::automatic)) {
+      (Policy::transport == transport::own_read || Policy::transport == transport::automatic)) {
     // Every byte is read once, but for gaps that are read along; each replica but the reader gets it from the reader.
     std::uint64_t once = 0;
     std::uint64_t passed_on = 0;

@@ -35,7 +35,7 @@ using fsdpinit::testing::run_ranks;
 bool moves_bytes(step_kind kind) {
   switch (kind) {
     case step_kind::read:
-    case step_kind::capture:
+    case step_kind::read_buffer:
     case step_kind::generate:
     case step_kind::copy:
     case step_kind::place:
@@ -136,7 +136,7 @@ class mutating_tap final : public step_tap {
 
 /// What is to be loaded, and how.
 struct load_case {
-  transport_kind transport = transport_kind::scatter;
+  fsdpinit::transport transport = fsdpinit::transport::scatter;
   verification verify = verification::off;
   std::size_t replicas = 1;
 };
@@ -202,7 +202,7 @@ outcome load_whole(const reference_model& model, std::size_t mutated_rank, std::
                                    .data = data,
                                    .control = world,
                                    .context = context,
-                                   .how = how,
+                                   .options = how,
                                    .more = {.memory = memory},
                                    .tap = &tap});
       faults = rank == context.source_rank ? model.faults_of(module, memory, 1, 0) : "";
@@ -248,7 +248,7 @@ class perturbed_heap {
   ~perturbed_heap() { mallopt(M_PERTURB, 0); }
 };
 
-void expect_each_step_to_be_missed(transport_kind transport, mutation how_changed) {
+void expect_each_step_to_be_missed(fsdpinit::transport transport, mutation how_changed) {
   const perturbed_heap heap;
   std::size_t mutations = 0;
   for (const verification verify : {verification::off, verification::transfer}) {
@@ -277,31 +277,27 @@ void expect_each_step_of_a_whole_load_to_be_missed(mutation how_changed) {
 }
 
 TEST(MutatedProgram, IsMissingAStepOfAScatter) {
-  expect_each_step_to_be_missed(transport_kind::scatter, mutation::leave_out);
+  expect_each_step_to_be_missed(transport::scatter, mutation::leave_out);
 }
 TEST(MutatedProgram, IsMissingAStepOfABroadcast) {
-  expect_each_step_to_be_missed(transport_kind::broadcast, mutation::leave_out);
+  expect_each_step_to_be_missed(transport::broadcast, mutation::leave_out);
 }
 TEST(MutatedProgram, IsMissingAStepOfAnOwnRead) {
-  expect_each_step_to_be_missed(transport_kind::own_read, mutation::leave_out);
+  expect_each_step_to_be_missed(transport::own_read, mutation::leave_out);
 }
-TEST(MutatedProgram, IsAByteShortOfAScatter) {
-  expect_each_step_to_be_missed(transport_kind::scatter, mutation::shorten);
-}
+TEST(MutatedProgram, IsAByteShortOfAScatter) { expect_each_step_to_be_missed(transport::scatter, mutation::shorten); }
 TEST(MutatedProgram, IsAByteShortOfABroadcast) {
-  expect_each_step_to_be_missed(transport_kind::broadcast, mutation::shorten);
+  expect_each_step_to_be_missed(transport::broadcast, mutation::shorten);
 }
-TEST(MutatedProgram, IsAByteShortOfAnOwnRead) {
-  expect_each_step_to_be_missed(transport_kind::own_read, mutation::shorten);
-}
+TEST(MutatedProgram, IsAByteShortOfAnOwnRead) { expect_each_step_to_be_missed(transport::own_read, mutation::shorten); }
 TEST(MutatedProgram, HasTwoStepsSwappedOfAScatter) {
-  expect_each_step_to_be_missed(transport_kind::scatter, mutation::swap);
+  expect_each_step_to_be_missed(transport::scatter, mutation::swap);
 }
 TEST(MutatedProgram, HasTwoStepsSwappedOfABroadcast) {
-  expect_each_step_to_be_missed(transport_kind::broadcast, mutation::swap);
+  expect_each_step_to_be_missed(transport::broadcast, mutation::swap);
 }
 TEST(MutatedProgram, HasTwoStepsSwappedOfAnOwnRead) {
-  expect_each_step_to_be_missed(transport_kind::own_read, mutation::swap);
+  expect_each_step_to_be_missed(transport::own_read, mutation::swap);
 }
 TEST(MutatedProgram, IsMissingAStepOfAWholeLoad) { expect_each_step_of_a_whole_load_to_be_missed(mutation::leave_out); }
 TEST(MutatedProgram, IsAByteShortOfAWholeLoad) { expect_each_step_of_a_whole_load_to_be_missed(mutation::shorten); }

@@ -46,7 +46,7 @@ void expect_shards(const std::vector<std::size_t>& nodes, std::size_t replicas, 
       reports[rank] = initialize<Policy>(module, counted_opener{&model, &opened, rank}, world,
                                          {.bucket_bytes = bucket_bytes,
                                           .source_rank = source_rank,
-                                          .sources = source_ranks::per_node,
+                                          .source_ranks = source_ranks::per_node,
                                           .replicas = replicas},
                                          {.memory = memory});
       EXPECT_EQ(model.faults_of(module, memory, grid.shards, grid.shard_of(rank)), "") << "rank " << rank;
@@ -104,7 +104,7 @@ TEST(SourcePerNode, NothingThatIsReadCrossesNodes) {
     host_memory memory;
     dynamic_module module = model.module(memory, false);
     const rank_report report =
-        initialize(module, model.source(), world, {.sources = source_ranks::per_node}, {.memory = memory});
+        initialize(module, model.source(), world, {.source_ranks = source_ranks::per_node}, {.memory = memory});
     const bool is_source = rank % 2 == 0;
     EXPECT_EQ(report.bytes_read, is_source ? 2 * 1000 + 100U : 0U) << "only what its node needs";
     EXPECT_EQ(report.bytes_sent, is_source ? 1000 + 100U : 0U);
@@ -118,7 +118,7 @@ TEST(SourcePerNode, NeedsACommunicatorThatKnowsNodes) {
     minimal_communicator both(world);
     host_memory memory;
     dynamic_module module = model.module(memory, false);
-    initialize(module, model.source(), both, {.sources = source_ranks::per_node}, {.memory = memory});
+    initialize(module, model.source(), both, {.source_ranks = source_ranks::per_node}, {.memory = memory});
   });
   for (const auto& each : errors) {
     ASSERT_TRUE(each.has_value());

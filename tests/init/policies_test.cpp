@@ -283,7 +283,7 @@ TEST(ChosenPolicy, ByWhichEachRankReadsIsNotForModuleState) {
 TEST(ChosenPolicy, OfOneRankThatReadsAndOthersThatGetNothingIsAnError) {
   expect_same_error(errors_before_anything_changes([](std::size_t, auto& module, auto source, auto& world) {
                       initialize(module, source, world,
-                                 {.policy = policy{.name = "mine", .transport = transport_kind::none}});
+                                 {.policy = policy{.name = "mine", .transport = transport::none}});
                     }),
                     errc::invalid_argument, "policy", 0, "mine has no transport by which ranks could get");
 }

@@ -63,7 +63,7 @@ struct guarded_opener {
 std::uint64_t weight_bytes(const reference_model& model) {
   std::uint64_t sum = 0;
   for (const reference_tensor& tensor : model.tensors()) {
-    sum += tensor.captured() ? 0 : tensor.bytes.size();
+    sum += tensor.from_buffer() ? 0 : tensor.bytes.size();
   }
   return sum;
 }
@@ -170,7 +170,7 @@ TEST(Pretrained, OverChannelsWhoseRanksDifferIsAnErrorOnEveryRank) {
     dynamic_module module = model.module(memory, false);
     load_pretrained(module, guarded_opener{.model = &model}, channels{data, control}, {}, {}, {.memory = memory});
   });
-  expect_same_error(errors, errc::invalid_argument, "links", 0, "rank 1 of 2 on the data channel, but rank 0 of 2");
+  expect_same_error(errors, errc::invalid_argument, "ranks", 0, "rank 1 of 2 on the data channel, but rank 0 of 2");
 }
 
 TEST(Pretrained, InactiveLoadsTheSameOnEveryRankOrIsAnError) {
@@ -342,7 +342,7 @@ TEST(Pretrained, WhatIsLoadedCanBeShardedFromThere) {
     // A module's own state, seen as a state dict: what a later step takes the weights from.
     std::vector<in_memory_tensor> state;
     for (const reference_tensor& tensor : model.tensors()) {
-      if (rank == 0 && !tensor.captured()) {
+      if (rank == 0 && !tensor.from_buffer()) {
         const local_shard& whole = tensor.role == slot_role::parameter ? module.get_parameter(tensor.fqn).local()
                                                                        : module.get_buffer(tensor.fqn).local();
         state.push_back({.descriptor = {.name = tensor.fqn, .dtype = tensor.type, .shape = tensor.extents},

@@ -32,7 +32,7 @@ bool loads_first(const random_case& made) {
 std::vector<reference_tensor> with_floats_as(dtype type, const std::vector<reference_tensor>& stored) {
   std::vector<reference_tensor> out;
   for (reference_tensor tensor : stored) {
-    if (is_convertible(tensor.type, type) && !tensor.captured()) {
+    if (is_convertible(tensor.type, type) && !tensor.from_buffer()) {
       const std::uint64_t count = tensor.bytes.size() / (bits(tensor.type) / 8);
       std::vector<std::byte> converted(count * bits(type) / 8);
       convert_floats(tensor.type, tensor.bytes.data(), type, converted.data(), count);
@@ -158,7 +158,7 @@ std::string to_string(const random_case& made) {
 void make_of_parts(random_case& made, reference_tensor& tensor, std::function<std::uint64_t(std::uint64_t)> below) {
   const index_testing::dims extents(tensor.extents.begin(), tensor.extents.end());
   const bool is_small = std::all_of(extents.begin(), extents.end(), [](std::uint64_t each) { return each < 100; });
-  if (tensor.captured() || !is_small || index_testing::product_of(extents) > 2000 || tensor.type == dtype::boolean) {
+  if (tensor.from_buffer() || !is_small || index_testing::product_of(extents) > 2000 || tensor.type == dtype::boolean) {
     return;
   }
   index_testing::random_trees trees(tensor.type, std::move(below));

@@ -199,7 +199,7 @@ TEST(SameCheckpoint, IsWhatTheSourcesOfAllNodesRead) {
   const reference_model model = sampled_model();
   const std::vector<std::size_t> nodes{0, 0, 2, 2};
   const other_copy other = other_copy(model).change_all("rows");
-  const options how{.sources = source_ranks::per_node};
+  const options how{.source_ranks = source_ranks::per_node};
   expect_same_error(errors_with<native_sharding<>>(model, other, 2, how, threads_world(4, nodes)), errc::disagreement,
                     "rows", 2, "this rank's checkpoint holds other data than that of rank 0 ");
   for (const auto& each : errors_with<native_sharding<>>(model, other, 3, how, threads_world(4, nodes))) {
@@ -354,7 +354,7 @@ TEST(Rereading, ProvesItOfTheSourcesOfAllNodesHoweverRanksAreNumbered) {
       dynamic_module module = model.module(memory, rank == 0);
       in_memory_source source = nodes[rank] == 0 ? other.source() : model.source();
       initialize(module, source, comm,
-                 {.sources = source_ranks::per_node, .verify = verification::reread, .checksum = &test_checksum},
+                 {.source_ranks = source_ranks::per_node, .verify = verification::reread, .checksum = &test_checksum},
                  {.memory = memory});
     });
     expect_same_error(errors, errc::disagreement, "rows", 0, "this rank's part is not what rank ");
@@ -368,7 +368,7 @@ TEST(Rereading, PairsEachRankWithOneOfAnotherNodeWhereNoneHasMostRanks) {
                                                 {0, 1, 0, 1, 0, 1},
                                                 {0, 1, 2, 0, 1, 2},
                                                 {0, 1, 1, 0, 0, 1}}) {
-    const reread_pairs pairs({.ranks = {.shards = 6}, .sources = {.nodes = nodes}});
+    const reread_pairs pairs({.ranks = {.shards = 6}, .source_ranks = {.nodes = nodes}});
     std::set<std::size_t> read;
     for (std::size_t rank = 0; rank < 6; ++rank) {
       const std::size_t whose = pairs.read_by(rank);
@@ -423,7 +423,7 @@ void expect_unequal_channels_to_be_refused() {
     in_memory_source source = model.source();
     initialize<Policy>(module, source, channels{reversed, control}, {}, {.memory = memory});
   });
-  expect_same_error(errors, errc::invalid_argument, "links", 0,
+  expect_same_error(errors, errc::invalid_argument, "ranks", 0,
                     "this rank is rank 2 of 3 on the data channel, but rank 0 of 3 on the control channel");
 }
 
@@ -442,7 +442,7 @@ TEST(Channels, WhoseSizesDifferAreAnErrorOnEveryRank) {
     in_memory_source source = model.source();
     initialize(module, source, channels{larger, control}, {}, {.memory = memory});
   });
-  expect_same_error(errors, errc::invalid_argument, "links", 0, "rank 0 of 3 on the data channel, but rank 0 of 2");
+  expect_same_error(errors, errc::invalid_argument, "ranks", 0, "rank 0 of 3 on the data channel, but rank 0 of 2");
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ reference_model widened(const std::vector<reference_tensor>& stored) {
   const reference_model narrow(stored);
   std::vector<reference_tensor> out;
   for (reference_tensor tensor : narrow.tensors()) {
-    if (is_convertible(tensor.type, dtype::f32) && !tensor.captured()) {
+    if (is_convertible(tensor.type, dtype::f32) && !tensor.from_buffer()) {
       const std::uint64_t count = tensor.bytes.size() / (bits(tensor.type) / 8);
       std::vector<std::byte> wide(count * 4);
       convert_floats(tensor.type, tensor.bytes.data(), dtype::f32, wide.data(), count);
@@ -302,7 +302,7 @@ TEST(Widening, WorksBehindDescriptorsThatAreShared) {
     dynamic_module module = wanted.module(memory, rank == 0);
     const rank_report report = initialize(module, source, world, {}, {.memory = memory});
     EXPECT_EQ(wanted.faults_of(module, memory, 3, rank), "");
-    EXPECT_EQ(report.bytes_read, stored.traffic(transport_kind::scatter, {.shards = 3}, 0, rank, true).read);
+    EXPECT_EQ(report.bytes_read, stored.traffic(transport::scatter, {.shards = 3}, 0, rank, true).read);
   });
 }
 

@@ -62,7 +62,7 @@ struct described_model {
   std::vector<std::string_view> names;
 };
 
-std::uint64_t planned(const std::vector<tensor_request>& requests, transport_kind transport, std::size_t shards) {
+std::uint64_t planned(const std::vector<tensor_request>& requests, fsdpinit::transport transport, std::size_t shards) {
   const plan made =
       make_plan(requests, {.ranks = {.shards = shards}, .transport = transport, .bucket_bytes = 64 * mib});
   return predict(made, 1).bytes_received;
@@ -116,7 +116,7 @@ struct load_size {
 /// A load on one rank, with all that it is given.
 class prepared_load {
  public:
-  prepared_load(const load_size& size, std::size_t rank, transport_kind transport)
+  prepared_load(const load_size& size, std::size_t rank, fsdpinit::transport transport)
       : size_(size), transport_(transport), values_(size.bytes / size.tensors) {
     std::vector<in_memory_tensor> tensors;
     for (std::size_t i = 0; i < size.tensors; ++i) {
@@ -143,7 +143,7 @@ class prepared_load {
 
  private:
   load_size size_;
-  transport_kind transport_;
+  fsdpinit::transport transport_;
   std::vector<std::byte> values_;
   in_memory_source source_;
   dynamic_module module_;
@@ -190,16 +190,16 @@ load_size size_of(std::string_view what, std::size_t count) {
 
 /// Nothing where nothing is called `what`.
 std::function<std::uint64_t()> work_of(std::string_view what, std::size_t count) {
-  const auto plans = [&](transport_kind transport, std::size_t shards) {
+  const auto plans = [&](fsdpinit::transport transport, std::size_t shards) {
     return
         [=, model = std::make_shared<described_model>(count)] { return planned(model->requests, transport, shards); };
   };
-  const auto loads = [&](std::size_t rank, transport_kind transport) {
+  const auto loads = [&](std::size_t rank, fsdpinit::transport transport) {
     return [load = std::make_shared<prepared_load>(size_of(what, count), rank, transport)] { return load->run(); };
   };
-  if (what == "plan-scatter-8-ranks") return plans(transport_kind::scatter, 8);
-  if (what == "plan-scatter-16384-ranks") return plans(transport_kind::scatter, 16384);
-  if (what == "plan-own-read-8-ranks") return plans(transport_kind::own_read, 8);
+  if (what == "plan-scatter-8-ranks") return plans(transport::scatter, 8);
+  if (what == "plan-scatter-16384-ranks") return plans(transport::scatter, 16384);
+  if (what == "plan-own-read-8-ranks") return plans(transport::own_read, 8);
   if (what == "default-units") {
     return [model = std::make_shared<described_model>(count)] { return default_units(model->names).names.size(); };
   }
@@ -209,10 +209,10 @@ std::function<std::uint64_t()> work_of(std::string_view what, std::size_t count)
       return parse_safetensors_header("header", json, model->file.file_bytes).tensors.size();
     };
   }
-  if (what.starts_with("scatter-source-")) return loads(0, transport_kind::scatter);
-  if (what.starts_with("scatter-receiver-")) return loads(1, transport_kind::scatter);
-  if (what.starts_with("broadcast-receiver-")) return loads(1, transport_kind::broadcast);
-  if (what.starts_with("own-read-")) return loads(1, transport_kind::own_read);
+  if (what.starts_with("scatter-source-")) return loads(0, transport::scatter);
+  if (what.starts_with("scatter-receiver-")) return loads(1, transport::scatter);
+  if (what.starts_with("broadcast-receiver-")) return loads(1, transport::broadcast);
+  if (what.starts_with("own-read-")) return loads(1, transport::own_read);
   if (what == "threads-message") return [=] { return sent_between_threads(count); };
   return {};
 }

@@ -96,7 +96,7 @@ TEST(MpiInitialize, EachNodeMayHaveItsSource) {
   const reference_model model = varied_model();
   for_each_world([&](mpi_communicator& world) {
     const options how{
-        .bucket_bytes = 300, .source_rank = world.size() - 1, .sources = source_ranks::per_node, .replicas = 1};
+        .bucket_bytes = 300, .source_rank = world.size() - 1, .source_ranks = source_ranks::per_node, .replicas = 1};
     expect_exact_with_every_policy(model, world, how);
   });
 }
@@ -131,7 +131,7 @@ TEST(MpiInitialize, WhatArrivesIsVerified) {
       expect_exact_with_every_policy(model, world, how);
       how.buckets_in_flight = 30;
       expect_exact_with_every_policy(model, world, how);
-      how.sources = source_ranks::per_node;
+      how.source_ranks = source_ranks::per_node;
       expect_exact_with_every_policy(model, world, how);
       if (world.size() % 2 == 0) {
         how.replicas = 2;

@@ -16,15 +16,15 @@ namespace fsdpinit::testing_support {
   const rank_plan mine(made, rank);
   std::uint64_t total = 0;
   for (const planned_tensor& tensor : made.tensors) {
-    total += tensor.way == route::full_copy ? tensor.partition.bytes() : 0;
+    total += tensor.route == route::full_copy ? tensor.partition.bytes() : 0;
   }
   for (const bucket& which : made.schedule) {
     if (!mine.reads(which)) {
       continue;
     }
-    if (which.way == route::broadcast) {
+    if (which.route == route::broadcast) {
       total += which.bytes;
-    } else if (which.way == route::own_read) {
+    } else if (which.route == route::own_read) {
       total += mine.window_bytes(which, mine.shard());
     } else {
       for (std::size_t shard = 0; shard < made.options.ranks.shards; ++shard) {
@@ -49,7 +49,7 @@ namespace fsdpinit::testing_support {
   for (const slab_layout& slab : made.slabs) {
     out.slab_bytes += slab.bytes;
   }
-  const bool relayed = scatter_is_relayed(ranks, options.sources);
+  const bool relayed = scatter_is_relayed(ranks, options.source_ranks);
   const bool beside_source = ranks.replica_of(rank) == ranks.replica_of(mine.groups().source);
   for (const planned_tensor& tensor : made.tensors) {
     const partition& part = tensor.partition;
@@ -58,27 +58,27 @@ namespace fsdpinit::testing_support {
     const std::uint64_t copies = 1 + tensor.extra_copies;
     out.shard_bytes += tensor.kept_bytes(own);
     widens_aside = widens_aside || (tensor.widening && !options.access.widens);
-    if (rereads && !tensor.captured && !tensor.generated) {
+    if (rereads && !tensor.from_buffer && !tensor.generated) {
       const bool by_several = is_read_by_several(options, tensor);
       out.bytes_read += by_several ? part.local_bytes(peers_shard) : own;
       out.peer_sum_bytes = by_several ? 16 * made.tensors.size() : out.peer_sum_bytes;
       needs_scratch = true;
     }
-    if (tensor.way == route::full_copy) {
+    if (tensor.route == route::full_copy) {
       out.bytes_read += whole * copies;
       out.full_copy_bytes += whole;
       needs_scratch = needs_scratch || copies != 1;
-    } else if (tensor.way == route::broadcast) {
-      const bool captured = tensor.captured && !options.sources.is_single();
-      if (rank == (captured ? options.sources.source_rank : mine.groups().source)) {
-        out.bytes_read += tensor.captured ? 0 : whole * copies;
-        const bool to_all = captured || mine.groups().served.empty();
+    } else if (tensor.route == route::broadcast) {
+      const bool from_buffer = tensor.from_buffer && !options.source_ranks.is_single();
+      if (rank == (from_buffer ? options.source_ranks.source_rank : mine.groups().source)) {
+        out.bytes_read += tensor.from_buffer ? 0 : whole * copies;
+        const bool to_all = from_buffer || mine.groups().served.empty();
         out.bytes_sent += whole * ((to_all ? ranks.size() : mine.groups().served.size()) - 1);
-        needs_scratch = needs_scratch || (copies != 1 && !tensor.captured);
+        needs_scratch = needs_scratch || (copies != 1 && !tensor.from_buffer);
       } else {
         out.bytes_received += whole;
       }
-    } else if (tensor.way == route::scatter) {
+    } else if (tensor.route == route::scatter) {
       out.bytes_sent += relayed && beside_source ? own * (ranks.replicas - 1) : 0;
       if (!mine.is_source()) {
         out.bytes_received += own;
@@ -90,7 +90,7 @@ namespace fsdpinit::testing_support {
       for (std::size_t shard = 0; !mine.serves_every_shard() && shard < ranks.shards; ++shard) {
         out.bytes_read += mine.serves(shard) ? part.local_bytes(shard) * copies : 0;
       }
-      if (options.sources.is_single()) {
+      if (options.source_ranks.is_single()) {
         out.bytes_sent += whole * (relayed ? 1 : ranks.replicas) - own;
       } else {
         for (const std::size_t other : mine.groups().served) {
@@ -98,7 +98,7 @@ namespace fsdpinit::testing_support {
         }
       }
       needs_scratch = needs_scratch || copies != 1 || !part.is_contiguous();
-    } else if (tensor.way == route::own_read) {
+    } else if (tensor.route == route::own_read) {
       needs_scratch = true;
     }
   }
@@ -111,7 +111,7 @@ namespace fsdpinit::testing_support {
     const std::uint64_t needed = mine.staging_of(which);
     out.slot_bytes = needed > out.slot_bytes ? needed : out.slot_bytes;
     has_checksums = has_checksums || mine.has_checksums(which);
-    if (which.way != route::own_read) {
+    if (which.route != route::own_read) {
       continue;
     }
     if (mine.relays(which)) {

@@ -2,9 +2,9 @@
 #include "support/expect_error.hpp"
 #include "support/reference_model.hpp"
 #include <fsdpinit/core.hpp>
-#include <fsdpinit/plan/program_regions.hpp>
 #include <fsdpinit/cost/rank_classes.hpp>
 #include <fsdpinit/modules/units.hpp>
+#include <fsdpinit/plan/program_regions.hpp>
 
 #include <gtest/gtest.h>
 
@@ -84,7 +84,7 @@ TEST(Slabs, WhoseTrafficOfAllRanksIsMoreThan64BitsAreAnErrorToo) {
 
 TEST(Schedule, CarriesEveryByteOnceInOrderWithinTheBound) {
   const reference_model model = varied_model();
-  for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::none}) {
+  for (const fsdpinit::transport transport : {transport::scatter, transport::broadcast, transport::none}) {
     for (const std::size_t shards : {1U, 2U, 3U, 7U}) {
       for (const std::uint64_t bound : {std::uint64_t{7}, std::uint64_t{100}, std::uint64_t{4096}, 4 * mib}) {
         SCOPED_TRACE(concat(name(transport), " over ", shards, " in buckets of ", bound));
@@ -94,7 +94,7 @@ TEST(Schedule, CarriesEveryByteOnceInOrderWithinTheBound) {
         bool broadcasts_began = false;
         std::size_t previous = 0;
         for (const bucket& which : made.schedule) {
-          const bool scatters = which.way == route::scatter;
+          const bool scatters = which.route == route::scatter;
           EXPECT_LE(scatters ? which.bytes * shards : which.bytes, bound);
           EXPECT_FALSE(scatters && broadcasts_began) << "scatter buckets come first";
           if (!scatters && !broadcasts_began) {
@@ -114,9 +114,9 @@ TEST(Schedule, CarriesEveryByteOnceInOrderWithinTheBound) {
         }
         for (std::size_t i = 0; i < made.tensors.size(); ++i) {
           const planned_tensor& tensor = made.tensors[i];
-          const bool travels = transport != transport_kind::none || tensor.captured;
-          const bool scattered = transport == transport_kind::scatter && !tensor.partition.is_whole();
-          EXPECT_EQ(done[i], !travels ? 0 : scattered ? tensor.partition.slot_bytes() : tensor.partition.bytes());
+          const bool travels = transport != transport::none || tensor.from_buffer;
+          const bool scattered = transport == transport::scatter && !tensor.partition.is_whole();
+          EXPECT_EQ(done[i], !travels ? 0 : scattered ? tensor.partition.reserved_bytes() : tensor.partition.bytes());
         }
       }
     }
@@ -126,7 +126,7 @@ TEST(Schedule, CarriesEveryByteOnceInOrderWithinTheBound) {
 TEST(Schedule, FillsBucketsBeforeItOpensNewOnes) {
   const plan made =
       make_plan({{.fqn = "a", .dtype = dtype::u8, .shape = {1000}}, {.fqn = "b", .dtype = dtype::u8, .shape = {1000}}},
-                {.ranks = {.shards = 2}, .transport = transport_kind::broadcast, .bucket_bytes = 600});
+                {.ranks = {.shards = 2}, .transport = transport::broadcast, .bucket_bytes = 600});
   ASSERT_EQ(made.schedule.size(), 4U);
   EXPECT_EQ(made.schedule[1].bytes, 600U);
   EXPECT_EQ(made.schedule[1].last - made.schedule[1].first, 2U);
@@ -148,7 +148,7 @@ TEST(Schedule, ABucketNeedsAByteForEachRank) {
 
 TEST(Advice, PointsOutBucketsThatCarryLittleAndAreMany) {
   const auto advice = [](std::size_t shards, std::uint64_t bucket_bytes, std::uint64_t model_bytes,
-                         transport_kind transport = transport_kind::scatter) {
+                         fsdpinit::transport transport = fsdpinit::transport::scatter) {
     return advice_on(make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {model_bytes}}},
                                {.ranks = {.shards = shards}, .transport = transport, .bucket_bytes = bucket_bytes}));
   };
@@ -161,7 +161,7 @@ TEST(Advice, PointsOutBucketsThatCarryLittleAndAreMany) {
   EXPECT_TRUE(advice(2, 4 * mib, 64 * gib).empty()) << "as by default";
   EXPECT_TRUE(advice(2, 4 * kib, mib).empty()) << "few buckets cost little";
   EXPECT_TRUE(advice(1, 4 * kib, 64 * mib).empty()) << "there is nobody to send to";
-  EXPECT_TRUE(advice(2, 4 * kib, 64 * mib, transport_kind::own_read).empty()) << "nothing is sent";
+  EXPECT_TRUE(advice(2, 4 * kib, 64 * mib, transport::own_read).empty()) << "nothing is sent";
 }
 
 // -- prediction
@@ -179,7 +179,7 @@ TEST(Plan, OfAHugeTensorIsNoLargerThanThatOfASmallOne) {
 }
 
 TEST(Prediction, OfTheLargestModelThatCanBeLaidOutDoesNotOverflow) {
-  for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::none}) {
+  for (const fsdpinit::transport transport : {transport::scatter, transport::broadcast, transport::none}) {
     const std::uint64_t bytes = std::uint64_t{1} << 54U;
     const plan made =
         make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {bytes}, .extra_copies = 1}},
@@ -190,17 +190,17 @@ TEST(Prediction, OfTheLargestModelThatCanBeLaidOutDoesNotOverflow) {
       EXPECT_LT(each.peak_bytes(), std::uint64_t{1} << 60U);
       read += each.bytes_read;
     }
-    EXPECT_EQ(read, transport == transport_kind::none ? 64 * bytes : 2 * bytes);
+    EXPECT_EQ(read, transport == transport::none ? 64 * bytes : 2 * bytes);
   }
 }
 
 TEST(Prediction, WhatIsSentIsReceived) {
   const reference_model model = varied_model();
-  for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::none}) {
+  for (const fsdpinit::transport transport : {transport::scatter, transport::broadcast, transport::none}) {
     for (const std::size_t shards : {1U, 2U, 3U, 4U, 7U}) {
       for (std::size_t source = 0; source < shards; ++source) {
         const plan made = make_plan(requests_of(model, 3), {.ranks = {.shards = shards},
-                                                            .sources = {.source_rank = source},
+                                                            .source_ranks = {.source_rank = source},
                                                             .transport = transport,
                                                             .bucket_bytes = 300});
         std::uint64_t sent = 0;
@@ -220,7 +220,7 @@ TEST(Prediction, WhatIsSentIsReceived) {
 }
 
 /// One sharded tensor of 8,000 bytes and one replicated of 100, over 4 ranks, rank 0 the source.
-prediction predicted(transport_kind transport, std::size_t rank, slab_access access = {}) {
+prediction predicted(fsdpinit::transport transport, std::size_t rank, slab_access access = {}) {
   return predict(make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {8000}},
                             {.fqn = "p", .dtype = dtype::u8, .shape = {100}, .placement = replicate{}}},
                            {.ranks = {.shards = 4},
@@ -232,10 +232,10 @@ prediction predicted(transport_kind transport, std::size_t rank, slab_access acc
 }
 
 TEST(Prediction, OfBroadcastIsTheTableOfTheDesign) {
-  const prediction source = predicted(transport_kind::broadcast, 0);
+  const prediction source = predicted(transport::broadcast, 0);
   EXPECT_EQ(source.bytes_read, 8100U);
   EXPECT_EQ(source.bytes_sent, 3U * 8100);
-  const prediction other = predicted(transport_kind::broadcast, 1);
+  const prediction other = predicted(transport::broadcast, 1);
   EXPECT_EQ(other.bytes_read, 0U);
   EXPECT_EQ(other.bytes_received, 8100U);
   for (const prediction& each : {source, other}) {
@@ -246,24 +246,24 @@ TEST(Prediction, OfBroadcastIsTheTableOfTheDesign) {
 }
 
 TEST(Prediction, OfScatterIsTheTableOfTheDesign) {
-  const prediction source = predicted(transport_kind::scatter, 0);
+  const prediction source = predicted(transport::scatter, 0);
   EXPECT_EQ(source.bytes_read, 8100U);
   EXPECT_EQ(source.bytes_sent, 3U * 2000 + 3 * 100);
   EXPECT_EQ(source.staging_bytes(), 2U * 3 * 256) << "its own window is read in place";
-  const prediction other = predicted(transport_kind::scatter, 3);
+  const prediction other = predicted(transport::scatter, 3);
   EXPECT_EQ(other.bytes_received, 2100U);
   EXPECT_EQ(other.staging_bytes(), 0U) << "received in place";
 }
 
 TEST(Prediction, OfScatterCountsTheStagingCopyWhereTheCommunicatorCannotReachTheSlabs) {
   const slab_access none{.host = false, .communicator = false};
-  EXPECT_EQ(predicted(transport_kind::scatter, 0, none).staging_bytes(), 2U * 1024);
-  EXPECT_EQ(predicted(transport_kind::scatter, 3, none).staging_bytes(), 2U * 256);
+  EXPECT_EQ(predicted(transport::scatter, 0, none).staging_bytes(), 2U * 1024);
+  EXPECT_EQ(predicted(transport::scatter, 3, none).staging_bytes(), 2U * 256);
 }
 
 TEST(Prediction, OfEveryRankLoadingIsTheWholeModelOnEachRank) {
   for (std::size_t rank = 0; rank < 4; ++rank) {
-    const prediction each = predicted(transport_kind::none, rank);
+    const prediction each = predicted(transport::none, rank);
     EXPECT_EQ(each.bytes_read, 8100U);
     EXPECT_EQ(each.bytes_sent + each.bytes_received, 0U);
     EXPECT_EQ(each.full_copy_bytes, 8100U);
@@ -280,26 +280,26 @@ TEST(Prediction, ExtraCopiesOfATieAreReadButNotSent) {
   EXPECT_EQ(predict(made, 1).scratch_bytes, 0U);
 }
 
-TEST(Prediction, CapturedBuffersAreSentButNotRead) {
+TEST(Prediction, NonPersistentBuffersAreSentButNotRead) {
   const plan made =
-      make_plan({{.fqn = "b", .dtype = dtype::u8, .shape = {100}, .placement = replicate{}, .captured = true}},
-                {.ranks = {.shards = 4}, .transport = transport_kind::none});
+      make_plan({{.fqn = "b", .dtype = dtype::u8, .shape = {100}, .placement = replicate{}, .from_buffer = true}},
+                {.ranks = {.shards = 4}, .transport = transport::none});
   EXPECT_EQ(predict(made, 0).bytes_read, 0U);
   EXPECT_EQ(predict(made, 0).bytes_sent, 300U);
   EXPECT_EQ(predict(made, 2).bytes_received, 100U);
 }
 
 TEST(Prediction, MemoryInWhichTensorsAreMadeIsThatOfRanksThatRead) {
-  const auto made_in = [](transport_kind transport, std::size_t rank) {
+  const auto made_in = [](fsdpinit::transport transport, std::size_t rank) {
     const plan made = make_plan({{.fqn = "a", .dtype = dtype::u8, .shape = {100}, .tile_bytes = 1000}},
                                 {.ranks = {.shards = 4}, .transport = transport});
     return predict(made, rank).scratch_bytes;
   };
-  EXPECT_EQ(made_in(transport_kind::scatter, 0), 1000U);
-  EXPECT_EQ(made_in(transport_kind::scatter, 3), 0U);
-  EXPECT_EQ(made_in(transport_kind::broadcast, 3), 0U);
-  EXPECT_EQ(made_in(transport_kind::own_read, 3), 1000U + scratch_bound);
-  EXPECT_EQ(made_in(transport_kind::none, 3), 1000U);
+  EXPECT_EQ(made_in(transport::scatter, 0), 1000U);
+  EXPECT_EQ(made_in(transport::scatter, 3), 0U);
+  EXPECT_EQ(made_in(transport::broadcast, 3), 0U);
+  EXPECT_EQ(made_in(transport::own_read, 3), 1000U + scratch_bound);
+  EXPECT_EQ(made_in(transport::none, 3), 1000U);
 }
 
 // -- units

@@ -292,8 +292,8 @@ class program_machine {
         mine.tally.read += step.bytes;
         mine.tally.wanted += again || step.copy != 0 ? 0 : step.wanted;
         break;
-      case step_kind::capture: {
-        require(rank == plan_.options.sources.source_rank, "a rank other than the source captures");
+      case step_kind::read_buffer: {
+        require(rank == plan_.options.source_ranks.source_rank, "a rank other than the source reads a buffer");
         const std::span<const std::byte> whole(input_.tensors[step.tensor]);
         write(rank, step.to, whole.subspan(step.at.offset, step.bytes));
         mine.tally.wanted += step.bytes;

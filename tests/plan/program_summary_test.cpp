@@ -42,15 +42,15 @@ TEST(ProgramSummary, TellsRoundsThatDoAlikeOnce) {
 }
 
 TEST(ProgramSummary, CountsWhatIsDoneInTurn) {
-  const plan made = plan_of_bytes(
-      400, {.ranks = {.shards = 2, .replicas = 3}, .transport = transport_kind::own_read, .bucket_bytes = 20});
+  const plan made =
+      plan_of_bytes(400, {.ranks = {.shards = 2, .replicas = 3}, .transport = transport::own_read, .bucket_bytes = 20});
   EXPECT_EQ(outline_of(made, 0),
             (lines{"0-0 bucket", "1-1 bucket", "2-2 bucket", "3-10 as 0 x3 1 x2 2 x2", "11-11 finish"}));
 }
 
 TEST(ProgramSummary, AddsUpWhatIsPredicted) {
-  for (const transport_kind transport :
-       {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read, transport_kind::none}) {
+  for (const fsdpinit::transport transport :
+       {transport::scatter, transport::broadcast, transport::own_read, transport::none}) {
     const plan made = plan_of_bytes(1000, {.ranks = {.shards = 2, .replicas = 2},
                                            .transport = transport,
                                            .bucket_bytes = 30,

@@ -41,8 +41,8 @@ std::string text_of(const program_step& each) {
       return concat("read ", each.copy == 0 ? "" : "copy ", tensor_of_file(each.at.file) ? "tensor " : "file ",
                     tensor_of_file(each.at.file).value_or(each.at.file), "+", each.at.offset, " ", each.bytes, " -> ",
                     where(each.to));
-    case step_kind::capture:
-      return concat("capture ", each.tensor, "+", each.at.offset, " ", each.bytes, " -> ", where(each.to));
+    case step_kind::read_buffer:
+      return concat("read-buffer ", each.tensor, "+", each.at.offset, " ", each.bytes, " -> ", where(each.to));
     case step_kind::window:
       return concat("window ", each.bytes, " of ", where(each.from), " for ", each.rank);
     case step_kind::scatter:
@@ -130,7 +130,7 @@ TEST(Program, OfAScatterOverReplicasPassesPartsOn) {
 
 TEST(Program, OfABroadcastPlacesWhatIsKeptOutOfTheSlotWhereItMayBeViewed) {
   const plan made = make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {2, 4}, .placement = shard{1}}},
-                              {.ranks = {.shards = 2}, .transport = transport_kind::broadcast, .bucket_bytes = 8});
+                              {.ranks = {.shards = 2}, .transport = transport::broadcast, .bucket_bytes = 8});
   EXPECT_EQ(program_text(made, 0),
             (lines{"bucket 0", "read tensor 0+0 8 -> slot 0+0", "release", "broadcast of 0 8 slot 0+0 -> -",
                    "place 2x2 slot 0+0/4 -> slab 0+0", "agree 1", "agree", "finish 0", "agree"}));
@@ -145,7 +145,7 @@ TEST(Program, OfAnOwnReadJoinsRunsThatLieCloseTogether) {
                                 .shape = {3, 8},
                                 .placement = shard{1},
                                 .position = file_position{.file = 2, .offset = 100}}},
-                              {.ranks = {.shards = 2}, .transport = transport_kind::own_read, .bucket_bytes = 64});
+                              {.ranks = {.shards = 2}, .transport = transport::own_read, .bucket_bytes = 64});
   EXPECT_EQ(program_text(made, 1),
             (lines{"bucket 0", "read file 2+104 20 -> scratch 0+0", "copy 3x4 scratch 0+0/8 -> slab 0+0", "release",
                    "agree 1", "agree", "finish 0", "agree"}));
@@ -153,7 +153,7 @@ TEST(Program, OfAnOwnReadJoinsRunsThatLieCloseTogether) {
 
 TEST(Program, OfAnOwnReadOnADevicePlacesOutOfTheSlot) {
   const plan made = make_plan(bytes_sharded(6), {.ranks = {.shards = 2},
-                                                 .transport = transport_kind::own_read,
+                                                 .transport = transport::own_read,
                                                  .bucket_bytes = 4,
                                                  .access = {.host = false, .communicator = false}});
   EXPECT_EQ(program_text(made, 1), (lines{"bucket 0", "read tensor 0+3 3 -> slot 0+0", "release",
@@ -162,7 +162,7 @@ TEST(Program, OfAnOwnReadOnADevicePlacesOutOfTheSlot) {
 
 TEST(Program, OfAnOwnReadAgreesAsOftenOnARankThatTakesNoPart) {
   const plan made =
-      make_plan(bytes_sharded(10), {.transport = transport_kind::own_read, .bucket_bytes = 4, .own_read_bytes = 4});
+      make_plan(bytes_sharded(10), {.transport = transport::own_read, .bucket_bytes = 4, .own_read_bytes = 4});
   EXPECT_EQ(program_text(made, 0, {.bytes_between_agreements = 8}),
             (lines{"bucket 0", "read tensor 0+0 4 -> slab 0+0", "bucket 1", "read tensor 0+4 4 -> slab 0+4", "agree 2",
                    "agree", "bucket 2", "read tensor 0+8 2 -> slab 0+8", "release", "agree 3", "agree", "finish 0",
@@ -174,19 +174,17 @@ TEST(Program, OfAnOwnReadAgreesAsOftenOnARankThatTakesNoPart) {
 }
 
 TEST(Program, OfReplicasThatReadForEachOtherTakesTurns) {
-  const plan made =
-      make_plan(bytes_sharded(8),
-                {.ranks = {.shards = 1, .replicas = 2}, .transport = transport_kind::own_read, .bucket_bytes = 4});
+  const plan made = make_plan(
+      bytes_sharded(8), {.ranks = {.shards = 1, .replicas = 2}, .transport = transport::own_read, .bucket_bytes = 4});
   EXPECT_EQ(program_text(made, 1),
             (lines{"bucket 0", "broadcast of 0 4 - -> slab 0+0", "bucket 1", "read tensor 0+4 4 -> slab 0+4", "release",
                    "broadcast of 1 4 slab 0+4 -> -", "agree 2", "agree", "finish 0", "agree"}));
 }
 
 TEST(Program, OfTransfersThatAreVerifiedSendsChecksumsAndChecksSlabs) {
-  const plan made = make_plan(bytes_sharded(4), {.ranks = {.shards = 2},
-                                                 .transport = transport_kind::broadcast,
-                                                 .bucket_bytes = 4,
-                                                 .verify = verification::transfer});
+  const plan made = make_plan(
+      bytes_sharded(4),
+      {.ranks = {.shards = 2}, .transport = transport::broadcast, .bucket_bytes = 4, .verify = verification::transfer});
   EXPECT_EQ(program_text(made, 0), (lines{"bucket 0",
                                           "clear-sums",
                                           "read tensor 0+0 4 -> slot 0+0",
@@ -226,16 +224,16 @@ TEST(Program, OfAStoredCopyComparesItPieceByPiece) {
 TEST(Program, TakesBuffersFromTheModuleAndMakesWhatIsMissing) {
   const plan made =
       make_plan({{.fqn = "w", .dtype = dtype::u8, .shape = {4}, .generated = true},
-                 {.fqn = "b", .dtype = dtype::u8, .shape = {3}, .placement = replicate{}, .captured = true}},
+                 {.fqn = "b", .dtype = dtype::u8, .shape = {3}, .placement = replicate{}, .from_buffer = true}},
                 {.ranks = {.shards = 2}});
   EXPECT_EQ(program_text(made, 0),
-            (lines{"generate 0", "generate 2 - -> slab 0+0", "agree", "bucket 0", "capture 1+0 3 -> slab 0+256",
+            (lines{"generate 0", "generate 2 - -> slab 0+0", "agree", "bucket 0", "read-buffer 1+0 3 -> slab 0+256",
                    "broadcast of 0 3 slab 0+256 -> -", "agree 1", "agree", "finish 0", "agree"}));
 }
 
 TEST(Program, WhereEveryRankLoadsReadsAllAndKeepsItsPart) {
-  const plan made = make_plan(
-      bytes_sharded(5), {.ranks = {.shards = 2}, .transport = transport_kind::none, .verify = verification::transfer});
+  const plan made = make_plan(bytes_sharded(5),
+                              {.ranks = {.shards = 2}, .transport = transport::none, .verify = verification::transfer});
   EXPECT_EQ(program_text(made, 1),
             (lines{"load 0", "read tensor 0+0 5 -> full-copy 0+0", "agree", "keep 0",
                    "place 2 full-copy 0+3 -> slab 0+0", "sum 0", "hash 2 full-copy 0+3", "sum 0", "hash 2 slab 0+0",
@@ -252,10 +250,9 @@ TEST(Program, ReadsAgainWhatOneRankHasReadAndComparesIt) {
 }
 
 TEST(Program, ReadsAgainWhatAPeerHasReadAndExchangesSums) {
-  const plan made = make_plan(bytes_sharded(6), {.ranks = {.shards = 2},
-                                                 .transport = transport_kind::own_read,
-                                                 .bucket_bytes = 6,
-                                                 .verify = verification::reread});
+  const plan made = make_plan(
+      bytes_sharded(6),
+      {.ranks = {.shards = 2}, .transport = transport::own_read, .bucket_bytes = 6, .verify = verification::reread});
   const lines all = program_text(made, 1);
   EXPECT_EQ(lines(all.end() - 15, all.end()),
             (lines{"reread 0", "clear-sums", "clear-sums", "sum 0", "sum 0", "read tensor 0+0 3 -> scratch 0+0",
@@ -304,13 +301,13 @@ TEST(Program, AgreesWhereRanksHaveReadMuchWithoutHearingOfEachOther) {
   const auto over = [](const plan_options& how) {
     return rounds_of(program_of(make_plan(bytes_sharded(gib), how), 0));
   };
-  EXPECT_EQ(over({.ranks = {.shards = 2}, .transport = transport_kind::own_read}),
+  EXPECT_EQ(over({.ranks = {.shards = 2}, .transport = transport::own_read}),
             "bucket 1, agree 1, bucket 1, agree 1, bucket 1, agree 1, bucket 1, agree 1, finish 1");
-  EXPECT_EQ(over({.ranks = {.shards = 2}, .transport = transport_kind::own_read, .access = {.host = false}}),
+  EXPECT_EQ(over({.ranks = {.shards = 2}, .transport = transport::own_read, .access = {.host = false}}),
             "bucket 32, agree 1, bucket 32, agree 1, bucket 32, agree 1, bucket 32, agree 1, finish 1");
-  EXPECT_EQ(over({.ranks = {.shards = 2}, .transport = transport_kind::broadcast}), "bucket 256, agree 1, finish 1");
-  EXPECT_EQ(over({.ranks = {.shards = 2}, .transport = transport_kind::none}), "load 8, keep 1, agree 1, finish 1");
-  EXPECT_EQ(over({.ranks = {.shards = 2}, .transport = transport_kind::broadcast, .verify = verification::reread}),
+  EXPECT_EQ(over({.ranks = {.shards = 2}, .transport = transport::broadcast}), "bucket 256, agree 1, finish 1");
+  EXPECT_EQ(over({.ranks = {.shards = 2}, .transport = transport::none}), "load 8, keep 1, agree 1, finish 1");
+  EXPECT_EQ(over({.ranks = {.shards = 2}, .transport = transport::broadcast, .verify = verification::reread}),
             "bucket 256, agree 1, reread 4, finish 1");
 }
 
@@ -325,7 +322,7 @@ TEST(Program, TurnsCutTensorsAtTheSameBytesOnEveryRank) {
   const plan made = make_plan({{.fqn = "a", .dtype = dtype::u8, .shape = {large}},
                                {.fqn = "none", .dtype = dtype::u8, .shape = {0}},
                                {.fqn = "b", .dtype = dtype::u8, .shape = {7}}},
-                              {.ranks = {.shards = 2}, .transport = transport_kind::none});
+                              {.ranks = {.shards = 2}, .transport = transport::none});
   const lines all = program_text(made, 0);
   EXPECT_EQ(lines(all.begin(), all.begin() + 7), (lines{"load 0", "read tensor 0+0 134217728 -> full-copy 0+0", "agree",
                                                         "load 1", "read tensor 0+134217728 5 -> full-copy 0+134217728",
@@ -351,8 +348,7 @@ TEST(Program, AllocatesWhenItIsMadeAsMuchForManyBucketsAsForFew) {
     GTEST_SKIP() << "allocations cannot be counted under this sanitizer";
   }
   const std::vector<tensor_request> requests = requests_of(varied_model());
-  for (const transport_kind transport :
-       {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read}) {
+  for (const fsdpinit::transport transport : {transport::scatter, transport::broadcast, transport::own_read}) {
     const auto of_buckets = [&](std::uint64_t bytes) {
       return allocations_of(make_plan(requests, {.ranks = {.shards = 3},
                                                  .transport = transport,
@@ -384,26 +380,27 @@ plan_options random_options(Below&& below) {
   plan_options how{.ranks = {.shards = 1 + below(6)}};
   how.ranks.replicas = how.ranks.shards < 4 ? 1 + below(3) : 1;
   const std::size_t ranks = how.ranks.size();
-  how.sources.source_rank = below(ranks);
+  how.source_ranks.source_rank = below(ranks);
   const std::size_t node_size = 1 + below(3);
   if (below(3) == 2) {
     for (std::size_t rank = 0; rank < ranks; ++rank) {
-      const std::size_t source = how.sources.source_rank;
-      how.sources.source_of.push_back(source / node_size == rank / node_size ? source : rank / node_size * node_size);
+      const std::size_t source = how.source_ranks.source_rank;
+      how.source_ranks.source_of.push_back(source / node_size == rank / node_size ? source
+                                                                                  : rank / node_size * node_size);
     }
   } else {
-    how.sources.grouped = below(4) != 3;
+    how.source_ranks.grouped = below(4) != 3;
   }
   for (std::size_t rank = 0; rank < ranks && below(2) == 1; ++rank) {
-    how.sources.nodes.push_back(0);
+    how.source_ranks.nodes.push_back(0);
   }
-  if (how.sources.nodes.size() != ranks) {
-    how.sources.nodes.clear();
+  if (how.source_ranks.nodes.size() != ranks) {
+    how.source_ranks.nodes.clear();
   }
-  for (std::size_t rank = 0; rank < how.sources.nodes.size(); ++rank) {
-    how.sources.nodes[rank] = rank / node_size * node_size;
+  for (std::size_t rank = 0; rank < how.source_ranks.nodes.size(); ++rank) {
+    how.source_ranks.nodes[rank] = rank / node_size * node_size;
   }
-  how.transport = static_cast<transport_kind>(below(5));
+  how.transport = static_cast<fsdpinit::transport>(below(5));
   how.bucket_bytes = ranks + below(below(2) == 0 ? 60 : 3000);
   how.buckets_in_flight = 1 + below(4);
   how.access.host = below(2) == 0;
@@ -427,10 +424,10 @@ random_plan random_plan_from(Below&& below) {
                            .shape = tensor.extents,
                            .placement = is_parameter ? tensor.how : placement(replicate{}),
                            .unit = below(3),
-                           .captured = tensor.captured(),
+                           .from_buffer = tensor.from_buffer(),
                            .generated = is_parameter && below(8) == 7};
-    request.extra_copies = request.captured || request.generated ? 0 : tensor.stored_names().size() - 1;
-    if (tensor.type == dtype::f32 && !request.captured && !request.generated && below(2) == 1) {
+    request.extra_copies = request.from_buffer || request.generated ? 0 : tensor.stored_names().size() - 1;
+    if (tensor.type == dtype::f32 && !request.from_buffer && !request.generated && below(2) == 1) {
       request.travels_as = dtype::bf16;
     }
     made.requests.push_back(request);
@@ -445,15 +442,16 @@ random_plan random_plan_from(Below&& below) {
 
 std::string to_string(const random_plan& made) {
   const plan_options& how = made.options;
-  std::string out = concat(name(how.transport), ", ", how.ranks.shards, " shards x ", how.ranks.replicas,
-                           " replicas, source ", how.sources.source_rank, how.sources.is_single() ? "" : " and others",
-                           how.sources.grouped ? "" : ", no groups", ", buckets of ", how.bucket_bytes, ", ",
-                           how.buckets_in_flight, " in flight, host ", how.access.host ? 1 : 0, ", communicator ",
-                           how.access.communicator ? 1 : 0, ", widens ", how.access.widens ? 1 : 0, ", verify ",
-                           name(how.verify), made.in_files ? ", in files" : "", made.late ? ", late" : "", "\n");
+  std::string out =
+      concat(name(how.transport), ", ", how.ranks.shards, " shards x ", how.ranks.replicas, " replicas, source ",
+             how.source_ranks.source_rank, how.source_ranks.is_single() ? "" : " and others",
+             how.source_ranks.grouped ? "" : ", no groups", ", buckets of ", how.bucket_bytes, ", ",
+             how.buckets_in_flight, " in flight, host ", how.access.host ? 1 : 0, ", communicator ",
+             how.access.communicator ? 1 : 0, ", widens ", how.access.widens ? 1 : 0, ", verify ", name(how.verify),
+             made.in_files ? ", in files" : "", made.late ? ", late" : "", "\n");
   for (const tensor_request& each : made.requests) {
     out += concat("  ", each.fqn, " ", name(each.dtype), " ", to_string(each.shape), " ", to_string(each.placement),
-                  each.travels_as ? " narrow" : "", each.captured ? " captured" : "",
+                  each.travels_as ? " narrow" : "", each.from_buffer ? " from a buffer" : "",
                   each.generated ? " generated" : "", " copies ", each.extra_copies, "\n");
   }
   return out;
@@ -503,7 +501,7 @@ class planned_case {
     input_.files.resize(2);
     for (std::size_t i = 0; i < travelling.size(); ++i) {
       tensor_request& request = how_.requests[i];
-      if (!request.captured && !request.generated && !request.travels_as && i % 5 != 4) {
+      if (!request.from_buffer && !request.generated && !request.travels_as && i % 5 != 4) {
         const std::size_t file = i % 3 == 2 ? 1 : 0;
         std::vector<std::byte>& content = input_.files[file];
         content.resize(content.size() + (i % 4 == 3 ? 5000 : 3 * (i % 2)));
@@ -588,7 +586,8 @@ TEST(Programs, OfAnyPlanBringEachByteToItsPlaceOnceAndDoWhatIsPredicted) {
 }
 
 /// A model of every kind of tensor, over three ranks, or two replicas of three.
-planned_case varied_case(transport_kind transport, verification verify, bool on_host = true, std::size_t replicas = 1) {
+planned_case varied_case(fsdpinit::transport transport, verification verify, bool on_host = true,
+                         std::size_t replicas = 1) {
   random_plan how{.tensors = varied_model().tensors(),
                   .requests = requests_of(varied_model(), 3),
                   .options = {.ranks = {.shards = 3, .replicas = replicas},
@@ -621,8 +620,8 @@ std::string unnoticed(const planned_case& of, bool shortens) {
 }
 
 void expect_each_step_to_be_felt(bool shortens) {
-  for (const transport_kind transport :
-       {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read, transport_kind::none}) {
+  for (const fsdpinit::transport transport :
+       {transport::scatter, transport::broadcast, transport::own_read, transport::none}) {
     for (const verification verify : {verification::off, verification::transfer, verification::reread}) {
       for (const bool on_host : {true, false}) {
         for (const std::size_t replicas : {1U, 2U}) {
@@ -639,7 +638,7 @@ TEST(Programs, HaveNoStepThatCouldBeLeftOut) { expect_each_step_to_be_felt(false
 TEST(Programs, HaveNoStepThatCouldBeAByteShorter) { expect_each_step_to_be_felt(true); }
 
 TEST(Programs, FindAByteThatArrivesFlipped) {
-  const planned_case of = varied_case(transport_kind::scatter, verification::transfer);
+  const planned_case of = varied_case(transport::scatter, verification::transfer);
   EXPECT_EQ(faults_of(of), "");
   for (std::size_t i = 0; i < 10; ++i) {
     machine_input input = of.input();
@@ -650,7 +649,7 @@ TEST(Programs, FindAByteThatArrivesFlipped) {
 }
 
 TEST(Programs, ThatReadAgainFindARankThatReadsAnotherCheckpoint) {
-  for (const transport_kind transport : {transport_kind::own_read, transport_kind::none}) {
+  for (const fsdpinit::transport transport : {transport::own_read, transport::none}) {
     const planned_case of = varied_case(transport, verification::reread);
     EXPECT_EQ(faults_of(of), "");
     machine_input input = of.input();

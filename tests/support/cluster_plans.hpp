@@ -22,8 +22,8 @@ inline std::vector<tensor_request> requests_of(const reference_model& model, std
                    .shape = tensor.extents,
                    .placement = tensor.role == slot_role::parameter ? tensor.how : placement(replicate{}),
                    .unit = out.size() % units,
-                   .captured = tensor.captured(),
-                   .extra_copies = tensor.captured() ? 0 : tensor.stored_names().size() - 1});
+                   .from_buffer = tensor.from_buffer(),
+                   .extra_copies = tensor.from_buffer() ? 0 : tensor.stored_names().size() - 1});
   }
   return out;
 }
@@ -33,8 +33,8 @@ template <class Fn>
 void for_each_plan(Fn&& fn) {
   const reference_model model = varied_model();
   const std::vector<tensor_request> requests = requests_of(model);
-  for (const transport_kind transport : {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read,
-                                         transport_kind::automatic, transport_kind::none}) {
+  for (const fsdpinit::transport transport :
+       {transport::scatter, transport::broadcast, transport::own_read, transport::automatic, transport::none}) {
     for (const std::size_t replicas : {1U, 2U, 4U}) {
       for (const std::size_t nodes : {1U, 2U, 3U, 6U}) {
         for (const bool per_node : {false, true}) {
@@ -42,13 +42,13 @@ void for_each_plan(Fn&& fn) {
             SCOPED_TRACE(concat(name(transport), ", ", replicas, " replicas, ", nodes, " nodes, source ", source,
                                 per_node ? " and one per node" : ""));
             plan_options options{.ranks = {.shards = 12 / replicas, .replicas = replicas},
-                                 .sources = {.source_rank = source},
+                                 .source_ranks = {.source_rank = source},
                                  .transport = transport,
                                  .bucket_bytes = 300};
             for (std::size_t rank = 0; per_node && rank < 12; ++rank) {
               const std::size_t size = 12 / nodes;
               const std::size_t first = rank / size * size;
-              options.sources.source_of.push_back(source / size == rank / size ? source : first);
+              options.source_ranks.source_of.push_back(source / size == rank / size ? source : first);
             }
             fn(make_plan(requests, options), nodes);
           }

@@ -58,7 +58,7 @@ struct over_nccl {
   using communicator = basic_nccl_communicator<testing::fake_nccl, testing::fake_cuda, threads_communicator>;
   template <class Use>
   static void run(threads_communicator& host, const gpu_doubles& mine, Use&& use) {
-    communicator comm(host, 0, {.slot_bytes = 2 * kib, .deadline_seconds = 20}, mine.nccl, mine.cuda);
+    communicator comm(host, 0, {.buffer_bytes = 2 * kib, .deadline_seconds = 20}, mine.nccl, mine.cuda);
     use(comm);
   }
 };

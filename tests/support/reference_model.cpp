@@ -114,15 +114,15 @@ std::uint64_t reference_model::expected_bytes(const reference_tensor& tensor, st
   return extent == 0 ? 0 : tensor.bytes.size() / extent * naive_chunks(extent, shards)[rank].length;
 }
 
-bool reference_model::is_read_by_each(const reference_tensor& tensor, transport_kind transport,
+bool reference_model::is_read_by_each(const reference_tensor& tensor, fsdpinit::transport transport,
                                       const mesh& ranks) const {
   const bool is_split = tensor.role == slot_role::parameter && tensor.how.is_shard() && !tensor.bytes.empty();
-  const bool is_chosen = transport == transport_kind::own_read ||
-                         (transport == transport_kind::automatic && expected_bytes(tensor, ranks.shards, 0) >= 1 * mib);
-  return is_chosen && !tensor.captured() && (is_split || ranks.shards == 1);
+  const bool is_chosen = transport == transport::own_read ||
+                         (transport == transport::automatic && expected_bytes(tensor, ranks.shards, 0) >= 1 * mib);
+  return is_chosen && !tensor.from_buffer() && (is_split || ranks.shards == 1);
 }
 
-naive_traffic reference_model::traffic(transport_kind transport, const mesh& ranks, std::size_t source,
+naive_traffic reference_model::traffic(fsdpinit::transport transport, const mesh& ranks, std::size_t source,
                                        std::size_t rank, bool relayed) const {
   naive_traffic out;
   for (const reference_tensor& tensor : tensors_) {
@@ -131,7 +131,7 @@ naive_traffic reference_model::traffic(transport_kind transport, const mesh& ran
     const auto part = [&](std::size_t r) { return expected_bytes(tensor, ranks.shards, ranks.shard_of(r)); };
     const bool is_split =
         tensor.role == slot_role::parameter && tensor.how.is_shard() && ranks.shards > 1 && whole != 0;
-    if (transport == transport_kind::none && !tensor.captured()) {
+    if (transport == transport::none && !tensor.from_buffer()) {
       out.read += stored;
       continue;
     }
@@ -140,8 +140,7 @@ naive_traffic reference_model::traffic(transport_kind transport, const mesh& ran
       continue;
     }
     out.read += rank == source ? stored : 0;
-    const bool is_scattered =
-        is_split && (transport == transport_kind::scatter || transport == transport_kind::automatic);
+    const bool is_scattered = is_split && (transport == transport::scatter || transport == transport::automatic);
     for (std::size_t r = 0; r < ranks.size(); ++r) {
       const std::uint64_t moved = is_scattered ? part(r) : whole;
       const bool passed_on = is_scattered && relayed && ranks.replica_of(r) != ranks.replica_of(source);

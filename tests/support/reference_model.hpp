@@ -54,14 +54,14 @@ struct reference_tensor {
   std::vector<std::string> stored_as{};  ///< names in the source; empty: its FQN
   std::vector<std::byte> bytes{};        ///< empty: made up
 
-  [[nodiscard]] bool captured() const { return role == slot_role::non_persistent_buffer; }
+  [[nodiscard]] bool from_buffer() const { return role == slot_role::non_persistent_buffer; }
   [[nodiscard]] std::vector<std::string> names() const {
     std::vector<std::string> all{fqn};
     all.insert(all.end(), tied.begin(), tied.end());
     return all;
   }
   [[nodiscard]] std::vector<std::string> stored_names() const {
-    return captured() ? std::vector<std::string>{} : stored_as.empty() ? std::vector{fqn} : stored_as;
+    return from_buffer() ? std::vector<std::string>{} : stored_as.empty() ? std::vector{fqn} : stored_as;
   }
 };
 
@@ -131,8 +131,8 @@ class reference_model {
         }
         continue;
       }
-      buffer& made = out.add_buffer(tensor.fqn, tensor.type, tensor.extents, !tensor.captured());
-      if (tensor.captured() && with_values) {
+      buffer& made = out.add_buffer(tensor.fqn, tensor.type, tensor.extents, !tensor.from_buffer());
+      if (tensor.from_buffer() && with_values) {
         set_in(memory, made, tensor.bytes);
       }
     }
@@ -143,7 +143,7 @@ class reference_model {
   template <MemorySpace Space>
   void load(dynamic_module& module, Space& memory) const {
     for (const reference_tensor& tensor : tensors_) {
-      if (tensor.captured()) {
+      if (tensor.from_buffer()) {
         continue;
       }
       if (tensor.role == slot_role::persistent_buffer) {
@@ -200,13 +200,14 @@ class reference_model {
   }
 
   /// Does each rank read its own part of it?
-  [[nodiscard]] bool is_read_by_each(const reference_tensor& tensor, transport_kind transport, const mesh& ranks) const;
+  [[nodiscard]] bool is_read_by_each(const reference_tensor& tensor, fsdpinit::transport transport,
+                                     const mesh& ranks) const;
 
   /// What a rank should read, send and receive, found tensor by tensor and rank by rank. `relayed`: the communicator works in
   /// groups, so that replicas pass parts on. With own reads that are relayed it depends on the buckets who reads what, and
   /// where runs are joined more is read: `own_reads` says what of `read` and `sent` + `received` that concerns.
-  [[nodiscard]] naive_traffic traffic(transport_kind transport, const mesh& ranks, std::size_t source, std::size_t rank,
-                                      bool relayed) const;
+  [[nodiscard]] naive_traffic traffic(fsdpinit::transport transport, const mesh& ranks, std::size_t source,
+                                      std::size_t rank, bool relayed) const;
 
  private:
   std::vector<reference_tensor> tensors_;

@@ -187,7 +187,7 @@ adamw from_module_state(rank_stage& on) {
 }
 
 /// As accelerate's users do it: one rank loads, an optimizer is made, all is prepared.
-template <class Transport>
+template <transport Transport>
 adamw from_pretrained(rank_stage& on) {
   load_pretrained(on.module, on.model.checkpoint(on.initial), on.world, {}, {}, {.memory = on.memory});
   adamw optimizer = on.model.optimizer_over(on.module);

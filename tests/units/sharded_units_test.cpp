@@ -54,7 +54,7 @@ TEST(Units, OverChannelsWhoseRanksDifferAreAnErrorOnEveryRank) {
     threads_communicator data = world.rank(1 - rank);
     const sharded_units units(module, channels{data, control}, {}, memory);
   });
-  expect_same_error(errors, errc::invalid_argument, "links", 0, "rank 1 of 2 on the data channel, but rank 0 of 2");
+  expect_same_error(errors, errc::invalid_argument, "ranks", 0, "rank 1 of 2 on the data channel, but rank 0 of 2");
 }
 
 TEST(Unshard, TakesShardsOfOneRowAndOfNone) {

@@ -50,16 +50,16 @@ class torch_module {
  public:
   /// Local. \param root  outlives this object, as the module that it is.
   /// \throws error naming the FQN: invalid_argument for a parameter that a live graph refers to, or that is no leaf; for a tensor
-  /// that is not dense and contiguous, or lies elsewhere than `how.device` and meta; dtype_mismatch for a dtype that checkpoints do
+  /// that is not dense and contiguous, or lies elsewhere than `options.device` and meta; dtype_mismatch for a dtype that checkpoints do
   /// not know; invalid_tie for tensors that overlap in part.
-  explicit torch_module(torch::nn::Module& root, const torch_module_options& how = {}) : root_(&root) {
-    take(root, "", how);
+  explicit torch_module(torch::nn::Module& root, const torch_module_options& options = {}) : root_(&root) {
+    take(root, "", options);
     find_ties();
   }
   /// Of a `torch::nn::ModuleHolder`: `torch_module(net)` for `auto net = MyModel(...)`.
   template <class Contained>
-  explicit torch_module(torch::nn::ModuleHolder<Contained>& root, const torch_module_options& how = {})
-      : torch_module(static_cast<torch::nn::Module&>(*root), how) {}
+  explicit torch_module(torch::nn::ModuleHolder<Contained>& root, const torch_module_options& options = {})
+      : torch_module(static_cast<torch::nn::Module&>(*root), options) {}
 
   template <class Visitor>
   void visit_slots(Visitor&& visitor) {
@@ -156,38 +156,38 @@ class torch_module {
     bool first = true;  // of the names of its tensor
   };
 
-  void take(torch::nn::Module& module, const std::string& prefix, const torch_module_options& how) {
+  void take(torch::nn::Module& module, const std::string& prefix, const torch_module_options& options) {
     for (const auto& item : module.named_parameters(/*recurse=*/false)) {
-      add(prefix + item.key(), item.value(), slot_role::parameter, how);
+      add(prefix + item.key(), item.value(), slot_role::parameter, options);
     }
     for (const auto& item : module.named_buffers(/*recurse=*/false)) {
       const std::string fqn = prefix + item.key();
       slot_role role = slot_role::undeclared_buffer;
-      if (how.is_persistent) {
-        role = how.is_persistent(fqn) ? slot_role::persistent_buffer : slot_role::non_persistent_buffer;
+      if (options.is_persistent) {
+        role = options.is_persistent(fqn) ? slot_role::persistent_buffer : slot_role::non_persistent_buffer;
       }
-      add(fqn, item.value(), role, how);
+      add(fqn, item.value(), role, options);
     }
     for (const auto& item : module.named_children()) {
-      take(*item.value(), prefix + item.key() + ".", how);
+      take(*item.value(), prefix + item.key() + ".", options);
     }
   }
 
-  void add(const std::string& fqn, const at::Tensor& tensor, slot_role role, const torch_module_options& how) {
+  void add(const std::string& fqn, const at::Tensor& tensor, slot_role role, const torch_module_options& options) {
     const std::optional<dtype> type = dtype_of(tensor.scalar_type());
     if (!type) {
       throw error(errc::dtype_mismatch, fqn,
                   concat("checkpoints have no dtype for ", c10::toString(tensor.scalar_type()),
                          "; convert the module, or leave it out of it"));
     }
-    require_plain(fqn, tensor, how.device);
+    require_plain(fqn, tensor, options.device);
     placement where = replicate{};
     if (role == slot_role::parameter) {
-      where = how.placement_of    ? how.placement_of(fqn, tensor)
-              : tensor.dim() == 0 ? placement(replicate{})
-                                  : placement(shard{0});
+      where = options.placement_of ? options.placement_of(fqn, tensor)
+              : tensor.dim() == 0  ? placement(replicate{})
+                                   : placement(shard{0});
     }
-    entries_.push_back({.fqn = fqn, .slot = std::make_unique<torch_slot>(tensor, role, *type, where, how.device)});
+    entries_.push_back({.fqn = fqn, .slot = std::make_unique<torch_slot>(tensor, role, *type, where, options.device)});
   }
 
   static void require_plain(std::string_view fqn, const at::Tensor& tensor, c10::Device device) {

@@ -124,10 +124,10 @@ class mpi_communicator : public message_communicator<detail::mpi_wire> {
  public:
   using staging_memory = mpi_staging_memory;
 
-  /// \throws error{invalid_argument} if MPI is not initialised, or `how.concurrent` and without MPI_THREAD_MULTIPLE;
+  /// \throws error{invalid_argument} if MPI is not initialised, or `options.concurrent` and without MPI_THREAD_MULTIPLE;
   /// error{communication} with the text of MPI.
-  explicit mpi_communicator(MPI_Comm parent = MPI_COMM_WORLD, const mpi_options& how = {})
-      : mpi_communicator(duplicate(parent, how), how) {}
+  explicit mpi_communicator(MPI_Comm parent = MPI_COMM_WORLD, const mpi_options& options = {})
+      : mpi_communicator(duplicate(parent, options), options) {}
 
   mpi_communicator(mpi_communicator&&) noexcept = default;
   mpi_communicator& operator=(mpi_communicator&&) = delete;
@@ -227,20 +227,20 @@ class mpi_communicator : public message_communicator<detail::mpi_wire> {
   [[noreturn]] void abort_job(const error& why) noexcept { state_->link.abort_job(why); }
 
  private:
-  mpi_communicator(detail::mpi_group&& world, const mpi_options& how)
-      : mpi_communicator(std::shared_ptr<detail::mpi_state>(new detail::mpi_state(std::move(world), how),
+  mpi_communicator(detail::mpi_group&& world, const mpi_options& options)
+      : mpi_communicator(std::shared_ptr<detail::mpi_state>(new detail::mpi_state(std::move(world), options),
                                                             &detail::mpi_state::release)) {}
   explicit mpi_communicator(std::shared_ptr<detail::mpi_state> state) noexcept
       : message_communicator(&state->engine), state_(std::move(state)) {}
 
-  static detail::mpi_group duplicate(MPI_Comm parent, const mpi_options& how) {
+  static detail::mpi_group duplicate(MPI_Comm parent, const mpi_options& options) {
     if (!detail::mpi_is_running()) {
       throw error(errc::invalid_argument, "mpi_communicator",
                   "MPI is not initialised; call MPI_Init before, and MPI_Finalize after it is gone");
     }
     int level = MPI_THREAD_SINGLE;
     MPI_Query_thread(&level);
-    if (how.concurrent && level < MPI_THREAD_MULTIPLE) {
+    if (options.concurrent && level < MPI_THREAD_MULTIPLE) {
       throw error(errc::invalid_argument, "mpi_communicator",
                   "concurrent use needs MPI_THREAD_MULTIPLE; ask MPI_Init_thread for it, and look at what it provides");
     }

@@ -46,7 +46,7 @@ class mpi_transfers {
   /// buffers. Nothing is left to allocate where it was reserved, or after the first few operations.
   /// \throws error{invalid_argument} with more than `mpi_window::ring` operations in flight.
   mpi_operation& begin(const message_load& load) {
-    // A lane has one slot for operations that are `ring` apart, whichever of those between are over.
+    // A lane has one cell for operations that are `ring` apart, whichever of those between are over.
     if (!active_.empty() && next_ - active_.front()->number >= mpi_window::ring) {
       throw error(errc::invalid_argument, "buckets_in_flight",
                   concat("at most ", mpi_window::ring, " operations can be in flight over MPI"));

@@ -22,7 +22,7 @@ namespace fsdpinit::detail {
 /// Memory that the ranks of one node share: every rank has a segment in which it stages what it sends, and a lane to each
 /// peer in which it says where that lies. Receivers copy straight from the segment, so a byte is copied once.
 ///
-/// Tickets are unique for an operation and grow; a lane's slot is used again once both sides are done with it.
+/// Tickets are unique for an operation and grow; a lane's cell is used again once both sides are done with it.
 class mpi_window {
  public:
   /// Most operations of one root at a time.
@@ -73,7 +73,7 @@ class mpi_window {
     return {.offset = static_cast<std::uint64_t>(payload.data() - staging()), .bytes = payload.size()};
   }
   void post(std::size_t to, std::uint64_t ticket, const place& where) noexcept {
-    slot& in = lane(own_base(), to, ticket);
+    cell& in = lane(own_base(), to, ticket);
     in.where = where;
     in.posted.store(ticket, std::memory_order_release);
   }
@@ -85,7 +85,7 @@ class mpi_window {
 
   /// Has the root posted it? If so, `where` says where the payload is.
   [[nodiscard]] bool posted(std::size_t root, std::uint64_t ticket, place& where) const noexcept {
-    const slot& in = lane(bases_[index_of_[root]], own_, ticket);
+    const cell& in = lane(bases_[index_of_[root]], own_, ticket);
     if (in.posted.load(std::memory_order_acquire) != ticket) {
       return false;
     }
@@ -126,20 +126,20 @@ class mpi_window {
   }
 
  private:
-  struct slot {
+  struct cell {
     std::atomic<std::uint64_t> posted{0};
     std::atomic<std::uint64_t> taken{0};
     place where;
   };
-  using lane_slots = std::array<slot, ring>;
+  using lane_cells = std::array<cell, ring>;
   static constexpr std::uint64_t least_staging_bytes = 64 * kib;  // with less, messages are no worse
   static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "processes share these");
 
   [[nodiscard]] static std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
   [[nodiscard]] std::byte* own_base() const noexcept { return bases_[index_of_[own_]]; }
   [[nodiscard]] std::byte* staging() const noexcept { return own_base() + lanes_bytes_; }
-  [[nodiscard]] slot& lane(std::byte* base, std::size_t to, std::uint64_t ticket) const noexcept {
-    return std::launder(reinterpret_cast<lane_slots*>(base))[index_of_[to]][ticket % ring];
+  [[nodiscard]] cell& lane(std::byte* base, std::size_t to, std::uint64_t ticket) const noexcept {
+    return std::launder(reinterpret_cast<lane_cells*>(base))[index_of_[to]][ticket % ring];
   }
 
   /// Where MPI libraries put what processes share; all there is in the world if that is somewhere else.
@@ -155,7 +155,7 @@ class mpi_window {
     // want some of it at the same time.
     std::uint64_t share = align_down(free_shared_memory() / 2 / ranks, page_bytes());
     check_mpi("MPI_Allreduce", MPI_Allreduce(MPI_IN_PLACE, &share, 1, MPI_UNSIGNED_LONG_LONG, MPI_MIN, node_.get()));
-    const std::uint64_t lanes = align_up(ranks * sizeof(lane_slots), page_bytes());
+    const std::uint64_t lanes = align_up(ranks * sizeof(lane_cells), page_bytes());
     if (share < lanes + least_staging_bytes) {
       return;
     }
@@ -176,7 +176,7 @@ class mpi_window {
       return;
     }
     for (std::size_t peer = 0; peer < ranks; ++peer) {
-      std::construct_at(static_cast<lane_slots*>(base) + peer);
+      std::construct_at(static_cast<lane_cells*>(base) + peer);
     }
     MPI_Win_lock_all(MPI_MODE_NOCHECK, window_);
     for (std::size_t peer = 0; peer < ranks; ++peer) {

@@ -27,9 +27,9 @@ namespace fsdpinit {
 
 /// Must be equal on every rank.
 struct nccl_options {
-  /// Device memory through which payload in host memory passes, of each slot of the ring; in no account of the module's memory.
-  std::uint64_t slot_bytes = 32 * mib;
-  std::size_t slots = 2;
+  /// Device memory through which payload in host memory passes, of each buffer of the ring; in no account of the module's memory.
+  std::uint64_t buffer_bytes = 32 * mib;
+  std::size_t buffers = 2;
   /// How long ranks wait for each other to connect, and to begin an operation.
   double deadline_seconds = 600;
 };
@@ -45,7 +45,7 @@ struct nccl_options {
 /// gather moves by NCCL's all-gather; groups, which have no communicator of their own, send and receive. NCCL does not
 /// add in the order of ranks, as `CollectiveCommunicator` promises: numbers travel by sending and receiving too, and are added on
 /// the host, in host memory, in rounds of which two are in flight. For them the first reduction takes pinned memory once, up to 8 MiB
-/// and never more than a slot.
+/// and never more than a buffer.
 ///
 /// A wait looks at the device, at NCCL and at the host channel in turns; it never blocks on the device. When a rank fails or is
 /// late, the communicator is aborted on every rank, so that all buffers are the caller's again, and works again after `rearm()`
@@ -61,10 +61,11 @@ class basic_nccl_communicator : public message_communicator<detail::nccl_wire<Nc
   using device_memory = basic_cuda_memory<Cuda>;  ///< which it works on; see `can_access`
 
   /// Collective: connects the ranks. `host` outlives it. \param device  this rank's GPU.
-  /// \throws error{invalid_argument} for slots too small for so many ranks; error{communication}, error{device},
+  /// \throws error{invalid_argument} for buffers too small for so many ranks; error{communication}, error{device},
   /// error{out_of_memory}, error{peer_lost}: the same on every rank.
-  basic_nccl_communicator(Host& host, int device, const nccl_options& how = {}, Nccl nccl = Nccl(), Cuda cuda = Cuda())
-      : basic_nccl_communicator(host, device, std::nullopt, how, std::move(nccl), std::move(cuda)) {}
+  basic_nccl_communicator(Host& host, int device, const nccl_options& options = {}, Nccl nccl = Nccl(),
+                          Cuda cuda = Cuda())
+      : basic_nccl_communicator(host, device, std::nullopt, options, std::move(nccl), std::move(cuda)) {}
   basic_nccl_communicator(const basic_nccl_communicator&) = delete;
   basic_nccl_communicator& operator=(const basic_nccl_communicator&) = delete;
 
@@ -119,16 +120,16 @@ class basic_nccl_communicator : public message_communicator<detail::nccl_wire<Nc
 
  protected:
   /// Over `theirs`, if there is one.
-  basic_nccl_communicator(Host& host, int device, std::optional<typename Nccl::comm> theirs, const nccl_options& how,
-                          Nccl nccl, Cuda cuda)
-      : base(&engine_), wire_(host, device, std::move(nccl), cuda, how.deadline_seconds), engine_(wire_) {
-    agreed(host, how.deadline_seconds, [&] {
-      if (how.slots == 0 || how.slot_bytes / host.size() < detail::least_nccl_piece_bytes) {
-        throw error(errc::invalid_argument, "slot_bytes",
-                    concat(how.slots, " slots of ", how.slot_bytes, " bytes for ", host.size(),
+  basic_nccl_communicator(Host& host, int device, std::optional<typename Nccl::comm> theirs,
+                          const nccl_options& options, Nccl nccl, Cuda cuda)
+      : base(&engine_), wire_(host, device, std::move(nccl), cuda, options.deadline_seconds), engine_(wire_) {
+    agreed(host, options.deadline_seconds, [&] {
+      if (options.buffers == 0 || options.buffer_bytes / host.size() < detail::least_nccl_piece_bytes) {
+        throw error(errc::invalid_argument, "buffer_bytes",
+                    concat(options.buffers, " buffers of ", options.buffer_bytes, " bytes for ", host.size(),
                            " ranks; give at least one, of ", detail::least_nccl_piece_bytes, " bytes per rank"));
       }
-      wire_.make_ring(how.slots, how.slot_bytes);
+      wire_.make_ring(options.buffers, options.buffer_bytes);
     });
     try {
       if (theirs) {
@@ -168,9 +169,9 @@ class basic_nccl_communicator_ref : public basic_nccl_communicator<Nccl, Cuda, H
  public:
   /// Collective. `host` and `theirs` outlive it. \param device  this rank's GPU, that of `theirs`.
   /// \throws error{invalid_argument} where `theirs` is not of the same ranks, and what the owner's constructor throws.
-  basic_nccl_communicator_ref(Host& host, int device, typename Nccl::comm theirs, const nccl_options& how = {},
+  basic_nccl_communicator_ref(Host& host, int device, typename Nccl::comm theirs, const nccl_options& options = {},
                               Nccl nccl = Nccl(), Cuda cuda = Cuda())
-      : basic_nccl_communicator<Nccl, Cuda, Host>(host, device, std::move(theirs), how, std::move(nccl),
+      : basic_nccl_communicator<Nccl, Cuda, Host>(host, device, std::move(theirs), options, std::move(nccl),
                                                   std::move(cuda)) {}
 
   /// Had this rank to take the communicator from its owner?

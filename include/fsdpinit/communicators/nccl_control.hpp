@@ -64,19 +64,19 @@ class basic_nccl_control {
   /// error{communication}, {device}, {out_of_memory}; what `meet` throws, as an `error`.
   template <class Meet>
     requires Rendezvous<std::remove_reference_t<Meet>>
-  basic_nccl_control(const nccl_control_options& how, Meet&& meet, Nccl nccl = Nccl(), Cuda cuda = Cuda()) try
-      : rank_(how.rank),
-        size_(how.size),
-        patience_seconds_(how.patience_seconds),
+  basic_nccl_control(const nccl_control_options& options, Meet&& meet, Nccl nccl = Nccl(), Cuda cuda = Cuda()) try
+      : rank_(options.rank),
+        size_(options.size),
+        patience_seconds_(options.patience_seconds),
         cuda_(cuda),
-        on_device_(basic_cuda_memory<Cuda>(how.device, cuda), piece_bytes),
-        on_host_(basic_pinned_memory<Cuda>(how.device, cuda), piece_bytes),
-        stream_(cuda, how.device),
-        done_(cuda, how.device),
-        link_(how.device, std::move(nccl), cuda) {
-    connect(how, meet);
+        on_device_(basic_cuda_memory<Cuda>(options.device, cuda), piece_bytes),
+        on_host_(basic_pinned_memory<Cuda>(options.device, cuda), piece_bytes),
+        stream_(cuda, options.device),
+        done_(cuda, options.device),
+        link_(options.device, std::move(nccl), cuda) {
+    connect(options, meet);
   } catch (...) {
-    throw current_error().reported_by(static_cast<std::int32_t>(how.rank));
+    throw current_error().reported_by(static_cast<std::int32_t>(options.rank));
   }
   basic_nccl_control(const basic_nccl_control&) = delete;
   basic_nccl_control& operator=(const basic_nccl_control&) = delete;
@@ -124,16 +124,16 @@ class basic_nccl_control {
   static constexpr std::uint64_t piece_bytes = 64 * kib;
 
   template <class Meet>
-  void connect(const nccl_control_options& how, Meet& meet) {
-    if (how.rank >= how.size) {
+  void connect(const nccl_control_options& options, Meet& meet) {
+    if (options.rank >= options.size) {
       throw error(errc::invalid_argument, "rank",
-                  concat("there is no rank ", how.rank, " of ", how.size, "; count them from 0"));
+                  concat("there is no rank ", options.rank, " of ", options.size, "; count them from 0"));
     }
-    if (!is_deadline(how.deadline_seconds)) {
+    if (!is_deadline(options.deadline_seconds)) {
       throw error(errc::invalid_argument, "deadline_seconds",
                   "must be above 0; it is how long ranks wait for each other");
     }
-    const deadline limit = deadline::after(how.deadline_seconds);
+    const deadline limit = deadline::after(options.deadline_seconds);
     typename Nccl::unique_id id{};
     if (rank_ == 0) {
       id = link_.make_id();

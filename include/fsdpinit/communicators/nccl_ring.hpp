@@ -13,44 +13,44 @@
 
 namespace fsdpinit::detail {
 
-/// What a rank of a group must at least find room for in a slot of the ring.
+/// What a rank of a group must at least find room for in a buffer of the ring.
 inline constexpr std::uint64_t least_nccl_piece_bytes = 256;
 
-/// Device memory through which payload in host memory passes on its way to or from other GPUs: a few slots, in turns.
+/// Device memory through which payload in host memory passes on its way to or from other GPUs: a few buffers, in turns.
 ///
-/// Each turn is a copy in, an exchange and a copy out, on streams of their own, which wait for each other only for the sake of a slot:
-/// the next slot is filled while this one is exchanged.
+/// Each turn is a copy in, an exchange and a copy out, on streams of their own, which wait for each other only for the sake of a buffer:
+/// the next buffer is filled while this one is exchanged.
 template <CudaApi Cuda>
 class nccl_ring {
  public:
-  nccl_ring(int device, const Cuda& cuda, std::size_t slots, std::uint64_t slot_bytes)
+  nccl_ring(int device, const Cuda& cuda, std::size_t buffers, std::uint64_t buffer_bytes)
       : cuda_(cuda),
         memory_(device, cuda),
         in_(cuda, device),
         exchange_(cuda, device),
         out_(cuda, device),
-        slot_bytes_(slot_bytes) {
-    for (std::size_t i = 0; i < slots; ++i) {
-      slots_.emplace_back(memory_, device, cuda, slot_bytes);
+        buffer_bytes_(buffer_bytes) {
+    for (std::size_t i = 0; i < buffers; ++i) {
+      buffers_.emplace_back(memory_, device, cuda, buffer_bytes);
     }
   }
 
-  [[nodiscard]] std::uint64_t slot_bytes() const noexcept { return slot_bytes_; }
-  /// How much of a payload moves at a time where a slot is shared by so many ranks.
+  [[nodiscard]] std::uint64_t buffer_bytes() const noexcept { return buffer_bytes_; }
+  /// How much of a payload moves at a time where a buffer is shared by so many ranks.
   [[nodiscard]] std::uint64_t piece_for(std::size_t ranks) const noexcept {
-    return align_down(slot_bytes_ / ranks, least_nccl_piece_bytes);
+    return align_down(buffer_bytes_ / ranks, least_nccl_piece_bytes);
   }
   [[nodiscard]] const basic_cuda_memory<Cuda>& memory() const noexcept { return memory_; }
   [[nodiscard]] typename Cuda::stream in() const noexcept { return in_.get(); }
   [[nodiscard]] typename Cuda::stream exchange() const noexcept { return exchange_.get(); }
   [[nodiscard]] typename Cuda::stream out() const noexcept { return out_.get(); }
 
-  /// One turn: `fill(slot)` starts copies on `in()`, `move(slot)` starts calls on `exchange()`, `empty(slot)` copies on `out()`.
+  /// One turn: `fill(buffer)` starts copies on `in()`, `move(buffer)` starts calls on `exchange()`, `empty(buffer)` copies on `out()`.
   /// \throws error{device} and what they throw
   template <class Fill, class Move, class Empty>
   void turn(Fill&& fill, Move&& move, Empty&& empty) {
-    slot& mine = slots_[next_];
-    next_ = (next_ + 1) % slots_.size();
+    buffer& mine = buffers_[next_];
+    next_ = (next_ + 1) % buffers_.size();
     std::byte* const memory = mine.memory.data();
     mine.emptied.hold(in_.get());
     fill(memory);
@@ -94,8 +94,8 @@ class nccl_ring {
   }
 
  private:
-  struct slot {
-    slot(const basic_cuda_memory<Cuda>& space, int device, const Cuda& cuda, std::uint64_t bytes)
+  struct buffer {
+    buffer(const basic_cuda_memory<Cuda>& space, int device, const Cuda& cuda, std::uint64_t bytes)
         : memory(space, bytes), filled(cuda, device), moved(cuda, device), emptied(cuda, device) {}
     block<basic_cuda_memory<Cuda>> memory;
     basic_cuda_event<Cuda> filled;
@@ -108,8 +108,8 @@ class nccl_ring {
   basic_cuda_stream<Cuda> in_;
   basic_cuda_stream<Cuda> exchange_;
   basic_cuda_stream<Cuda> out_;
-  std::uint64_t slot_bytes_;
-  std::deque<slot> slots_;
+  std::uint64_t buffer_bytes_;
+  std::deque<buffer> buffers_;
   std::size_t next_ = 0;
 };
 

@@ -34,7 +34,7 @@ class nccl_wire {
     int peer = 0;
     std::byte* data = nullptr;  // only read where it is sent
     std::uint64_t size = 0;
-    std::size_t place = 0;  // in the slots of the ring
+    std::size_t place = 0;  // in the buffers of the ring
     bool there = false;     // on the device
     bool repeated = false;  // what is sent to the peer before it too
   };
@@ -45,7 +45,7 @@ class nccl_wire {
     basic_cuda_event<Cuda> done;
     std::vector<message> sends;
     std::vector<message> receives;
-    std::size_t taken = 0;    // places in a slot
+    std::size_t taken = 0;    // places in a buffer
     std::uint64_t piece = 0;  // of a message
     std::string_view what;
     bool in_use = false;
@@ -71,7 +71,7 @@ class nccl_wire {
   }
 
   /// \throws error{device}, error{out_of_memory}
-  void make_ring(std::size_t slots, std::uint64_t slot_bytes) { ring_.emplace(device_, cuda_, slots, slot_bytes); }
+  void make_ring(std::size_t buffers, std::uint64_t bytes) { ring_.emplace(device_, cuda_, buffers, bytes); }
 
   [[nodiscard]] std::size_t rank() const noexcept { return rank_; }
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
@@ -90,7 +90,7 @@ class nccl_wire {
     made.receives.clear();
     made.receives.reserve(load.receives);
     made.taken = 0;
-    made.piece = align_down(ring_->slot_bytes() / load.places, least_nccl_piece_bytes / 2);
+    made.piece = align_down(ring_->buffer_bytes() / load.places, least_nccl_piece_bytes / 2);
     made.what = load.what;
     made.alone = load.sends + load.receives == 0;
     made.dead = !connection_.open();
@@ -188,7 +188,7 @@ class nccl_wire {
 
   [[nodiscard]] std::uint64_t terms_bytes(std::size_t ranks) const noexcept {
     const std::uint64_t least = ranks * least_nccl_piece_bytes;
-    return smaller(ring_->slot_bytes(), least < usual_terms_bytes ? usual_terms_bytes : least);
+    return smaller(ring_->buffer_bytes(), least < usual_terms_bytes ? usual_terms_bytes : least);
   }
 
   static error over() {
@@ -239,18 +239,18 @@ class nccl_wire {
     const std::uint64_t pitch = smaller(which.piece, longest);
     for (std::uint64_t at = 0; at < longest; at += pitch) {
       const auto bytes = [&](const message& each) { return at < each.size ? smaller(pitch, each.size - at) : 0; };
-      const auto memory = [&](const message& each, std::byte* slot) {
-        return each.there ? each.data + at : slot + each.place * pitch;
+      const auto memory = [&](const message& each, std::byte* staging) {
+        return each.there ? each.data + at : staging + each.place * pitch;
       };
       ring_->turn(
-          [&](std::byte* slot) {
+          [&](std::byte* staging) {
             for (const message& each : which.sends) {
               if (bytes(each) != 0 && !each.there && !each.repeated) {
-                ring_->copy_in(memory(each, slot), {each.data + at, bytes(each)});
+                ring_->copy_in(memory(each, staging), {each.data + at, bytes(each)});
               }
             }
           },
-          [&](std::byte* slot) {
+          [&](std::byte* staging) {
             const std::string_view what = which.receives.empty() ? "send"
                                           : which.sends.empty()  ? "receive"
                                                                  : which.what;
@@ -258,21 +258,21 @@ class nccl_wire {
               int code = Nccl::success;
               for (const message& each : which.sends) {
                 if (bytes(each) != 0 && connection_.is_accepted(code)) {
-                  code = nccl.send(memory(each, slot), bytes(each), each.peer, comm, ring_->exchange());
+                  code = nccl.send(memory(each, staging), bytes(each), each.peer, comm, ring_->exchange());
                 }
               }
               for (const message& each : which.receives) {
                 if (bytes(each) != 0 && connection_.is_accepted(code)) {
-                  code = nccl.receive(memory(each, slot), bytes(each), each.peer, comm, ring_->exchange());
+                  code = nccl.receive(memory(each, staging), bytes(each), each.peer, comm, ring_->exchange());
                 }
               }
               return code;
             });
           },
-          [&](std::byte* slot) {
+          [&](std::byte* staging) {
             for (const message& each : which.receives) {
               if (bytes(each) != 0 && !each.there) {
-                ring_->copy_out({each.data + at, bytes(each)}, memory(each, slot));
+                ring_->copy_out({each.data + at, bytes(each)}, memory(each, staging));
               }
             }
           });
@@ -286,26 +286,26 @@ class nccl_wire {
       const mutable_bytes part = buffer.subspan(at, smaller(bytes, buffer.size() - at));
       const bool is_root = rank_ == root;
       ring_->turn(
-          [&](std::byte* slot) {
+          [&](std::byte* staging) {
             if (!there && is_root) {
-              ring_->copy_in(slot, part);
+              ring_->copy_in(staging, part);
             }
           },
-          [&](std::byte* slot) {
-            std::byte* const memory = there ? part.data() : slot;
+          [&](std::byte* staging) {
+            std::byte* const memory = there ? part.data() : staging;
             connection_.issue("broadcast", [&](Nccl& nccl, typename Nccl::comm comm) {
               return nccl.broadcast(memory, memory, part.size(), static_cast<int>(root), comm, ring_->exchange());
             });
           },
-          [&](std::byte* slot) {
+          [&](std::byte* staging) {
             if (!there && !is_root) {
-              ring_->copy_out(part, slot);
+              ring_->copy_out(part, staging);
             }
           });
     }
   }
 
-  /// By NCCL's own all-gather: at once and in place where the parts fit into a slot of the ring and `all` lies on the device, which
+  /// By NCCL's own all-gather: at once and in place where the parts fit into a buffer of the ring and `all` lies on the device, which
   /// another rank's may not; larger ones piece by piece through the ring, as the pieces of all ranks come out side by side.
   void gather_from_all(bytes_view own, mutable_bytes all) {
     const std::uint64_t bytes = ring_->piece_for(size_);
@@ -316,21 +316,21 @@ class nccl_wire {
       const bytes_view part = own.subspan(at, smaller(bytes, own.size() - at));
       const auto place = [&](std::size_t rank) { return all.data() + rank * own.size() + at; };
       ring_->turn(
-          [&](std::byte* slot) {
+          [&](std::byte* staging) {
             if (!own_there) {
-              ring_->copy_in(slot + rank_ * part.size(), part);
+              ring_->copy_in(staging + rank_ * part.size(), part);
             }
           },
-          [&](std::byte* slot) {
-            const std::byte* const from = own_there ? part.data() : slot + rank_ * part.size();
+          [&](std::byte* staging) {
+            const std::byte* const from = own_there ? part.data() : staging + rank_ * part.size();
             connection_.issue("gather", [&](Nccl& nccl, typename Nccl::comm comm) {
-              return nccl.all_gather(from, in_place ? all.data() : slot, part.size(), comm, ring_->exchange());
+              return nccl.all_gather(from, in_place ? all.data() : staging, part.size(), comm, ring_->exchange());
             });
           },
-          [&](std::byte* slot) {
+          [&](std::byte* staging) {
             for (std::size_t rank = 0; rank < size_ && !in_place; ++rank) {
               const bool was_here = rank == rank_ && !own_there && !all_there;
-              ring_->copy_out({place(rank), part.size()}, was_here ? part.data() : slot + rank * part.size());
+              ring_->copy_out({place(rank), part.size()}, was_here ? part.data() : staging + rank * part.size());
             }
           });
     }

@@ -187,19 +187,19 @@ template <class T>
     using clauses = communicator_clauses<T>;
     if constexpr (!clauses::is_communicator) {
       static_assert(clauses::is_communicator,
-                    "fsdpinit: `links` must be a Communicator (T must have rank() const, size() const, void "
+                    "fsdpinit: `ranks` must be a Communicator (T must have rank() const, size() const, void "
                     "broadcast(mutable_bytes buffer, std::size_t root)), or channels{data, control} of two");
     } else if constexpr (!clauses::is_not_const) {
       static_assert(
           clauses::is_not_const,
-          "fsdpinit: `links`: T is const, but its broadcast(buffer, root) is not; pass one that is not const");
+          "fsdpinit: `ranks`: T is const, but its broadcast(buffer, root) is not; pass one that is not const");
     } else {
-      static_assert(clauses::has_rank, "fsdpinit: `links`: T must have std::size_t rank() const");
-      static_assert(clauses::has_size, "fsdpinit: `links`: T must have std::size_t size() const, the number of ranks");
+      static_assert(clauses::has_rank, "fsdpinit: `ranks`: T must have std::size_t rank() const");
+      static_assert(clauses::has_size, "fsdpinit: `ranks`: T must have std::size_t size() const, the number of ranks");
       static_assert(clauses::has_broadcast,
-                    "fsdpinit: `links`: T must have void broadcast(mutable_bytes buffer, std::size_t root)");
+                    "fsdpinit: `ranks`: T must have void broadcast(mutable_bytes buffer, std::size_t root)");
       static_assert(clauses::broadcast_returns_void,
-                    "fsdpinit: `links`: T::broadcast(buffer, root) must return void: it throws where it fails");
+                    "fsdpinit: `ranks`: T::broadcast(buffer, root) must return void: it throws where it fails");
     }
   }
   return Communicator<T>;

@@ -133,7 +133,7 @@ template <class Bytes>
 template <class Fn>
 void agreed(control_ref control, double deadline_seconds, Fn&& fn) {
   if (control.rank() >= control.size()) {
-    throw error(errc::invalid_argument, "links",
+    throw error(errc::invalid_argument, "ranks",
                 concat("its rank() is ", control.rank(), " and its size() ", control.size(),
                        "; ranks count from 0, and are below the size"));
   }

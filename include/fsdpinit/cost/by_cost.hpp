@@ -15,19 +15,18 @@ namespace fsdpinit {
 /// The transport that takes least time on a cluster by `cost_on`, of those that need no memory for a model. A later one of scatter,
 /// broadcast, automatic and own_read has to be 5 % faster than the ones before it, which ask less of the storage: the model is no
 /// more exact than that. \throws error{invalid_argument} for another number of ranks.
-[[nodiscard]] inline transport_kind cheapest_transport(const cluster& on, const std::vector<tensor_request>& requests,
-                                                       plan_options options) {
+[[nodiscard]] inline transport cheapest_transport(const cluster& on, const std::vector<tensor_request>& requests,
+                                                  plan_options options) {
   if (on.ranks() != options.ranks.size()) {
     throw error(errc::invalid_argument, "choose",
                 concat("the cluster has ", on.ranks(), " ranks, the job ", options.ranks.size(),
                        "; calibrate on the job's own ranks"));
   }
-  constexpr std::array candidates{transport_kind::scatter, transport_kind::broadcast, transport_kind::automatic,
-                                  transport_kind::own_read};
-  transport_kind best = candidates.front();
+  constexpr std::array candidates{transport::scatter, transport::broadcast, transport::automatic, transport::own_read};
+  transport best = candidates.front();
   double least = 0;
   constexpr double worth_it = 0.95;
-  for (const transport_kind candidate : candidates) {
+  for (const transport candidate : candidates) {
     options.transport = candidate;
     const plan made = make_plan(requests, options);
     const double seconds = cost_on(on, made, predict_every_rank(made)).seconds;

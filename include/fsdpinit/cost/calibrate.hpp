@@ -45,11 +45,11 @@ FSDPINIT_INLINE cluster run_calibration(source_in_use& source, payload_link& dat
 ///                read for all.
 /// \throws fsdpinit::error, the same on every rank.
 template <class Source, class Channels>
-[[nodiscard]] cluster calibrate(Source&& source, Channels&& links, const calibration& how = {}) {
+[[nodiscard]] cluster calibrate(Source&& source, Channels&& ranks, const calibration& how = {}) {
   using given = std::remove_reference_t<Source>;
   constexpr bool is_sound = detail::require_source<given>() && detail::require_links<Channels>();
   if constexpr (is_sound) {
-    const auto both = detail::channels_of(links);
+    const auto both = detail::channels_of(ranks);
     detail::payload_link_of data(both.data);
     typename detail::source_in_use_of<given>::type opened(source);
     return detail::run_calibration(opened, data, both.control, how);

@@ -93,16 +93,16 @@ class route_pipelines {
   void add(std::size_t rank, const prediction& mine) {
     std::uint64_t rest = mine.bytes_read;
     std::uint64_t reads = 0;
-    for (const route way : {route::scatter, route::own_read, route::broadcast, route::full_copy}) {
-      const work_sums done = work(way, rank);
-      bucket_pipeline& its = on_way(way);
-      add_sends(way, rank, done);
+    for (const fsdpinit::route route : {route::scatter, route::own_read, route::broadcast, route::full_copy}) {
+      const work_sums done = work(route, rank);
+      bucket_pipeline& its = on_route(route);
+      add_sends(route, rank, done);
       its.all.read(rank, done[amount::read]);
       its.all.copy(rank, done[amount::copied]);
       its.all.to_device(rank, out_of_staging(done[amount::sent_staged] + done[amount::passed_on_staged]));
       std::uint64_t at_once = done[amount::placed];
       std::uint64_t later = 0;
-      if (way == route::broadcast) {
+      if (route == route::broadcast) {
         for (const flow by : {flow::all, flow::served}) {
           (is_root(by, rank) ? at_once : later) += kept(by, is_root(by, rank))[grid().shard_of(rank)];
         }
@@ -116,10 +116,10 @@ class route_pipelines {
       rest -= done[amount::read];
       reads += done[amount::reads];
     }
-    on_way(route::full_copy).all.read(rank, rest);  // what is read along
+    on_route(route::full_copy).all.read(rank, rest);  // what is read along
     most_reads_ = std::max(most_reads_, reads);
     // Nearly all that is allocated is first written to where most bytes go.
-    on_way(route_of_most_).all.touch(rank, mine.peak_bytes() - (on_.pcie_bandwidth ? mine.slab_bytes : 0));
+    on_route(route_of_most_).all.touch(rank, mine.peak_bytes() - (on_.pcie_bandwidth ? mine.slab_bytes : 0));
   }
 
   [[nodiscard]] cluster_cost cost() const {
@@ -151,18 +151,20 @@ class route_pipelines {
 
  private:
   [[nodiscard]] const mesh& grid() const noexcept { return plan_.options.ranks; }
-  [[nodiscard]] const source_layout& sources() const noexcept { return plan_.options.sources; }
-  [[nodiscard]] bucket_pipeline& on_way(route way) noexcept { return pipelines_[static_cast<std::size_t>(way)]; }
-  [[nodiscard]] route_work& work_on(route way) noexcept { return work_[static_cast<std::size_t>(way)]; }
-  [[nodiscard]] work_sums work(route way, std::size_t rank) noexcept {
-    return work_on(way).of(rank, every_.class_of(rank));
+  [[nodiscard]] const source_layout& source_ranks() const noexcept { return plan_.options.source_ranks; }
+  [[nodiscard]] bucket_pipeline& on_route(fsdpinit::route route) noexcept {
+    return pipelines_[static_cast<std::size_t>(route)];
+  }
+  [[nodiscard]] route_work& work_on(fsdpinit::route route) noexcept { return work_[static_cast<std::size_t>(route)]; }
+  [[nodiscard]] work_sums work(fsdpinit::route route, std::size_t rank) noexcept {
+    return work_on(route).of(rank, every_.class_of(rank));
   }
   /// Of broadcasts to all, or to those that a source serves; what their roots keep, or the others.
   [[nodiscard]] kept_of_broadcasts& kept(flow by, bool is_root) noexcept {
     return kept_[(by == flow::all ? 0U : 2U) + (is_root ? 1U : 0U)];
   }
   [[nodiscard]] bool is_root(flow by, std::size_t rank) const noexcept {
-    return rank == (by == flow::all ? sources().source_rank : sources().serving(rank));
+    return rank == (by == flow::all ? source_ranks().source_rank : source_ranks().serving(rank));
   }
   [[nodiscard]] std::uint64_t out_of_staging(std::uint64_t bytes) const noexcept {
     return on_.pcie_bandwidth ? bytes : 0;
@@ -178,10 +180,10 @@ class route_pipelines {
     program_round round = rounds.first();
     std::size_t known = 0;  // buckets up to here are added
     std::array<std::uint64_t, 4> moved{};
-    route way = route::full_copy;
+    fsdpinit::route route = fsdpinit::route::full_copy;
     do {
       if (round.kind == round_kind::agree) {
-        on_way(way).fills += round.part != 0 && round.part != plan_.schedule.size() ? 1U : 0U;
+        on_route(route).fills += round.part != 0 && round.part != plan_.schedule.size() ? 1U : 0U;
       } else if (round.kind != round_kind::bucket) {
         if (round.part == 0) {  // the first turn stands for all
           every_.look_at(round);
@@ -191,25 +193,25 @@ class route_pipelines {
         const std::size_t alike = every_.look_at(round);
         const bucket which = plan_.schedule[round.part];
         known = round.part + alike;
-        way = which.way;
-        moved[static_cast<std::size_t>(way)] += which.bytes * alike * (which.has_windows() ? grid().shards : 1);
+        route = which.route;
+        moved[static_cast<std::size_t>(route)] += which.bytes * alike * (which.has_windows() ? grid().shards : 1);
         add_buckets(which, alike);
       }
     } while (rounds.advance(round));
-    if (plan_.options.transport == transport_kind::none) {
+    if (plan_.options.transport == transport::none) {
       moved[static_cast<std::size_t>(route::full_copy)] = bytes_of_turns(plan_, fully_loaded_bytes);
     }
-    route_of_most_ = static_cast<route>(std::max_element(moved.begin(), moved.end()) - moved.begin());
+    route_of_most_ = static_cast<fsdpinit::route>(std::max_element(moved.begin(), moved.end()) - moved.begin());
   }
 
   void add_buckets(const bucket& which, std::size_t alike) {
-    bucket_pipeline& its = on_way(which.way);
+    bucket_pipeline& its = on_route(which.route);
     its.buckets += alike;
-    work_on(which.way).add(every_, alike);
+    work_on(which.route).add(every_, alike);
     const std::size_t turn = every_.turn().value_or(0);
     its.read_by.resize(std::max(its.read_by.size(), turn + 1));
     its.read_by[turn] += nodes_.seconds_of_reading(every_) * static_cast<double>(alike);
-    if (which.way != route::broadcast) {
+    if (which.route != route::broadcast) {
       return;
     }
     std::array<bool, 2> staged{};  // by those that are not its root, and by that
@@ -231,17 +233,17 @@ class route_pipelines {
 
   void set_pipelines() {
     const auto in_flight = static_cast<double>(plan_.options.buckets_in_flight);
-    for (const route way : {route::scatter, route::own_read, route::broadcast}) {
-      on_way(way).in_flight = in_flight;
-      on_way(way).travels = way != route::own_read;
-      on_way(way).rings = way == route::broadcast;
+    for (const fsdpinit::route route : {route::scatter, route::own_read, route::broadcast}) {
+      on_route(route).in_flight = in_flight;
+      on_route(route).travels = route != route::own_read;
+      on_route(route).rings = route == route::broadcast;
     }
     relays_scatter_ = receives_by(route::scatter, flow::passed_on);
     relays_own_reads_ = receives_by(route::own_read, flow::replicas);
     if (relays_own_reads_) {
       // Replicas of a node read one after the other; those of the next node begin as many buckets earlier as are in flight besides.
       const auto in_turn = static_cast<double>(std::max<std::size_t>(on_.ranks_per_node / grid().shards, 1));
-      bucket_pipeline& its = on_way(route::own_read);
+      bucket_pipeline& its = on_route(route::own_read);
       its.travels = its.rings = true;
       its.read_at_once = in_turn / std::max(in_turn - in_flight + 1, in_turn / in_flight);
       // A ring that begins at another replica than the one before does without one link. Two such rings have all others in common,
@@ -252,16 +254,16 @@ class route_pipelines {
     if (relays_scatter_) {
       // The source passes its part on once it has read the next bucket, so that a slot is free a bucket later; and where that takes
       // a link over which the next bucket is scattered, or its slot, once that has been sent.
-      bucket_pipeline& its = on_way(route::scatter);
+      bucket_pipeline& its = on_route(route::scatter);
       its.rings = true;
       its.in_flight = std::max(in_flight - 1, 1.0);
       its.passes_early = in_flight > 1 && !relays_where_it_scatters() && (on_.nvlink_bandwidth || !on_.pcie_bandwidth);
     }
   }
-  /// Does any rank receive anything in this way?
-  [[nodiscard]] bool receives_by(route way, flow by) noexcept {
+  /// Does any rank receive anything by this route?
+  [[nodiscard]] bool receives_by(fsdpinit::route route, flow by) noexcept {
     for (std::size_t rank = 0; rank < grid().size(); ++rank) {
-      if (work(way, rank)[received_by(by)] != 0) {
+      if (work(route, rank)[received_by(by)] != 0) {
         return true;
       }
     }
@@ -269,7 +271,7 @@ class route_pipelines {
   }
   /// Does the source pass its part on to the next replica as it scatters, within its node or out of it?
   [[nodiscard]] bool relays_where_it_scatters() const noexcept {
-    const std::size_t source = sources().source_rank;
+    const std::size_t source = source_ranks().source_rank;
     const group_members to = groups_(rank_group::scatter, source);
     const bool scatter_crosses = on_.node_of(to[0]) != on_.node_of(to[to.size() - 1]);
     const bool relay_crosses = on_.node_of(source) != on_.node_of((source + grid().shards) % grid().size());
@@ -277,8 +279,8 @@ class route_pipelines {
   }
 
   /// What is sent to a rank on one route. What a rank that reads sends holds its slot.
-  void add_sends(route way, std::size_t rank, const work_sums& done) {
-    bucket_pipeline& its = on_way(way);
+  void add_sends(fsdpinit::route route, std::size_t rank, const work_sums& done) {
+    bucket_pipeline& its = on_route(route);
     const auto send = [&](flow by, std::size_t from, bool holds_slot) {
       const std::uint64_t bytes = done[received_by(by)];
       its.all.send(from, rank, bytes);
@@ -286,7 +288,7 @@ class route_pipelines {
         its.held.send(from, rank, bytes);
       }
     };
-    const std::size_t source = sources().serving(rank);
+    const std::size_t source = source_ranks().serving(rank);
     send(flow::scatter, source, true);
     const std::size_t before = groups_(rank_group::all, rank).before(rank);
     send(flow::all, before, is_root(flow::all, before));
@@ -295,8 +297,8 @@ class route_pipelines {
 
     const std::size_t from = before_replica(rank);
     send(flow::replicas, from, false);
-    if (way == route::own_read && relays_own_reads_) {
-      its.passed_on = std::max(its.passed_on, seconds_between(on_, from, rank, work(way, from)[amount::read]));
+    if (route == route::own_read && relays_own_reads_) {
+      its.passed_on = std::max(its.passed_on, seconds_between(on_, from, rank, work(route, from)[amount::read]));
     }
     if (done[received_by(flow::passed_on)] == 0) {
       return;
@@ -306,7 +308,7 @@ class route_pipelines {
         grid().replica_of(from) == grid().replica_of(source) && on_.node_of(from) == on_.node_of(source);
     const bool in_the_way = relays_where_it_scatters() || plan_.options.buckets_in_flight == 1;
     if (from == source) {
-      its.passed_on = seconds_over_pcie(on_, work(way, source)[amount::passed_on_staged]) +
+      its.passed_on = seconds_over_pcie(on_, work(route, source)[amount::passed_on_staged]) +
                       (in_the_way ? 0 : seconds_between(on_, source, rank, done[received_by(flow::passed_on)]));
     }
     send(flow::passed_on, from, beside_source && in_the_way);

@@ -45,8 +45,8 @@ struct group_members {
 class groups_of_ranks {
  public:
   explicit groups_of_ranks(const plan_options& how)
-      : ranks_(how.ranks), sources_(how.sources), relays_(scatter_is_relayed(how.ranks, how.sources)) {
-    if (!sources_.is_single()) {
+      : ranks_(how.ranks), source_ranks_(how.source_ranks), relays_(scatter_is_relayed(how.ranks, how.source_ranks)) {
+    if (!source_ranks_.is_single()) {
       served_ = served_by_rank(how);
     }
   }
@@ -58,11 +58,11 @@ class groups_of_ranks {
         return {.spaced = replicas_of(ranks_, rank)};
       case rank_group::scatter:
         if (relays_) {
-          return {.spaced = relayed_scatter_of(ranks_, sources_, rank)};
+          return {.spaced = relayed_scatter_of(ranks_, source_ranks_, rank)};
         }
         [[fallthrough]];
       case rank_group::served:
-        return served_.empty() ? all : group_members{.listed = served_[sources_.serving(rank)]};
+        return served_.empty() ? all : group_members{.listed = served_[source_ranks_.serving(rank)]};
       case rank_group::all:
         break;
     }
@@ -71,7 +71,7 @@ class groups_of_ranks {
 
  private:
   const mesh& ranks_;
-  const source_layout& sources_;
+  const source_layout& source_ranks_;
   bool relays_;
   std::vector<std::vector<std::size_t>> served_;
 };
@@ -100,7 +100,7 @@ class kept_of_broadcasts {
  private:
   void add(const segment& part, const partition& how) {
     // Of a contiguous tensor only those shards have a part that lie in between.
-    const std::uint64_t chunk = how.slot_bytes();
+    const std::uint64_t chunk = how.reserved_bytes();
     const bool cut = !how.is_whole() && how.is_contiguous();
     const std::size_t first = cut ? static_cast<std::size_t>(part.begin / chunk) : 0;
     const std::size_t last = cut ? static_cast<std::size_t>((part.end - 1) / chunk) + 1 : bytes_.size();

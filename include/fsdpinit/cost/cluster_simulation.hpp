@@ -68,7 +68,7 @@ class simulated_ranks {
         lanes_(on),
         groups_(made.options),
         every_(made),
-        watched_(made.options.sources.serving(made.options.sources.source_rank)),
+        watched_(made.options.source_ranks.serving(made.options.source_ranks.source_rank)),
         flights_(made.options.buckets_in_flight, flight(on.ranks(), made.options.ranks.shards)),
         clock_(on.ranks()),
         ready_(on.ranks()),
@@ -341,7 +341,7 @@ class simulated_ranks {
     for (std::size_t rank = 0; rank < size(); ++rank) {
       wait(rank, each.done[rank]);
     }
-    const std::size_t source = plan_.options.sources.source_rank;
+    const std::size_t source = plan_.options.source_ranks.source_rank;
     const group_members members = groups_(rank_group::scatter, source);
     for (std::size_t i = 1; i <= members.size();
          ++i) {  // the source's own part last: it has first read the next bucket

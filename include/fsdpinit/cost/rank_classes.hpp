@@ -17,7 +17,7 @@ namespace fsdpinit {
 [[nodiscard]] inline std::vector<std::vector<std::size_t>> served_by_rank(const plan_options& options) {
   std::vector<std::vector<std::size_t>> served(options.ranks.size());
   for (std::size_t rank = 0; rank < served.size(); ++rank) {
-    served[options.sources.serving(rank)].push_back(rank);
+    served[options.source_ranks.serving(rank)].push_back(rank);
   }
   return served;
 }
@@ -56,7 +56,7 @@ struct classes_of_ranks {
 /// Replicas that take turns at reading are alike here: each does in its turn what the others do in theirs. O(tensors x shards + ranks).
 [[nodiscard]] inline classes_of_ranks rank_classes(const plan& made) {
   const mesh& ranks = made.options.ranks;
-  const source_layout& sources = made.options.sources;
+  const source_layout& source_ranks = made.options.source_ranks;
   const bool rereads = made.options.verify == verification::reread;
   const reread_pairs pairs(made.options);
   const std::vector<std::size_t> class_of_shard = shard_classes(made).of_shard;
@@ -65,11 +65,12 @@ struct classes_of_ranks {
   classes_of_ranks out;
   out.of_rank.reserve(ranks.size());
   for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-    const bool beside_source = ranks.replica_of(rank) == ranks.replica_of(sources.serving(rank));
+    const bool beside_source = ranks.replica_of(rank) == ranks.replica_of(source_ranks.serving(rank));
     std::vector<std::size_t> key{class_of_shard[ranks.shard_of(rank)], beside_source ? 1U : 0U,
-                                 rank == sources.source_rank ? 1U : 0U, rank == sources.serving(rank) ? 1U : 0U,
+                                 rank == source_ranks.source_rank ? 1U : 0U,
+                                 rank == source_ranks.serving(rank) ? 1U : 0U,
                                  rereads ? class_of_shard[ranks.shard_of(pairs.read_by(rank))] : 0};
-    if (!sources.is_single()) {
+    if (!source_ranks.is_single()) {
       std::map<std::size_t, std::size_t> first_of_shard;  // a shard that two served ranks have is read once
       for (std::size_t i = 0; i < served[rank].size(); ++i) {
         const std::size_t shard = ranks.shard_of(served[rank][i]);
@@ -90,7 +91,7 @@ struct classes_of_ranks {
 /// ranks. Where ranks read their own parts, what is read along depends on where these lie, and each rank is predicted by itself.
 [[nodiscard]] inline std::vector<prediction> predict_every_rank(const plan& made) {
   const bool by_itself = std::any_of(made.tensors.begin(), made.tensors.end(),
-                                     [](const planned_tensor& tensor) { return tensor.way == route::own_read; });
+                                     [](const planned_tensor& tensor) { return tensor.route == route::own_read; });
   const classes_of_ranks classes = by_itself ? classes_of_ranks{} : rank_classes(made);
   std::vector<prediction> out;
   out.reserve(made.options.ranks.size());

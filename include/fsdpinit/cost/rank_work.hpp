@@ -101,7 +101,7 @@ class work_adder {
         sums[amount::reads] += step.count;
         hold(step.to, (step.count - 1) * step.apart + step.bytes);
         break;
-      case step_kind::capture:
+      case step_kind::read_buffer:
         hold(step.to, step.bytes);
         break;
       case step_kind::copy:

@@ -88,9 +88,9 @@ class local_steps {
         with_.reader.read(step, at(step.to));
         with_.progress.add(round_.kind == round_kind::reread ? 0 : step.wanted);
         break;
-      case step_kind::capture:
+      case step_kind::read_buffer:
         enter(&stage_seconds::read);
-        with_.reader.capture(step, at(step.to));
+        with_.reader.read_buffer(step, at(step.to));
         with_.progress.add(step.bytes);
         break;
       case step_kind::release:

@@ -34,7 +34,7 @@ namespace fsdpinit::detail {
 /// What a plan is carried out with, besides its memory. All but `source` must outlive the execution.
 struct execution_means {
   const std::optional<source_ref>& source;  ///< nothing on ranks that do not read
-  std::span<const std::byte* const> captured{};
+  std::span<const std::byte* const> buffer_values{};
   std::size_t reader_threads = 1;
   call_progress& progress;
   const checksum* hash = nullptr;
@@ -95,7 +95,7 @@ class plan_execution {
   /// What can fail before the first round fails here: a rank that left its peers alone within it could not reach them.
   void start(const execution_means& with, const step_channels& between) {
     data_ = &between.data;
-    reader_.emplace(plan_, items_, with.captured, with.source, with.reader_threads,
+    reader_.emplace(plan_, items_, with.buffer_values, with.source, with.reader_threads,
                     mutable_bytes(work_.at({.kind = region_kind::tiles}), program_->region_bytes(region_kind::tiles)),
                     work_.memory, between.control.hook());
     runner_.emplace(*program_,
@@ -189,7 +189,7 @@ class plan_execution {
                                    .offset = part.offset,
                                    .bytes = planned.kept_bytes(planned.partition.local_bytes(shard)),
                                    .data = {slab, slab->data() + planned.kept_offset()},
-                                   .reserved = planned.kept_bytes(planned.partition.slot_bytes()),
+                                   .reserved = planned.kept_bytes(planned.partition.reserved_bytes()),
                                    .slab = {slab->data(), slab->size()}}});
       record.handle.prepare({&pending_.back().part, 1});
     }

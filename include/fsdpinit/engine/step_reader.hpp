@@ -27,7 +27,7 @@
 namespace fsdpinit::detail {
 
 /// Where the values of a buffer are that is not read, on the rank that gives them to all. \throws error{missing_tensor} without any.
-[[nodiscard]] inline const std::byte* captured_values(const slot_record& slot) {
+[[nodiscard]] inline const std::byte* buffer_values(const slot_record& slot) {
   const std::byte* const values = slot.handle.data();
   if (values == nullptr && byte_size(slot.fqn, slot.dtype, slot.shape) != 0) {
     throw error(errc::missing_tensor, slot.fqn,
@@ -49,7 +49,7 @@ inline void add_means_of_reading(std::vector<tensor_request>& requests, std::spa
   for (std::size_t i = 0; source && i < requests.size(); ++i) {
     tensor_request& request = requests[i];
     const bool travels_as_read = request.travels_as.value_or(request.dtype) == request.dtype;
-    if (!request.captured && !request.generated && travels_as_read) {
+    if (!request.from_buffer && !request.generated && travels_as_read) {
       request.position = source->position_of(items[i].source);
       request.tile_bytes = source->tile_bytes(items[i].source) * threads_that_read(source, threads);
     }
@@ -59,15 +59,15 @@ inline void add_means_of_reading(std::vector<tensor_request>& requests, std::spa
 /// Executes the steps that read: from the state dict, or from the source rank's own buffers. No allocation per step.
 class step_reader {
  public:
-  /// `source` is empty on ranks that never read. `captured[i]` is the memory of request i, for captured ones. \param threads that read
+  /// `source` is empty on ranks that never read. `buffer_values[i]` is the memory of request i, for those from buffers. \param threads that read
   /// \param tiles memory for the source, as planned \param hook looks while this thread waits for others
   /// \throws std::bad_alloc, what a queue of the space throws; error{io} where there are not so many threads
-  step_reader(const plan& made, std::span<const load_item> items, std::span<const std::byte* const> captured,
+  step_reader(const plan& made, std::span<const load_item> items, std::span<const std::byte* const> buffer_values,
               std::optional<source_ref> source, std::size_t threads, mutable_bytes tiles, const memory_ref& memory,
               wait_hook* hook)
       : plan_(made),
         items_(items),
-        captured_(captured),
+        buffer_values_(buffer_values),
         source_(source),
         threads_(threads_that_read(source, threads), hook),
         tiles_(tiles),
@@ -111,8 +111,8 @@ class step_reader {
   void flush() { neighbours_.flush(*this); }
 
   /// From the module's memory, which is that of its space.
-  void capture(const program_step& step, std::byte* to) {
-    const std::byte* const values = captured_[plan_.tensors[step.tensor].request];
+  void read_buffer(const program_step& step, std::byte* to) {
+    const std::byte* const values = buffer_values_[plan_.tensors[step.tensor].request];
     memory_.copy_out(to, values + step.at.offset, step.bytes, queue_);
     memory_.wait(queue_);
   }
@@ -168,7 +168,7 @@ class step_reader {
   static constexpr std::uint64_t small_read = 16 * kib;
 
   [[nodiscard]] std::uint64_t overflows_of(std::size_t item) const {
-    return items_[item].captured || items_[item].missing ? 0 : source_->overflows(items_[item].source);
+    return items_[item].from_buffer || items_[item].missing ? 0 : source_->overflows(items_[item].source);
   }
 
   /// Bytes of a tensor under one of its names, as they travel.
@@ -198,7 +198,7 @@ class step_reader {
 
   const plan& plan_;
   std::span<const load_item> items_;
-  std::span<const std::byte* const> captured_;
+  std::span<const std::byte* const> buffer_values_;
   std::optional<source_ref> source_;
   read_threads threads_;
   mutable_bytes tiles_;

@@ -134,7 +134,7 @@ class partition {
     return is_whole() ? 1 : extent_ / ceil_div(extent_, shards_);
   }
   /// Bytes reserved for it on every rank: the first, largest shard's, so that an all-gather is uniform.
-  [[nodiscard]] std::uint64_t slot_bytes() const noexcept { return local_bytes(0); }
+  [[nodiscard]] std::uint64_t reserved_bytes() const noexcept { return local_bytes(0); }
   /// Bytes of one index of the dims before the sharded one: the period at which the ranks' runs repeat.
   [[nodiscard]] std::uint64_t period_bytes() const noexcept { return is_whole() ? bytes_ : extent_ * row_bytes_; }
   /// One contiguous run per rank: sharded on dim 0 (or as good as), or whole.

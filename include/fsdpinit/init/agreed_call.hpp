@@ -30,17 +30,17 @@ namespace fsdpinit::detail {
 
 /// Who reads for whom, from the options and what the communicator knows.
 /// \throws error{invalid_argument} if it knows no nodes, or cannot work in groups, and one source per node was asked for.
-[[nodiscard]] inline source_layout sources_of(const payload_link& data, const options& how, std::size_t ranks) {
+[[nodiscard]] inline source_layout source_ranks_of(const payload_link& data, const options& how, std::size_t ranks) {
   const link_abilities& can = data.can();
   source_layout out{.source_rank = how.source_rank, .grouped = can.groups};
   for (std::size_t rank = 0; can.knows_nodes && how.verify == verification::reread && rank < ranks; ++rank) {
     out.nodes.push_back(data.node_of(rank));
   }
-  if (how.sources == source_ranks::one) {
+  if (how.source_ranks == source_ranks::one) {
     return out;
   }
   if (!can.groups || !can.knows_nodes) {
-    throw error(errc::invalid_argument, "sources",
+    throw error(errc::invalid_argument, "source_ranks",
                 "one source per node needs a data communicator that knows nodes (node_of) and works in groups; use "
                 "source_ranks::one",
                 {.rank = every_rank});
@@ -64,8 +64,8 @@ class agreed_call {
  public:
   explicit agreed_call(const initialization_arguments& given) noexcept
       : given_(given),
-        options_(given.how),
-        policy_(policy_in_use(given.policy, given.how.policy)),
+        options_(given.options),
+        policy_(policy_in_use(given.policy, given.options.policy)),
         transport_(transport_of(given, policy_)) {}
 
   /// Collective. `begin()` is called first, within the first agreement, and returns the memory space. \throws the same error on every rank.
@@ -91,10 +91,10 @@ class agreed_call {
   }
 
   [[nodiscard]] const fsdpinit::policy& policy() const noexcept { return policy_; }
-  [[nodiscard]] transport_kind transport() const noexcept { return transport_; }
-  [[nodiscard]] bool is_automatic() const noexcept { return transport_ == transport_kind::automatic; }
+  [[nodiscard]] fsdpinit::transport transport() const noexcept { return transport_; }
+  [[nodiscard]] bool is_automatic() const noexcept { return transport_ == transport::automatic; }
   /// How sharded tensors travel: the transport, or what an automatic one falls back to.
-  [[nodiscard]] transport_kind chosen() const noexcept { return chosen_; }
+  [[nodiscard]] fsdpinit::transport chosen() const noexcept { return chosen_; }
   /// Is it `options::choose` that says? Not where an automatic transport falls back.
   [[nodiscard]] bool chooses() const noexcept {
     return is_automatic() && reason_.empty() && static_cast<bool>(options_.choose);
@@ -102,7 +102,7 @@ class agreed_call {
   /// Why an automatic transport falls back; empty where it does not.
   [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
   [[nodiscard]] const mesh& ranks() const noexcept { return mesh_; }
-  [[nodiscard]] const source_layout& sources() const noexcept { return sources_; }
+  [[nodiscard]] const source_layout& source_ranks() const noexcept { return source_ranks_; }
   [[nodiscard]] const module_view& view() const noexcept { return view_; }
   [[nodiscard]] const optimizer_binding& binding() const noexcept { return binding_; }
   [[nodiscard]] const state_dict_contents& contents() const noexcept { return contents_; }
@@ -116,29 +116,28 @@ class agreed_call {
  private:
   /// A module's own state is where it is: on the source rank alone, or, where every rank loads, on each; then a rank takes
   /// its part of it without another full copy.
-  [[nodiscard]] static transport_kind transport_of(const initialization_arguments& given,
-                                                   const fsdpinit::policy& by) noexcept {
+  [[nodiscard]] static fsdpinit::transport transport_of(const initialization_arguments& given,
+                                                        const fsdpinit::policy& by) noexcept {
     if (given.source == nullptr && by.every_rank_reads) {
-      return transport_kind::own_read;
+      return transport::own_read;
     }
-    return by.transport == transport_kind::scatter && !given.data.can().scatters ? transport_kind::broadcast
-                                                                                 : by.transport;
+    return by.transport == transport::scatter && !given.data.can().scatters ? transport::broadcast : by.transport;
   }
   [[nodiscard]] bool is_source() const noexcept {
     const std::size_t rank = given_.control.rank();
-    return sources_.serving(rank) == rank;
+    return source_ranks_.serving(rank) == rank;
   }
   [[nodiscard]] bool every_rank_reads() const noexcept {
-    return policy_.every_rank_reads || transport_ == transport_kind::own_read;
+    return policy_.every_rank_reads || transport_ == transport::own_read;
   }
   [[nodiscard]] bool rereads() const noexcept { return options_.verify == verification::reread; }
   /// Who opens the source at first. Modules may hold values of their own on each rank, of which each keeps its part
   /// (random ones, for instance): these are not held against each other.
   [[nodiscard]] source_readers readers() const noexcept {
     const bool all = every_rank_reads() || rereads();
-    return {
-        .here = all || is_source(),
-        .several = !from_module() && given_.control.size() != 1 && (all || is_automatic() || !sources_.is_single())};
+    return {.here = all || is_source(),
+            .several =
+                !from_module() && given_.control.size() != 1 && (all || is_automatic() || !source_ranks_.is_single())};
   }
 
   /// What all ranks must have in common.
@@ -152,9 +151,9 @@ class agreed_call {
                   "a module's own state cannot be read a second time; use verification::transfer");
     }
     mesh_ = {.shards = ranks / options_.replicas, .replicas = options_.replicas};
-    sources_ = sources_of(given_.data, options_, ranks);
+    source_ranks_ = source_ranks_of(given_.data, options_, ranks);
     // Where every rank loads from its own module replicas have nothing to share.
-    sources_.grouped = sources_.grouped && !(from_module() && policy_.every_rank_reads);
+    source_ranks_.grouped = source_ranks_.grouped && !(from_module() && policy_.every_rank_reads);
     view_ = view_of(given_.module, options_.unit_prefixes, options_.ignored_prefixes);
     std::vector<optimizer_entry> entries;
     if (const std::optional<optimizer_ref>& optimizer = given_.more.optimizer.optimizer()) {
@@ -202,7 +201,7 @@ class agreed_call {
     });
     reason_ = why_not_all_read(given_.control, options_.deadline_seconds, unreadable);
     if (!reason_.empty()) {
-      chosen_ = given_.data.can().scatters ? transport_kind::scatter : transport_kind::broadcast;
+      chosen_ = given_.data.can().scatters ? transport::scatter : transport::broadcast;
       if (!reads) {
         source_.reset();  // another checkpoint, perhaps
       }
@@ -212,11 +211,11 @@ class agreed_call {
   const initialization_arguments& given_;
   const options& options_;
   fsdpinit::policy policy_;
-  transport_kind transport_;
+  fsdpinit::transport transport_;
   const memory_ref* memory_ = nullptr;
   mesh mesh_;
-  source_layout sources_;
-  transport_kind chosen_ = transport_;
+  source_layout source_ranks_;
+  fsdpinit::transport chosen_ = transport_;
   std::string reason_;
   module_view view_;
   std::optional<module_state_source> state_;

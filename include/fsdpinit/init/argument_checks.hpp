@@ -93,22 +93,17 @@ template <class Policy>
 struct policy_clauses {
   static constexpr bool is_policy = requires {
     { Policy::name } -> std::convertible_to<std::string_view>;
-    { Policy::transport } -> std::convertible_to<transport_kind>;
+    { Policy::transport } -> std::convertible_to<transport>;
     { Policy::every_rank_reads } -> std::convertible_to<bool>;
   };
-  static constexpr bool is_no_transport = !requires {
-    { Policy::kind } -> std::convertible_to<transport_kind>;
-  };
-  static constexpr bool is_policy_or_transport = is_policy || !is_no_transport;
 };
 
 template <class T>
 [[nodiscard]] consteval bool require_policy() {
   using clauses = policy_clauses<T>;
-  static_assert(clauses::is_no_transport, "fsdpinit: `Policy`: T is a transport; use native_sharding<T>");
-  static_assert(clauses::is_policy_or_transport,
+  static_assert(clauses::is_policy,
                 "fsdpinit: `Policy` must be native_sharding<...>, every_rank_loads, or have their constants");
-  return clauses::is_policy && clauses::is_no_transport;
+  return clauses::is_policy;
 }
 
 /// A source, or the module itself where the policy can do with that.
@@ -117,8 +112,8 @@ template <class T, class Policy>
   if constexpr (!std::is_same_v<std::remove_const_t<T>, module_state>) {
     return require_source<T>();
   } else if constexpr (policy_clauses<Policy>::is_policy) {
-    constexpr bool is_sent = Policy::every_rank_reads || Policy::transport == transport_kind::scatter ||
-                             Policy::transport == transport_kind::broadcast;
+    constexpr bool is_sent = Policy::every_rank_reads || Policy::transport == transport::scatter ||
+                             Policy::transport == transport::broadcast;
     static_assert(is_sent,
                   "fsdpinit: `source` is module_state, which is on the source rank only: no rank can read its own part "
                   "of it; use transport::scatter or transport::broadcast");

@@ -39,12 +39,12 @@ template <class Channels>
 }
 
 /// What `options::choose` has said, as far as the communicator can. \throws error{invalid_argument} if it is no way to stream.
-[[nodiscard]] inline transport_kind require_available(transport_kind chosen, bool scatters) {
-  if (chosen == transport_kind::none) {
+[[nodiscard]] inline transport require_available(transport chosen, bool scatters) {
+  if (chosen == transport::none) {
     throw error(errc::invalid_argument, "choose",
                 "it chose that every rank loads everything, which is a policy (every_rank_loads) and no transport");
   }
-  return chosen == transport_kind::scatter && !scatters ? transport_kind::broadcast : chosen;
+  return chosen == transport::scatter && !scatters ? transport::broadcast : chosen;
 }
 
 inline void require_interval(double progress_interval_seconds) {

@@ -28,7 +28,7 @@ struct initialization_arguments {
   source_in_use* source;  ///< nullptr: the module's own state
   payload_link& data;
   control_ref control;
-  const options& how;
+  const fsdpinit::options& options;
   const extras& more;
   step_tap* tap = nullptr;  ///< see `program_options`
 };
@@ -43,7 +43,7 @@ struct pretrained_arguments {
   payload_link& data;
   control_ref control;
   const pretrained_load_context& context;
-  const pretrained_load_options& how;
+  const pretrained_load_options& options;
   const pretrained_extras& more;
   step_tap* tap = nullptr;
 };

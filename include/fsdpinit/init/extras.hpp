@@ -70,7 +70,7 @@ class host_memory_argument : public memory_argument {
   }
 };
 
-/// What a call may be given besides, by name: `initialize(module, source, links, options, {.memory = device, .observer = watch})`. Each refers
+/// What a call may be given besides, by name: `initialize(module, source, ranks, options, {.memory = device, .observer = watch})`. Each refers
 /// to what it was made of, of any type, which must live as long as the call: what is made in the argument itself does.
 struct extras {
   /// Where shards live: a MemorySpace; without one a `host_memory` of this rank's own. Its account shows the predicted peak, to the

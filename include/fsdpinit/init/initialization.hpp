@@ -44,7 +44,7 @@ class initialization {
         waits_(waits),
         data_(given.data),
         control_(given.control),
-        options_(given.how),
+        options_(given.options),
         rank_(given.control.rank()),
         progress_(given.more.observer),
         call_(given) {}
@@ -58,7 +58,7 @@ class initialization {
       }
     });
     if (call_.chooses()) {
-      const transport_kind best = chosen_by_source();
+      const fsdpinit::transport best = chosen_by_source();
       agreed([&] { make(best); });
     }
     agreed([&] { allocate(); });
@@ -121,16 +121,16 @@ class initialization {
       if (item.missing) {
         given_.more.missing->require_initialisable({.fqn = slot.fqn, .dtype = slot.dtype, .shape = slot.shape});
       }
-      captured_.push_back(item.captured && rank_ == options_.source_rank ? captured_values(slot) : nullptr);
+      buffer_values_.push_back(item.from_buffer && rank_ == options_.source_rank ? buffer_values(slot) : nullptr);
     }
     requests_ = requests_of(view, items_, call_.contents());
     add_means_of_reading(requests_, items_, call_.source(), options_.reader_threads);
   }
 
-  [[nodiscard]] plan_options planned_by(transport_kind transport) const {
+  [[nodiscard]] plan_options planned_by(fsdpinit::transport transport) const {
     const memory_ref& memory = run_->work().memory;
     return {.ranks = call_.ranks(),
-            .sources = call_.sources(),
+            .source_ranks = call_.source_ranks(),
             .transport = transport,
             .bucket_bytes = options_.bucket_bytes,
             .buckets_in_flight = options_.buckets_in_flight,
@@ -140,7 +140,7 @@ class initialization {
             .verify = options_.verify};
   }
 
-  void make(transport_kind transport) {
+  void make(fsdpinit::transport transport) {
     run_->make(
         call_.view(), items_, requests_, planned_by(transport), rank_,
         {.buckets_per_agreement = data_.can().interrupts ? ~std::size_t{0} : buckets_per_agreement, .tap = given_.tap});
@@ -152,14 +152,14 @@ class initialization {
   }
 
   /// What the source rank's `options::choose` says, on every rank.
-  [[nodiscard]] transport_kind chosen_by_source() {
-    transport_kind mine = transport_kind::scatter;
+  [[nodiscard]] fsdpinit::transport chosen_by_source() {
+    fsdpinit::transport mine = transport::scatter;
     agreed([&] {
       if (rank_ == options_.source_rank) {
         mine = require_available(options_.choose(requests_, planned_by(call_.chosen())), data_.can().scatters);
       }
     });
-    return static_cast<transport_kind>(
+    return static_cast<fsdpinit::transport>(
         all_reduce_max(control_, rank_ == options_.source_rank ? static_cast<std::uint64_t>(mine) : 0,
                        deadline::after(options_.deadline_seconds)));
   }
@@ -171,13 +171,13 @@ class initialization {
     progress_.expect(rank_ == options_.source_rank ? run_->predicted().payload_bytes : 0,
                      options_.progress_interval_seconds);
     run_->start({.source = call_.source(),
-                 .captured = captured_,
+                 .buffer_values = buffer_values_,
                  .reader_threads = options_.reader_threads,
                  .progress = progress_,
                  .hash = checksum_of(options_),
                  .missing = given_.more.missing ? &*given_.more.missing : nullptr},
                 {.data = data_, .control = control_, .deadline_seconds = options_.deadline_seconds, .watch = waits_});
-    enter(call_.transport() == transport_kind::none ? load_phase : stream_phase);
+    enter(call_.transport() == transport::none ? load_phase : stream_phase);
   }
 
   /// For errors.
@@ -307,7 +307,7 @@ class initialization {
   std::vector<load_item> items_;
   unmatched_names unmatched_;
   settled_buffers buffers_;
-  std::vector<const std::byte*> captured_;  // per request
+  std::vector<const std::byte*> buffer_values_;  // per request
   std::vector<tensor_request> requests_;
   std::optional<plan_execution> run_;
   rank_report report_;

@@ -24,16 +24,16 @@ namespace detail {
 
 /// Takes the types off what was given: all that is compiled for each combination of them.
 template <class Module, class Source, class Data, class Control>
-rank_report initialize_with(const typed_policy& policy, Module& module, Source& source, channels<Data, Control> links,
-                            const options& how, const extras& more, step_tap* tap = nullptr) {
-  payload_link_of<Data> data(links.data);
+rank_report initialize_with(const typed_policy& policy, Module& module, Source& source, channels<Data, Control> ranks,
+                            const options& options, const extras& more, step_tap* tap = nullptr) {
+  payload_link_of<Data> data(ranks.data);
   const auto run = [&](source_in_use* opened) {
     return run_initialization({.policy = policy,
                                .module = module,
                                .source = opened,
                                .data = data,
-                               .control = links.control,
-                               .how = how,
+                               .control = ranks.control,
+                               .options = options,
                                .more = more,
                                .tap = tap});
   };
@@ -55,8 +55,8 @@ rank_report initialize_with(const typed_policy& policy, Module& module, Source& 
 /// \param module   This rank's module. Parameters and persistent buffers are on meta while bytes move; afterwards each
 ///                 slot holds this rank's part, in slabs that belong to it, and tied slots share storage.
 /// \param source   A StateDictSource, or a SourceOpener, called on the ranks that read: the source rank, or all.
-/// \param links    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order.
-/// \param how      Options, equal on every rank.
+/// \param ranks    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order.
+/// \param options  Options, equal on every rank.
 /// \param more     Memory, an observer, an optimizer, initial values of missing tensors, a stop, by name: see `extras`.
 ///
 /// Cost: see `prediction`. Control traffic: O(log N) messages for each agreement, of which there are eight to ten and
@@ -73,7 +73,7 @@ rank_report initialize_with(const typed_policy& policy, Module& module, Source& 
 /// untouched; later it is on meta on every rank, what was allocated is released, and with a file as source the same call
 /// may be made again. Non-persistent buffers keep their values until the commit.
 template <class Policy = default_policy, class Module, class Source, class Channels>
-rank_report initialize(Module& module, Source&& source, Channels&& links, const options& how = {},
+rank_report initialize(Module& module, Source&& source, Channels&& ranks, const options& options = {},
                        const extras& more = {}) {
   using given = std::remove_reference_t<Source>;
   constexpr bool is_sound = detail::require_policy<Policy>() && detail::require_module<Module>() &&
@@ -83,11 +83,19 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
       module_traits<Module>::visit_slots(module, detail::slot_check{});
     }
     const detail::typed_policy& policy =
-        how.memory_efficient_init ? detail::typed_policy_of<Policy> : detail::typed_policy_of<detail::switched_off>;
-    return detail::initialize_with(policy, module, source, detail::channels_of(links), how, more);
+        options.memory_efficient_init ? detail::typed_policy_of<Policy> : detail::typed_policy_of<detail::switched_off>;
+    return detail::initialize_with(policy, module, source, detail::channels_of(ranks), options, more);
   } else {
     return {};
   }
+}
+
+/// A transport in place of a policy: not compiled.
+template <transport Transport, class Module, class Source, class Channels>
+rank_report initialize(Module& /*module*/, Source&& /*source*/, Channels&& /*ranks*/, const options& /*options*/ = {},
+                       const extras& /*more*/ = {}) {
+  static_assert(sizeof(Module) == 0, "fsdpinit: `Policy`: it is a transport; use native_sharding<transport::...>");
+  return {};
 }
 
 /// The second half of CPU-RAM-efficient loading: shards the module that `load_pretrained` has filled on the source rank, with
@@ -100,9 +108,13 @@ rank_report initialize(Module& module, Source&& source, Channels&& links, const 
 ///
 /// Parameters, cost and errors are those of `initialize` with `module_state` as the source, and
 /// error{source_consumed} where a failure came too late for a second attempt.
-template <class Transport = default_transport, class Module, class Channels>
-rank_report prepare(Module& module, Channels&& links, const options& how = {}, const extras& more = {}) {
-  return initialize<cpu_ram_efficient_loading<Transport>>(module, module_state{}, links, how, more);
+template <transport Transport, class Module, class Channels>
+rank_report prepare(Module& module, Channels&& ranks, const options& options = {}, const extras& more = {}) {
+  return initialize<cpu_ram_efficient_loading<Transport>>(module, module_state{}, ranks, options, more);
+}
+template <class Module, class Channels>
+rank_report prepare(Module& module, Channels&& ranks, const options& options = {}, const extras& more = {}) {
+  return initialize<detail::default_loading>(module, module_state{}, ranks, options, more);
 }
 
 }  // namespace fsdpinit

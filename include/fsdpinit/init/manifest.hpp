@@ -69,7 +69,7 @@ struct call_kind {
       kind.from_module ? "the module's own state" : "a state dict", "\nmissing tensors ",
       kind.initialises_missing ? "initialised" : "left on meta", "\nranks ", ranks, "\nreplicas ", how.replicas,
       "\nbucket_bytes ", how.bucket_bytes, "\nbuckets_in_flight ", how.buckets_in_flight, "\nsource_rank ",
-      how.source_rank, "\nsources ", how.sources == source_ranks::one ? "one" : "per_node", "\nchoose ",
+      how.source_rank, "\nsource_ranks ", how.source_ranks == source_ranks::one ? "one" : "per_node", "\nchoose ",
       how.choose ? "a function" : "by the size of chunks", "\nstrict ", how.strict ? 1 : 0, "\nkeep_missing_buffers ",
       how.keep_missing_buffers ? 1 : 0, "\nrelease_source ", how.release_source ? 1 : 0, "\nverify ", name(how.verify),
       how.verify == verification::off ? "" : concat(" ", detail::checksum_of(how)->name), "\n");

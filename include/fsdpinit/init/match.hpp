@@ -109,7 +109,7 @@ inline settled_buffers settle_buffers(module_view& view, std::span<const tensor_
 /// Finds for every stored tensor of the module its tensor in the source. A tie group may be stored under any of its
 /// names.
 ///
-/// Pure, and equal on every rank: items in source order, so that reading is sequential, then the captured buffers. What the source
+/// Pure, and equal on every rank: items in source order, so that reading is sequential, then the non-persistent buffers. What the source
 /// has of buffers that are not persistent is neither read nor unexpected.
 /// \pre buffers are settled.
 /// \param tolerated  If given, missing and unexpected names are no errors, and are put there: unless the module wants tensors and
@@ -146,7 +146,7 @@ inline settled_buffers settle_buffers(module_view& view, std::span<const tensor_
   for (std::size_t t = 0; t < view.tensors.size(); ++t) {
     const slot_record& slot = view.first_slot(view.tensors[t]);
     if (!detail::is_stored(slot)) {
-      items.push_back({.tensor = t, .captured = true});
+      items.push_back({.tensor = t, .from_buffer = true});
       continue;
     }
     ++wanted;
@@ -198,7 +198,7 @@ inline void add_missing(const module_view& view, std::vector<load_item>& items) 
 
 /// The dtype in which the bytes of an item of dtype `wanted` travel: the stored one where that is narrower, under all its names.
 [[nodiscard]] inline dtype travelling_dtype(const load_item& item, dtype wanted, const state_dict_contents& contents) {
-  if (item.captured || item.missing || bits(contents.stored_dtype(item.source)) >= bits(wanted)) {
+  if (item.from_buffer || item.missing || bits(contents.stored_dtype(item.source)) >= bits(wanted)) {
     return wanted;
   }
   const dtype narrow = contents.stored_dtype(item.source);
@@ -225,7 +225,7 @@ inline void add_missing(const module_view& view, std::vector<load_item>& items) 
                         .shape = slot.shape,
                         .placement = slot.placement,
                         .unit = tensor.unit,
-                        .captured = item.captured,
+                        .from_buffer = item.from_buffer,
                         .generated = item.missing,
                         .extra_copies = item.copies.size()});
   }

@@ -29,7 +29,7 @@ class module_state_source {
     for (std::size_t t = 0; t < view.tensors.size(); ++t) {
       const slot_record& slot = view.first_slot(view.tensors[t]);
       if (slot.role == slot_role::non_persistent_buffer || slot.role == slot_role::undeclared_buffer) {
-        continue;  // captured
+        continue;  // from a buffer
       }
       require_whole(slot);
       descriptors_.push_back({.name = slot.fqn, .dtype = slot.dtype, .shape = slot.shape});

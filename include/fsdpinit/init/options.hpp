@@ -26,15 +26,14 @@ class transport_choice {
  public:
   transport_choice() = default;
   template <class Choose>
-    requires std::is_invocable_r_v<transport_kind, const Choose&, const std::vector<tensor_request>&,
+    requires std::is_invocable_r_v<transport, const Choose&, const std::vector<tensor_request>&,
                                    const plan_options&>
   transport_choice(Choose choose)  // NOLINT(google-explicit-constructor): a function is a choice
       : function_(std::make_shared<const stored<Choose>>(std::move(choose))) {}
 
   [[nodiscard]] explicit operator bool() const noexcept { return function_ != nullptr; }
   /// \pre there is one. \throws what it throws.
-  [[nodiscard]] transport_kind operator()(const std::vector<tensor_request>& requests,
-                                          const plan_options& options) const {
+  [[nodiscard]] transport operator()(const std::vector<tensor_request>& requests, const plan_options& options) const {
     return function_->call(requests, options);
   }
 
@@ -44,14 +43,14 @@ class transport_choice {
     erased(const erased&) = delete;
     erased& operator=(const erased&) = delete;
     virtual ~erased() = default;
-    [[nodiscard]] virtual transport_kind call(const std::vector<tensor_request>& requests,
-                                              const plan_options& options) const = 0;
+    [[nodiscard]] virtual transport call(const std::vector<tensor_request>& requests,
+                                         const plan_options& options) const = 0;
   };
   template <class Choose>
   struct stored final : erased {
     explicit stored(Choose given) : choose(std::move(given)) {}
-    [[nodiscard]] transport_kind call(const std::vector<tensor_request>& requests,
-                                      const plan_options& options) const override {
+    [[nodiscard]] transport call(const std::vector<tensor_request>& requests,
+                                 const plan_options& options) const override {
       return choose(requests, options);
     }
     Choose choose;
@@ -89,7 +88,7 @@ struct options {
   /// The rank that reads the checkpoint, and whose non-persistent buffers all ranks get.
   std::size_t source_rank = 0;
   /// With `per_node` every node has a rank that reads for it, and weights never cross nodes.
-  source_ranks sources = source_ranks::one;
+  fsdpinit::source_ranks source_ranks = fsdpinit::source_ranks::one;
   /// Copies of the model (HSDP): ranks are a mesh of replicas x shards, rank = replica * shards + shard. Divides their number.
   std::size_t replicas = 1;
   /// Of `module_state`: each tensor is released on the source rank when its last byte has left. Without, all of them are kept

@@ -15,66 +15,38 @@
 
 namespace fsdpinit {
 
-namespace transport {
-
-/// Each rank receives its own part and nothing else. The default.
-struct scatter {
-  static constexpr transport_kind kind = transport_kind::scatter;
-};
-/// Each rank receives everything, bucket by bucket, and keeps its part: what the Python stacks do tensor by tensor.
-struct broadcast {
-  static constexpr transport_kind kind = transport_kind::broadcast;
-};
-/// Each rank reads its own part: for checkpoints on storage that all ranks share (or have a copy of). Replicas of a
-/// part read a share of it each and exchange them. Whole tensors are read by the source rank and broadcast. A rank that
-/// finds another checkpoint than the source rank is error{disagreement}.
-struct own_read {
-  static constexpr transport_kind kind = transport_kind::own_read;
-};
-/// `own_read` for tensors whose chunks are 1 MiB or larger, `scatter` for smaller ones, and for all if some rank cannot
-/// read the checkpoint (error{io, invalid_file} where it is opened or sampled) or finds another one. Other failures of
-/// a rank that opens it are everybody's. The report says what was picked, and why.
-struct automatic {
-  static constexpr transport_kind kind = transport_kind::automatic;
-};
-
-}  // namespace transport
-
 /// Meta, then shard, then stream the weights from the source rank: no rank ever holds the model.
-template <class Transport = transport::scatter>
+template <transport Transport = transport::scatter>
 struct native_sharding {
   static constexpr std::string_view name = "native-sharding";
-  static constexpr transport_kind transport = Transport::kind;
+  static constexpr fsdpinit::transport transport = Transport;
   static constexpr bool every_rank_reads = false;
 };
 
 /// What accelerate calls CPU-RAM-efficient loading: the source rank has loaded the model into host memory (`load_pretrained`), the
 /// other ranks have it on meta; each gets its shard, and the source's copy shrinks as it goes. Streams as `native_sharding` does.
-template <class Transport = transport::scatter>
+template <transport Transport = transport::scatter>
 struct cpu_ram_efficient_loading {
   static constexpr std::string_view name = "cpu-ram-efficient-loading";
-  static constexpr transport_kind transport = Transport::kind;
+  static constexpr fsdpinit::transport transport = Transport;
   static constexpr bool every_rank_reads = false;
 };
 
 /// The baseline: every rank reads the whole checkpoint into its own memory, then keeps its part.
 struct every_rank_loads {
   static constexpr std::string_view name = "every-rank-loads";
-  static constexpr transport_kind transport = transport_kind::none;
+  static constexpr fsdpinit::transport transport = fsdpinit::transport::none;
   static constexpr bool every_rank_reads = true;
 };
 
 /// The policy of a call of `initialize` that names none: `options::policy`, or `native_sharding<>` if that is empty, too.
 struct default_policy : native_sharding<> {};
 
-/// The transport of a call of `prepare` that names none: that of `options::policy`, or `scatter` if that is empty, too.
-struct default_transport : transport::scatter {};
-
 /// A policy as a value, for programs whose users choose it: `options::policy`. `policy_of` makes it of a type, `policy_named` of text. Has
 /// the constants of a policy type; as with a type of your own, `name` has to outlive the reports that quote it.
 struct policy {
   std::string_view name = native_sharding<>::name;
-  transport_kind transport = native_sharding<>::transport;
+  fsdpinit::transport transport = native_sharding<>::transport;
   bool every_rank_reads = native_sharding<>::every_rank_reads;
 
   friend bool operator==(const policy&, const policy&) = default;
@@ -110,10 +82,10 @@ inline constexpr policy policy_of{
     throw error(errc::invalid_argument, "transport",
                 concat("\"", printable(transport), "\" is not for every-rank-loads, which has none; leave it out"));
   }
-  for (const transport_kind kind :
-       {transport_kind::scatter, transport_kind::broadcast, transport_kind::own_read, transport_kind::automatic}) {
-    if (transport == fsdpinit::name(kind)) {
-      chosen.transport = kind;
+  for (const fsdpinit::transport each :
+       {transport::scatter, transport::broadcast, transport::own_read, transport::automatic}) {
+    if (transport == fsdpinit::name(each)) {
+      chosen.transport = each;
       return chosen;
     }
   }
@@ -129,10 +101,8 @@ namespace fsdpinit::detail {
 /// The baseline of a switch that is off, whatever `options::policy` says.
 struct switched_off : every_rank_loads {};
 
-template <class Policy>
-inline constexpr bool names_transport = true;
-template <template <class> class Policy>
-inline constexpr bool names_transport<Policy<default_transport>> = false;
+/// The policy of a call of `prepare` that names no transport: that of `options::policy`, or `scatter` if that is empty, too.
+struct default_loading : cpu_ram_efficient_loading<> {};
 
 /// What the types of a call say of its policy.
 struct typed_policy {
@@ -145,7 +115,7 @@ template <class Policy>
 inline constexpr typed_policy typed_policy_of{
     .value = policy_of<Policy>,
     .names_policy = !std::is_same_v<Policy, default_policy>,
-    .names_transport = !std::is_same_v<Policy, default_policy> && names_transport<Policy>,
+    .names_transport = !std::is_same_v<Policy, default_policy> && !std::is_same_v<Policy, default_loading>,
     .overrides = std::is_same_v<Policy, switched_off>};
 
 /// The one that a call follows, if it is a valid one: see `require_valid`.
@@ -168,14 +138,14 @@ inline void require_valid(const typed_policy& typed, const std::optional<policy>
                        text(typed.value, typed.names_transport && !typed.value.every_rank_reads),
                        "; make them equal, or leave one of the two out"));
   }
-  if (used.transport > transport_kind::none || (used.transport == transport_kind::none && !used.every_rank_reads)) {
+  if (used.transport > transport::none || (used.transport == transport::none && !used.every_rank_reads)) {
     throw error(errc::invalid_argument, "policy",
                 concat(used.name,
                        " has no transport by which ranks could get what they do not read; use policy_of or "
                        "policy_named"));
   }
-  if (from_module && !used.every_rank_reads && used.transport != transport_kind::scatter &&
-      used.transport != transport_kind::broadcast) {
+  if (from_module && !used.every_rank_reads && used.transport != transport::scatter &&
+      used.transport != transport::broadcast) {
     throw error(errc::invalid_argument, "source",
                 "it is module_state, which is on the source rank only: no rank can read its own part of it; use "
                 "transport::scatter or transport::broadcast");

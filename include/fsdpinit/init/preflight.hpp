@@ -29,7 +29,7 @@ inline void require_equal_ranks(const payload_link& data, control_ref control) {
   const std::size_t rank = data.rank();
   if (rank != control.rank() || ranks != control.size()) {
     throw error(
-        errc::invalid_argument, "links",
+        errc::invalid_argument, "ranks",
         concat("this rank is rank ", rank, " of ", ranks, " on the data channel, but rank ", control.rank(), " of ",
                control.size(), " on the control channel; make both of the same ranks in the same order"));
   }

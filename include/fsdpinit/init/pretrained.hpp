@@ -30,9 +30,9 @@ namespace fsdpinit {
 ///
 /// \param module   This rank's module, of the same names, shapes, dtypes and ties on every rank.
 /// \param source   A StateDictSource, or a SourceOpener, called on the ranks that load.
-/// \param links    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order; no weights travel.
+/// \param ranks    A Communicator, or `channels{data, control}`, whose ranks are the same in the same order; no weights travel.
 /// \param context  Who loads; equal on every rank.
-/// \param how      Options, equal on every rank.
+/// \param options  Options, equal on every rank.
 /// \param more     `.memory`: where the weights live, a memory space that host code may touch; without one a `host_memory` of this
 ///                 rank's own. `.observer`: an Observer; progress is reported on the source rank. A WaitingObserver also hears of long waits.
 ///                 `.stop`: ends the call, as in `extras`.
@@ -48,9 +48,9 @@ namespace fsdpinit {
 /// is on meta on every rank, what was allocated is released, and unless the source has let go of tensors the same call may
 /// be made again.
 template <class Module, class Source, class Channels>
-pretrained_report load_pretrained(Module& module, Source&& source, Channels&& links,
-                                  const pretrained_load_context& context = {}, const pretrained_load_options& how = {},
-                                  const pretrained_extras& more = {}) {
+pretrained_report load_pretrained(Module& module, Source&& source, Channels&& ranks,
+                                  const pretrained_load_context& context = {},
+                                  const pretrained_load_options& options = {}, const pretrained_extras& more = {}) {
   using given = std::remove_reference_t<Source>;
   constexpr bool is_sound =
       detail::require_module<Module>() && detail::require_source<given>() && detail::require_links<Channels>();
@@ -58,7 +58,7 @@ pretrained_report load_pretrained(Module& module, Source&& source, Channels&& li
     if (false) {  // as in `initialize`
       module_traits<Module>::visit_slots(module, detail::slot_check{});
     }
-    const auto both = detail::channels_of(links);
+    const auto both = detail::channels_of(ranks);
     detail::payload_link_of data(both.data);
     typename detail::source_in_use_of<given>::type opened(source);
     const detail::pretrained_arguments arguments{.module = module,
@@ -66,7 +66,7 @@ pretrained_report load_pretrained(Module& module, Source&& source, Channels&& li
                                                  .data = data,
                                                  .control = both.control,
                                                  .context = context,
-                                                 .how = how,
+                                                 .options = options,
                                                  .more = more};
     return detail::run_pretrained_load(arguments);
   } else {

@@ -39,7 +39,7 @@ class pretrained_load {
         waits_(waits),
         control_(given.control),
         context_(given.context),
-        options_(given.how),
+        options_(given.options),
         is_source_(given.control.rank() == given.context.source_rank),
         progress_(given.more.observer) {}
 
@@ -106,7 +106,7 @@ class pretrained_load {
     progress_.enter("allocate");
     unread_buffers_ = settle_buffers(view_, contents_.tensors).unread;
     items_ = match(view_, contents_);
-    std::erase_if(items_, [](const load_item& item) { return item.captured; });
+    std::erase_if(items_, [](const load_item& item) { return item.from_buffer; });
     for (slot_record& slot : view_.slots) {
       slot.placement = replicate{};  // whatever it will be sharded by
     }
@@ -118,12 +118,10 @@ class pretrained_load {
     add_means_of_reading(requests_, items_, source_, 1);
     const std::uint64_t between = options_.bytes_between_agreements;
     const std::uint64_t bucket = ceil_div(between, ceil_div(between, read_at_once));  // as many between any two
-    run_->make(view_, items_, requests_,
-               {.transport = transport_kind::own_read,
-                .bucket_bytes = bucket,
-                .own_read_bytes = bucket,
-                .buckets_in_flight = 1},
-               0, {.bytes_between_agreements = between, .takes_part = reads(), .tap = given_.tap});
+    run_->make(
+        view_, items_, requests_,
+        {.transport = transport::own_read, .bucket_bytes = bucket, .own_read_bytes = bucket, .buckets_in_flight = 1}, 0,
+        {.bytes_between_agreements = between, .takes_part = reads(), .tap = given_.tap});
     run_->allocate(run_->work().host, [&](const program_region& region) { return purpose_of(region); });
     progress_.expect(is_source_ ? run_->predicted().payload_bytes : 0, options_.progress_interval_seconds);
     run_->start({.source = source_, .progress = progress_},

@@ -62,7 +62,7 @@ template <class Name>
       line += fmt::format("{} of {} -> {}, {}", bytes, tensors, region(each.to), counted(each.steps, "request"));
       break;
     case step_kind::generate:
-    case step_kind::capture:
+    case step_kind::read_buffer:
       line += fmt::format("{} of {} -> {}", bytes, tensors, region(each.to));
       break;
     case step_kind::release:

@@ -81,7 +81,7 @@ struct rank_report {
     if (all.first.empty()) {
       all.first = report.overflow.first;
     }
-    const bool reads_all = report.transport == name(transport_kind::none);
+    const bool reads_all = report.transport == name(transport::none);
     all.elements =
         reads_all ? std::max(all.elements, report.overflow.elements) : all.elements + report.overflow.elements;
   }

@@ -162,7 +162,7 @@ template <class Value>
   for (const std::string& each : first.advice) {
     advice += concat("slow: ", each, "\n");
   }
-  const bool has_transport = first.transport != name(transport_kind::none);
+  const bool has_transport = first.transport != name(transport::none);
   return fmt::format(
       "{}{}{}, {}{}: {} in {}, {}{}\n{}{}{}{}{}{}{}{}\n{}\n{}\n{}\nslowest: rank {}, {:.3f} s to the end of its "
       "stream\n",

@@ -46,7 +46,7 @@ struct timeline_options {
 ///     memory_timeline timeline;
 ///     host_memory memory;
 ///     auto watch = timeline.observer(rank, memory.shared_account());     // an Observer
-///     initialize(module, source, comm, options, memory, watch);
+///     initialize(module, source, comm, options, {.memory = memory, .observer = watch});
 ///     timeline.stop();
 ///     timeline.write_csv([&](std::string_view text) { file << text; });
 ///

@@ -25,7 +25,7 @@ class bucket_reading {
   void write() const {
     if (bucket_.scatters()) {
       fill_windows();
-    } else if (bucket_.which().way == route::own_read) {
+    } else if (bucket_.which().route == route::own_read) {
       fill_own_window();
     } else {
       fill_payload();
@@ -39,8 +39,8 @@ class bucket_reading {
       return;
     }
     const partition& how = bucket_.partition_of(whole);
-    const std::uint64_t end = bucket_.which().has_windows() ? how.slot_bytes() : how.bytes();
-    if (whole.end == end && !write_.tensor(whole.tensor).captured) {
+    const std::uint64_t end = bucket_.which().has_windows() ? how.reserved_bytes() : how.bytes();
+    if (whole.end == end && !write_.tensor(whole.tensor).from_buffer) {
       write_({.kind = step_kind::release, .tensor = whole.tensor});
     }
   }

@@ -24,16 +24,16 @@ struct segment {
 
 /// What moves at once, or is read at once. It cuts across tensors: some segments of the schedule, one after the other.
 struct bucket {
-  route way = route::scatter;
-  bool captured = false;   ///< of a broadcast: from the source rank's module to all, whoever reads the checkpoint
-  std::size_t reader = 0;  ///< of an own read that is relayed: the replica whose ranks read it
-  std::size_t first = 0;   ///< see `bucket_schedule::segments`
+  fsdpinit::route route = fsdpinit::route::scatter;
+  bool from_buffer = false;  ///< of a broadcast: from the source rank's module to all, whoever reads the checkpoint
+  std::size_t reader = 0;    ///< of an own read that is relayed: the replica whose ranks read it
+  std::size_t first = 0;     ///< see `bucket_schedule::segments`
   std::size_t last = 0;
   std::uint64_t shift = 0;
   std::uint64_t bytes = 0;  ///< of the largest window (scatter, own read), or of the payload (broadcast)
 
   /// Does it hold a window of each shard, rather than whole bytes?
-  [[nodiscard]] constexpr bool has_windows() const noexcept { return way != route::broadcast; }
+  [[nodiscard]] constexpr bool has_windows() const noexcept { return route != route::broadcast; }
 };
 
 /// Those of one bucket.
@@ -144,7 +144,7 @@ class bucket_schedule {
   [[nodiscard]] bucket bucket_of(const run& of, std::size_t within) const noexcept {
     bucket out = of.first;
     out.shift = within * out.bytes;
-    out.reader = out.way == route::own_read && readers_ != 1 ? (out.reader + within) % readers_ : 0;
+    out.reader = out.route == route::own_read && readers_ != 1 ? (out.reader + within) % readers_ : 0;
     return out;
   }
 
@@ -197,7 +197,7 @@ struct schedule_options {
   std::uint64_t bucket_bytes = 4 * mib;
   std::uint64_t own_read_bytes = direct_read_bytes;  ///< of a window that is read by its own rank
   std::size_t readers = 1;                           ///< replicas that take turns at reading
-  bool several_sources = false;                      ///< captured tensors travel apart from those that are read
+  bool several_source_ranks = false;                 ///< tensors from buffers travel apart from those that are read
 };
 
 /// Cuts the tensors, in their order, into buckets of at most `bucket_bytes`. Pure; O(tensors).
@@ -218,7 +218,7 @@ struct schedule_options {
       open = kind;
       open.first = at;
       open.last = at;
-      open.reader = kind.way == route::own_read ? turn++ % how.readers : 0;
+      open.reader = kind.route == route::own_read ? turn++ % how.readers : 0;
     };
     reopen(schedule.segments_so_far());
     const auto close = [&] {
@@ -228,11 +228,11 @@ struct schedule_options {
       reopen(open.last);
     };
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      if (tensors[i].way != kind.way || !belongs(tensors[i])) {
+      if (tensors[i].route != kind.route || !belongs(tensors[i])) {
         continue;
       }
       const partition& part = tensors[i].partition;
-      const std::uint64_t total = kind.has_windows() ? part.slot_bytes() : part.bytes();
+      const std::uint64_t total = kind.has_windows() ? part.reserved_bytes() : part.bytes();
       for (std::uint64_t begin = 0; begin < total;) {
         const std::uint64_t room = capacity - open.bytes;
         const std::uint64_t end = total - begin < room ? total : begin + room;
@@ -252,14 +252,14 @@ struct schedule_options {
     close();
   };
   const auto any = [](const planned_tensor&) { return true; };
-  fill({.way = route::scatter}, window, any);
-  fill({.way = route::own_read}, how.own_read_bytes, any);
-  if (how.several_sources) {
-    fill({.way = route::broadcast}, how.bucket_bytes, [](const planned_tensor& each) { return !each.captured; });
-    fill({.way = route::broadcast, .captured = true}, how.bucket_bytes,
-         [](const planned_tensor& each) { return each.captured; });
+  fill({.route = route::scatter}, window, any);
+  fill({.route = route::own_read}, how.own_read_bytes, any);
+  if (how.several_source_ranks) {
+    fill({.route = route::broadcast}, how.bucket_bytes, [](const planned_tensor& each) { return !each.from_buffer; });
+    fill({.route = route::broadcast, .from_buffer = true}, how.bucket_bytes,
+         [](const planned_tensor& each) { return each.from_buffer; });
   } else {
-    fill({.way = route::broadcast}, how.bucket_bytes, any);
+    fill({.route = route::broadcast}, how.bucket_bytes, any);
   }
   return schedule;
 }

@@ -40,7 +40,7 @@ class bucket_steps {
 
   /// The second transfer of a bucket that has one: the source's replica passes on what `begin` has brought it.
   void pass_on() const {
-    if (which_.way == route::scatter && mine_.relays(which_)) {
+    if (which_.route == route::scatter && mine_.relays(which_)) {
       const mesh& ranks = write_.made().options.ranks;
       const std::size_t root = ranks.rank_of(ranks.replica_of(mine_.groups().source), mine_.shard());
       broadcast(bucket_.own(), root, rank_group::replicas);
@@ -63,16 +63,16 @@ class bucket_steps {
 
   void start() const {
     const std::size_t root = bucket_.root();
-    if (which_.way == route::scatter) {
+    if (which_.route == route::scatter) {
       scatter(root);
-    } else if (which_.way == route::broadcast) {
+    } else if (which_.route == route::broadcast) {
       broadcast(bucket_.own(), root, group_of_broadcast(), bucket_.is_staged() && !bucket_.reads());
     } else if (mine_.relays(which_)) {
       broadcast(bucket_.own(), root, rank_group::replicas);
     }
-    if (bucket_.has_checksums() && (which_.way != route::own_read || mine_.relays(which_))) {
+    if (bucket_.has_checksums() && (which_.route != route::own_read || mine_.relays(which_))) {
       broadcast({.at = bucket_.checksums(), .bytes = sums_.bytes()}, root,
-                which_.way == route::own_read ? rank_group::replicas : group_of_broadcast());
+                which_.route == route::own_read ? rank_group::replicas : group_of_broadcast());
     }
   }
   [[nodiscard]] rank_group group_of_broadcast() const noexcept {

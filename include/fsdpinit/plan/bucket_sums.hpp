@@ -33,7 +33,7 @@ class bucket_sums {
       bucket_.for_each_window([&](std::size_t shard, region_position where) {
         sum_window(shard, where, bucket_.cursors()[shard].bytes());
       });
-    } else if (bucket_.which().way == route::own_read) {
+    } else if (bucket_.which().route == route::own_read) {
       sum_window(bucket_.mine().shard(), bucket_.own().at, bucket_.own().bytes);
     } else {
       sum_payload();
@@ -74,8 +74,8 @@ class bucket_sums {
 
   void sum_payload() const {
     for (std::size_t shard = 0; shard < bucket_.shards(); ++shard) {
-      // A source that does not serve a shard may be where its captured tensors come from.
-      if (bucket_.mine().serves(shard) || bucket_.which().captured) {
+      // A source that does not serve a shard may be where its tensors from buffers come from.
+      if (bucket_.mine().serves(shard) || bucket_.which().from_buffer) {
         start(shard);
         bucket_.for_each_own_segment([&](const segment& each, std::uint64_t offset) {
           if (!bucket_.partition_of(each).is_whole()) {

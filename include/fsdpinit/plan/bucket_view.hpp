@@ -54,7 +54,7 @@ class bucket_view {
       role.reads = root == mine().rank();
       role.has_checksums = mine().has_checksums(which_);
       role.own = own_part();
-      role.passes_on = which_.way == route::scatter && mine().relays(which_);
+      role.passes_on = which_.route == route::scatter && mine().relays(which_);
       role.ends = role.has_checksums || (is_staged() && !role.reads);
     }
   }
@@ -73,7 +73,7 @@ class bucket_view {
   [[nodiscard]] std::size_t root() const noexcept { return role_.root; }
   [[nodiscard]] bool reads() const noexcept { return role_.reads; }
   /// Is this rank the source of a scatter?
-  [[nodiscard]] bool scatters() const noexcept { return which_.way == route::scatter && mine().is_source(); }
+  [[nodiscard]] bool scatters() const noexcept { return which_.route == route::scatter && mine().is_source(); }
   [[nodiscard]] bool has_checksums() const noexcept { return role_.has_checksums; }
 
   [[nodiscard]] const bucket_part& own() const noexcept { return role_.own; }

@@ -28,8 +28,8 @@ struct slab_access {
 
 struct plan_options {
   mesh ranks{};
-  source_layout sources{};
-  transport_kind transport = transport_kind::scatter;
+  source_layout source_ranks{};
+  fsdpinit::transport transport = fsdpinit::transport::scatter;
   std::uint64_t bucket_bytes = 4 * mib;
   std::uint64_t own_read_bytes = direct_read_bytes;  ///< of a bucket that a rank reads straight to its place
   std::size_t buckets_in_flight = 2;
@@ -50,19 +50,19 @@ struct plan {
 [[nodiscard]] inline plan make_plan(const std::vector<tensor_request>& requests, const plan_options& options) {
   slabs_layout layout = lay_out_slabs(requests, options.ranks);
   for (planned_tensor& tensor : layout.tensors) {
-    tensor.way = route_of({.chunk_bytes = tensor.partition.slot_bytes(),
-                           .whole = tensor.partition.is_whole(),
-                           .captured = tensor.captured,
-                           .generated = tensor.generated},
-                          options.transport, options.ranks.shards);
+    tensor.route = route_of({.chunk_bytes = tensor.partition.reserved_bytes(),
+                             .whole = tensor.partition.is_whole(),
+                             .from_buffer = tensor.from_buffer,
+                             .generated = tensor.generated},
+                            options.transport, options.ranks.shards);
   }
-  const bool relayed = own_read_is_relayed(options.ranks, options.sources);
+  const bool relayed = own_read_is_relayed(options.ranks, options.source_ranks);
   bucket_schedule schedule = schedule_buckets(
       layout.tensors, options.ranks,
       {.bucket_bytes = options.bucket_bytes,
        .own_read_bytes = relayed || !options.access.host ? options.bucket_bytes : options.own_read_bytes,
        .readers = relayed ? options.ranks.replicas : 1,
-       .several_sources = !options.sources.is_single()});
+       .several_source_ranks = !options.source_ranks.is_single()});
   return {.options = options,
           .tensors = std::move(layout.tensors),
           .slabs = std::move(layout.slabs),
@@ -77,11 +77,11 @@ struct plan {
   constexpr std::uint64_t small_message = 16 * kib;
   constexpr std::uint64_t many_messages = 1000;
   const plan_options& options = made.options;
-  const bool relayed = own_read_is_relayed(options.ranks, options.sources);
+  const bool relayed = own_read_is_relayed(options.ranks, options.source_ranks);
   std::uint64_t messages = 0;
   std::uint64_t bytes = 0;
   for (const bucket_schedule::run& alike : made.schedule.runs()) {
-    if (alike.first.way != route::own_read || relayed) {
+    if (alike.first.route != route::own_read || relayed) {
       messages += alike.count;
       bytes += alike.first.bytes * alike.count;
     }
@@ -102,26 +102,26 @@ struct plan {
   struct tally {
     std::string_view words;
     std::string_view of_size = "";  // where that decides
-    route way;
+    fsdpinit::route route;
   };
   constexpr std::array tallies{
-      tally{.words = "read by each rank", .of_size = " (chunks of 1 MiB or more)", .way = route::own_read},
-      tally{.words = "scattered", .of_size = " (smaller chunks)", .way = route::scatter},
-      tally{.words = "broadcast (whole)", .way = route::broadcast},
-      tally{.words = "copied in full", .way = route::full_copy},
-      tally{.words = "made by each rank", .way = route::generated},
+      tally{.words = "read by each rank", .of_size = " (chunks of 1 MiB or more)", .route = route::own_read},
+      tally{.words = "scattered", .of_size = " (smaller chunks)", .route = route::scatter},
+      tally{.words = "broadcast (whole)", .route = route::broadcast},
+      tally{.words = "copied in full", .route = route::full_copy},
+      tally{.words = "made by each rank", .route = route::generated},
   };
   std::string out;
   for (const tally& each : tallies) {
     std::size_t tensors = 0;
     std::uint64_t bytes = 0;
     for (const planned_tensor& tensor : made.tensors) {
-      tensors += tensor.way == each.way ? 1U : 0U;
-      bytes += tensor.way == each.way ? tensor.partition.bytes() : 0;
+      tensors += tensor.route == each.route ? 1U : 0U;
+      bytes += tensor.route == each.route ? tensor.partition.bytes() : 0;
     }
     if (tensors != 0) {
       out += concat(out.empty() ? "" : "; ", tensors, tensors == 1 ? " tensor, " : " tensors, ", bytes,
-                    " bytes: ", each.words, made.options.transport == transport_kind::automatic ? each.of_size : "");
+                    " bytes: ", each.words, made.options.transport == transport::automatic ? each.of_size : "");
     }
   }
   return out;

@@ -30,7 +30,7 @@ class step_adder {
         out_.bytes_read += bytes;
         out_.payload_bytes += is_first_time && step.wanted != 0 ? bytes / step.total() * step.wanted : 0;
         break;
-      case step_kind::capture:
+      case step_kind::read_buffer:
         out_.payload_bytes += bytes;
         break;
       case step_kind::window:

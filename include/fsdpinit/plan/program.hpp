@@ -34,7 +34,7 @@
 /// | who | steps |
 /// |---|---|
 /// | the source | `read`, and `release` where it holds tensors in memory |
-/// | the module | `capture` |
+/// | the module | `read_buffer` |
 /// | the initialiser of missing tensors | `generate` |
 /// | the module's memory space | `place`, `fetch`, `widen` in a slab |
 /// | the host | `copy`, `compare`, `widen` in scratch, and all that is done to checksums |
@@ -149,7 +149,7 @@ class program {
 
   /// There is always one: at least ranks agree in the end.
   [[nodiscard]] program_round first() const noexcept {
-    const bool loads = plan_.options.transport == transport_kind::none;
+    const bool loads = plan_.options.transport == transport::none;
     return generates_ ? program_round{.kind = round_kind::generate}
            : loads    ? program_round{.kind = round_kind::load}
                       : stream_from(0);
@@ -213,7 +213,7 @@ class program {
   [[nodiscard]] program_round bucket_round(std::size_t index, std::uint64_t unheard,
                                            std::size_t unagreed) const noexcept {
     const bucket which = near_.at(plan_.schedule, index);
-    const bool silent = which.way == route::own_read && !mine_.relays(which);
+    const bool silent = which.route == route::own_read && !mine_.relays(which);
     return {.kind = round_kind::bucket,
             .part = index,
             .slot = index % plan_.options.buckets_in_flight,
@@ -225,7 +225,7 @@ class program {
     const bucket which = near_.at(plan_.schedule, index);
     const segment part = plan_.schedule.segments(which).front();
     const partition& how = plan_.tensors[part.tensor].partition;
-    const bool own_read = which.way == route::own_read;
+    const bool own_read = which.route == route::own_read;
     if (which.last - which.first != 1 || (own_read && (mine_.relays(which) || !how.is_contiguous()))) {
       return 1;
     }
@@ -233,7 +233,7 @@ class program {
     if (which.has_windows()) {  // up to where the part of the last rank that has any ends
       const std::uint64_t full = how.full_ranks();
       const std::uint64_t rest = full < plan_.options.ranks.shards ? how.local_bytes(full) : 0;
-      end = part.end <= rest ? rest : how.slot_bytes();
+      end = part.end <= rest ? rest : how.reserved_bytes();
       end = part.begin < rest && part.end > rest ? part.end : end;
     }
     return 1 + static_cast<std::size_t>((end - part.end) / which.bytes);
@@ -243,8 +243,7 @@ class program {
     const std::size_t next = round.part + 1;
     switch (round.kind) {
       case round_kind::generate:
-        return plan_.options.transport == transport_kind::none ? program_round{.kind = round_kind::load}
-                                                               : stream_from(0);
+        return plan_.options.transport == transport::none ? program_round{.kind = round_kind::load} : stream_from(0);
       case round_kind::load:
         return next < load_turns_ ? program_round{.kind = round_kind::load, .part = next}
                                   : program_round{.kind = round_kind::keep};

@@ -27,11 +27,11 @@ namespace detail {
   const plan_options& options = made.options;
   bool uses = options.verify != verification::off && !options.access.host;
   for (const planned_tensor& tensor : made.tensors) {
-    const bool from_source = !tensor.captured && !tensor.generated;
+    const bool from_source = !tensor.from_buffer && !tensor.generated;
     const bool reads_copies =
-        from_source && tensor.extra_copies != 0 && (tensor.way == route::full_copy || mine.is_source());
-    const bool takes_apart = tensor.way == route::scatter && mine.is_source() && !tensor.partition.is_contiguous();
-    const bool joins = tensor.way == route::own_read;
+        from_source && tensor.extra_copies != 0 && (tensor.route == route::full_copy || mine.is_source());
+    const bool takes_apart = tensor.route == route::scatter && mine.is_source() && !tensor.partition.is_contiguous();
+    const bool joins = tensor.route == route::own_read;
     const bool rereads = options.verify == verification::reread && from_source;
     const bool widens_aside = tensor.widening && !options.access.widens;
     uses = uses || reads_copies || takes_apart || joins || rereads || widens_aside;
@@ -44,7 +44,7 @@ namespace detail {
 [[nodiscard]] inline std::uint64_t tile_bytes_of(const plan& made, const rank_plan& mine) noexcept {
   std::uint64_t bytes = 0;
   for (const planned_tensor& tensor : made.tensors) {
-    const bool reads = mine.is_source() || tensor.way == route::full_copy || tensor.way == route::own_read ||
+    const bool reads = mine.is_source() || tensor.route == route::full_copy || tensor.route == route::own_read ||
                        made.options.verify == verification::reread;
     bytes = reads && tensor.tile_bytes > bytes ? tensor.tile_bytes : bytes;
   }

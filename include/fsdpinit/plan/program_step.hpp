@@ -109,11 +109,11 @@ enum class rank_group : std::uint8_t {
 enum class step_kind : std::uint8_t {
   generate,  ///< makes `bytes` of this rank's part of `tensor`, which is not in the source, at `to`
   read,  ///< `count` requests of `bytes`: at `at` and every `stride` after it -> `to` and every `apart` after it; `wanted` are payload
-  capture,  ///< takes `bytes` of the module's own value of `tensor`, from `at.offset` on -> `to`
-  release,  ///< the source may let go of `tensor`
-  copy,     ///< `count` runs of `bytes`, `stride` apart from `from` on -> `to`, one after the other
-  place,    ///< likewise into a slab
-  fetch,    ///< `bytes` of a slab -> `to`, where the host may not touch slabs
+  read_buffer,  ///< takes `bytes` of the module's own value of `tensor`, from `at.offset` on -> `to`
+  release,      ///< the source may let go of `tensor`
+  copy,         ///< `count` runs of `bytes`, `stride` apart from `from` on -> `to`, one after the other
+  place,        ///< likewise into a slab
+  fetch,        ///< `bytes` of a slab -> `to`, where the host may not touch slabs
   widen,  ///< `count` floats of `bytes` each, `narrow` at `from` -> `wide` at `to`; front to back, as they may overlap
   window,  ///< `count` ranks from `rank` on get `bytes` each of the scatter that is started next, from `from` on, `stride` apart
   scatter,     ///< starts a scatter from rank `rank` in `group`; a receiver gets `bytes` at `to`
@@ -134,8 +134,8 @@ enum class step_kind : std::uint8_t {
       return "generate";
     case step_kind::read:
       return "read";
-    case step_kind::capture:
-      return "capture";
+    case step_kind::read_buffer:
+      return "read-buffer";
     case step_kind::release:
       return "release";
     case step_kind::copy:

@@ -36,7 +36,7 @@ struct step_summary {
 
   /// Does it name tensors?
   [[nodiscard]] bool has_tensor() const noexcept {
-    return kind == step_kind::generate || kind == step_kind::read || kind == step_kind::capture ||
+    return kind == step_kind::generate || kind == step_kind::read || kind == step_kind::read_buffer ||
            kind == step_kind::release || kind == step_kind::copy || kind == step_kind::place ||
            kind == step_kind::fetch || kind == step_kind::widen || kind == step_kind::compare;
   }

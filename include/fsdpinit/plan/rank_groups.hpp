@@ -22,12 +22,12 @@ struct source_layout {
 
 /// A scatter goes to the source's replica only, whose ranks pass their parts on to the other replicas: the source sends the
 /// model once, whatever the number of replicas. With several sources each sends to the ranks it serves.
-[[nodiscard]] inline bool scatter_is_relayed(const mesh& ranks, const source_layout& sources) noexcept {
-  return ranks.replicas > 1 && sources.grouped && sources.is_single();
+[[nodiscard]] inline bool scatter_is_relayed(const mesh& ranks, const source_layout& source_ranks) noexcept {
+  return ranks.replicas > 1 && source_ranks.grouped && source_ranks.is_single();
 }
 /// Replicas take turns at reading and pass on what they read, so that every byte is read once.
-[[nodiscard]] inline bool own_read_is_relayed(const mesh& ranks, const source_layout& sources) noexcept {
-  return ranks.replicas > 1 && sources.grouped;
+[[nodiscard]] inline bool own_read_is_relayed(const mesh& ranks, const source_layout& source_ranks) noexcept {
+  return ranks.replicas > 1 && source_ranks.grouped;
 }
 
 namespace detail {
@@ -46,10 +46,10 @@ struct spaced_ranks {
   return {.first = ranks.shard_of(rank), .apart = ranks.shards, .count = ranks.replicas};
 }
 /// Those in the scatters of a rank: of the source's replica all, of others it alone. \pre scatter_is_relayed()
-[[nodiscard]] inline spaced_ranks relayed_scatter_of(const mesh& ranks, const source_layout& sources,
+[[nodiscard]] inline spaced_ranks relayed_scatter_of(const mesh& ranks, const source_layout& source_ranks,
                                                      std::size_t rank) noexcept {
   const std::size_t replica = ranks.replica_of(rank);
-  return replica == ranks.replica_of(sources.source_rank)
+  return replica == ranks.replica_of(source_ranks.source_rank)
              ? spaced_ranks{.first = ranks.rank_of(replica, 0), .count = ranks.shards}
              : spaced_ranks{.first = rank, .count = 1};
 }
@@ -72,17 +72,17 @@ struct rank_groups {
 };
 
 /// O(shards + replicas), and with several sources O(ranks).
-[[nodiscard]] inline rank_groups groups_of(const mesh& ranks, const source_layout& sources, std::size_t rank) {
-  rank_groups out{.source = sources.serving(rank), .replicas = detail::listed(detail::replicas_of(ranks, rank))};
-  if (!sources.is_single()) {
+[[nodiscard]] inline rank_groups groups_of(const mesh& ranks, const source_layout& source_ranks, std::size_t rank) {
+  rank_groups out{.source = source_ranks.serving(rank), .replicas = detail::listed(detail::replicas_of(ranks, rank))};
+  if (!source_ranks.is_single()) {
     for (std::size_t other = 0; other < ranks.size(); ++other) {
-      if (sources.serving(other) == out.source) {
+      if (source_ranks.serving(other) == out.source) {
         out.served.push_back(other);
       }
     }
     out.scatter = out.served;
-  } else if (scatter_is_relayed(ranks, sources)) {
-    out.scatter = detail::listed(detail::relayed_scatter_of(ranks, sources, rank));
+  } else if (scatter_is_relayed(ranks, source_ranks)) {
+    out.scatter = detail::listed(detail::relayed_scatter_of(ranks, source_ranks, rank));
   }
   return out;
 }

@@ -22,12 +22,12 @@ class rank_plan {
   /// `made` must outlive it. \pre rank < ranks.
   rank_plan(const plan& made, std::size_t rank) : plan_(made), rank_(rank) {
     const plan_options& options = made.options;
-    groups_ = groups_of(options.ranks, options.sources, rank);
+    groups_ = groups_of(options.ranks, options.source_ranks, rank);
     shard_ = options.ranks.shard_of(rank);
-    relays_scatters_ = scatter_is_relayed(options.ranks, options.sources);
-    relays_own_reads_ = own_read_is_relayed(options.ranks, options.sources);
+    relays_scatters_ = scatter_is_relayed(options.ranks, options.source_ranks);
+    relays_own_reads_ = own_read_is_relayed(options.ranks, options.source_ranks);
     shards_served_ = end_served_ = options.ranks.shards;
-    if (!options.sources.is_single()) {
+    if (!options.source_ranks.is_single()) {
       serves_.resize(options.ranks.shards, 0);
       first_served_ = options.ranks.shards;
       shards_served_ = end_served_ = 0;
@@ -67,30 +67,30 @@ class rank_plan {
   }
 
   [[nodiscard]] bool relays(const bucket& which) const noexcept {
-    return which.way == route::scatter ? relays_scatters_ : which.way == route::own_read && relays_own_reads_;
+    return which.route == route::scatter ? relays_scatters_ : which.route == route::own_read && relays_own_reads_;
   }
   /// The rank that has the bytes of this bucket, or of this rank's window of it, when they begin to move.
   [[nodiscard]] std::size_t root_of(const bucket& which) const noexcept {
     const mesh& ranks = plan_.options.ranks;
-    switch (which.way) {
+    switch (which.route) {
       case route::scatter:
         return groups_.source;
       case route::own_read:
         return relays(which) ? ranks.rank_of(which.reader, shard()) : rank_;
       default:
-        return which.captured ? plan_.options.sources.source_rank : groups_.source;
+        return which.from_buffer ? plan_.options.source_ranks.source_rank : groups_.source;
     }
   }
   [[nodiscard]] bool reads(const bucket& which) const noexcept { return root_of(which) == rank_; }
   /// Those that receive a broadcast bucket, the root with them; empty where it is all ranks.
   [[nodiscard]] std::span<const std::size_t> broadcast_group(const bucket& which) const noexcept {
-    return which.captured ? std::span<const std::size_t>{} : std::span<const std::size_t>(groups_.served);
+    return which.from_buffer ? std::span<const std::size_t>{} : std::span<const std::size_t>(groups_.served);
   }
 
   /// Where this rank puts or takes its own part of a bucket, if that needs no staging.
   [[nodiscard]] std::optional<slab_range> in_place_range(const bucket& which) const {
     const slab_access& access = plan_.options.access;
-    const bool travels = which.way != route::own_read || relays(which);
+    const bool travels = which.route != route::own_read || relays(which);
     const bool possible = (!travels || access.communicator) && (!reads(which) || access.host);
     return possible ? contiguous_destination(plan_.tensors, plan_.schedule, which, shard()) : std::nullopt;
   }
@@ -107,7 +107,7 @@ class rank_plan {
 
   /// Is an own read made piece by piece into the slabs?
   [[nodiscard]] bool reads_directly(const bucket& which) const noexcept {
-    return which.way == route::own_read && !relays(which) && plan_.options.access.host;
+    return which.route == route::own_read && !relays(which) && plan_.options.access.host;
   }
 
   /// Are there checksums of this bucket? Not where each rank reads its part straight to its place.
@@ -117,7 +117,7 @@ class rank_plan {
   /// Staging bytes that this rank needs for one bucket: nothing where it works in place, else its own part of a window or the
   /// payload of a broadcast. The source of a scatter holds every window it sends, and its own where that is not read in place.
   [[nodiscard]] std::uint64_t staging_of(const bucket& which) const {
-    if (which.way == route::scatter && is_source()) {
+    if (which.route == route::scatter && is_source()) {
       return which.bytes * (shards_served_ - (reads_own_window_in_place() ? 1U : 0U));
     }
     if (reads_directly(which) || in_place_range(which)) {

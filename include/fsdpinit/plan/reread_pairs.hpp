@@ -16,10 +16,10 @@ namespace fsdpinit {
 /// the checkpoint, and what a rank holds is held against what another one reads. Else it comes from one copy, and each
 /// rank reads its own part again.
 [[nodiscard]] inline bool is_read_by_several(const plan_options& how, const planned_tensor& tensor) noexcept {
-  if (tensor.captured || tensor.generated || how.ranks.size() == 1) {
+  if (tensor.from_buffer || tensor.generated || how.ranks.size() == 1) {
     return false;
   }
-  return tensor.way == route::own_read || tensor.way == route::full_copy || !how.sources.is_single();
+  return tensor.route == route::own_read || tensor.route == route::full_copy || !how.source_ranks.is_single();
 }
 
 /// Whose part of such tensors each rank reads again: that of the rank half of all ranks away, counted node by node
@@ -29,7 +29,7 @@ class reread_pairs {
  public:
   /// O(ranks). By counting: `<algorithm>` is more than core.hpp should cost.
   explicit reread_pairs(const plan_options& how) : order_(how.ranks.size()) {
-    const std::vector<std::size_t>& node_of = how.sources.nodes;
+    const std::vector<std::size_t>& node_of = how.source_ranks.nodes;
     std::vector<std::size_t> next(node_of.empty() ? 0 : order_.size() + 1);  // per node: the place of its next rank
     for (const std::size_t node : node_of) {
       ++next[node + 1];

@@ -20,9 +20,9 @@ namespace fsdpinit {
 /// Where the bytes of one stored tensor come from.
 struct load_item {
   std::size_t tensor = 0;             ///< index into module_view::tensors
-  bool captured = false;              ///< a non-persistent buffer: from the source rank's module
+  bool from_buffer = false;           ///< a non-persistent buffer: from the source rank's module
   bool missing = false;               ///< not in the source: to be initialised
-  std::size_t source = 0;             ///< index into the source's tensors, if not captured
+  std::size_t source = 0;             ///< index into the source's tensors, if not from a buffer
   std::vector<std::size_t> copies{};  ///< further names of it in the source, to be compared
 };
 
@@ -39,7 +39,7 @@ struct tensor_request {
   fsdpinit::placement placement{};
   std::size_t unit = 0;
   /// A non-persistent buffer: its bytes come from the source rank's module, not from the source.
-  bool captured = false;
+  bool from_buffer = false;
   bool generated = false;  ///< not in the source: each rank makes its part
   /// Further copies of it in the source, under tied names, which are read too and compared.
   std::size_t extra_copies = 0;
@@ -64,10 +64,10 @@ struct planned_tensor {
   std::size_t slab = 0;
   std::uint64_t offset = 0;  ///< within the slab, of the first byte that arrives; the same on every rank
   std::optional<fsdpinit::widening> widening{};
-  bool captured = false;
+  bool from_buffer = false;
   bool generated = false;  ///< not in the source: each rank makes its part
   std::size_t extra_copies = 0;
-  route way = route::scatter;
+  fsdpinit::route route = fsdpinit::route::scatter;
   std::optional<file_position> position{};
   std::uint64_t tile_bytes = 0;
 
@@ -157,14 +157,15 @@ inline void order_by_place(slabs_layout& layout) {
     const dtype travelling = request.travels_as.value_or(request.dtype);
     std::optional<widening> grows;
     if (travelling != request.dtype && kept.bytes() != 0) {
-      grows = {
-          .from = travelling, .to = request.dtype, .growth = kept.slot_bytes() - partition_of(travelling).slot_bytes()};
+      grows = {.from = travelling,
+               .to = request.dtype,
+               .growth = kept.reserved_bytes() - partition_of(travelling).reserved_bytes()};
     }
     layout.tensors.push_back({.partition = grows ? partition_of(travelling) : kept,
                               .request = i,
                               .slab = slab,
                               .widening = grows,
-                              .captured = request.captured,
+                              .from_buffer = request.from_buffer,
                               .generated = request.generated,
                               .extra_copies = request.extra_copies,
                               .position = request.position,
@@ -174,7 +175,7 @@ inline void order_by_place(slabs_layout& layout) {
   for (planned_tensor& tensor : layout.tensors) {
     slab_layout& slab = layout.slabs[tensor.slab];
     tensor.offset = align_up(slab.bytes, slab_alignment) + (tensor.widening ? tensor.widening->growth : 0);
-    slab.bytes = tensor.offset + tensor.partition.slot_bytes();
+    slab.bytes = tensor.offset + tensor.partition.reserved_bytes();
   }
   return layout;
 }

@@ -57,8 +57,8 @@ class step_writer {
     if (bytes == 0) {
       return;
     }
-    if (planned.captured) {
-      emit_({.kind = step_kind::capture, .tensor = tensor, .to = to, .at = {.offset = offset}, .bytes = bytes});
+    if (planned.from_buffer) {
+      emit_({.kind = step_kind::read_buffer, .tensor = tensor, .to = to, .at = {.offset = offset}, .bytes = bytes});
       return;
     }
     read_once(tensor, offset, bytes, to);
@@ -85,7 +85,7 @@ class step_writer {
   void read_alike(std::size_t tensor, std::uint64_t offset, std::uint64_t bytes, region_position to,
                   std::uint64_t count, std::uint64_t stride, std::uint64_t apart) const {
     const planned_tensor& planned = plan_.tensors[tensor];
-    if (!planned.captured && planned.extra_copies == 0) {
+    if (!planned.from_buffer && planned.extra_copies == 0) {
       read_once(tensor, offset, bytes, to, count, stride, apart);
       return;
     }
@@ -93,7 +93,7 @@ class step_writer {
       read(tensor, offset + i * stride, bytes, to + i * apart);
     }
   }
-  /// The same without further copies. \pre not captured.
+  /// The same without further copies. \pre not from a buffer.
   void read_once(std::size_t tensor, std::uint64_t offset, std::uint64_t bytes, region_position to,
                  std::uint64_t count = 1, std::uint64_t stride = 0, std::uint64_t apart = 0) const {
     const std::optional<file_position>& begin = plan_.tensors[tensor].position;

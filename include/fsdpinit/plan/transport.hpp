@@ -8,25 +8,35 @@
 namespace fsdpinit {
 
 /// How bytes get from the checkpoint to the shards.
-enum class transport_kind : std::uint8_t {
-  scatter,    ///< a source rank reads; every rank receives its own part alone; whole tensors are broadcast
-  broadcast,  ///< a source rank reads; every rank receives everything and keeps its part
-  own_read,   ///< every rank reads its own part; replicas of a part read a share of it each and exchange them
-  automatic,  ///< own_read for large chunks, scatter for small ones
-  none,       ///< every rank reads everything by itself
+enum class transport : std::uint8_t {
+  /// The source rank reads, and each rank receives its own part and nothing else; whole tensors are broadcast. The default.
+  scatter,
+  /// The source rank reads, and each rank receives everything, bucket by bucket, and keeps its part: what the Python stacks do tensor
+  /// by tensor.
+  broadcast,
+  /// Each rank reads its own part: for checkpoints on storage that all ranks share (or have a copy of). Replicas of a
+  /// part read a share of it each and exchange them. Whole tensors are read by the source rank and broadcast. A rank that
+  /// finds another checkpoint than the source rank is error{disagreement}.
+  own_read,
+  /// `own_read` for tensors whose chunks are 1 MiB or larger, `scatter` for smaller ones, and for all if some rank cannot
+  /// read the checkpoint (error{io, invalid_file} where it is opened or sampled) or finds another one. Other failures of
+  /// a rank that opens it are everybody's. The report says what was picked, and why.
+  automatic,
+  /// Every rank reads everything by itself: that of `every_rank_loads`, and of no other policy.
+  none,
 };
 
-[[nodiscard]] constexpr std::string_view name(transport_kind kind) noexcept {
-  switch (kind) {
-    case transport_kind::scatter:
+[[nodiscard]] constexpr std::string_view name(transport by) noexcept {
+  switch (by) {
+    case transport::scatter:
       return "scatter";
-    case transport_kind::broadcast:
+    case transport::broadcast:
       return "broadcast";
-    case transport_kind::own_read:
+    case transport::own_read:
       return "own-read";
-    case transport_kind::automatic:
+    case transport::automatic:
       return "automatic";
-    case transport_kind::none:
+    case transport::none:
       return "none";
   }
   return "unknown";
@@ -49,34 +59,34 @@ inline constexpr std::uint64_t own_read_threshold = 1 * mib;
 struct routed_tensor {
   std::uint64_t chunk_bytes = 0;  ///< of its largest shard
   bool whole = false;             ///< every rank keeps all of it
-  bool captured = false;          ///< its bytes are on the source rank alone
+  bool from_buffer = false;       ///< its bytes are on the source rank alone
   bool generated = false;         ///< its bytes are made by whoever keeps them
 };
 
 /// Whole tensors are read once, by the source, and broadcast; on a mesh without shards, where all are whole, replicas share
 /// the reading of those too.
-[[nodiscard]] constexpr route route_of(const routed_tensor& tensor, transport_kind transport,
+[[nodiscard]] constexpr route route_of(const routed_tensor& tensor, fsdpinit::transport transport,
                                        std::uint64_t shards) noexcept {
   if (tensor.generated) {
     return route::generated;
   }
-  if (tensor.captured) {
+  if (tensor.from_buffer) {
     return route::broadcast;
   }
   const bool may_be_split = !tensor.whole || shards == 1;
   switch (transport) {
-    case transport_kind::none:
+    case transport::none:
       return route::full_copy;
-    case transport_kind::own_read:
+    case transport::own_read:
       return may_be_split ? route::own_read : route::broadcast;
-    case transport_kind::automatic:
+    case transport::automatic:
       if (may_be_split && tensor.chunk_bytes >= own_read_threshold) {
         return route::own_read;
       }
       break;
-    case transport_kind::broadcast:
+    case transport::broadcast:
       return route::broadcast;
-    case transport_kind::scatter:
+    case transport::scatter:
       break;
   }
   return tensor.whole ? route::broadcast : route::scatter;

@@ -68,11 +68,11 @@ template <class Size>
 
 /// What every rank reads of a tensor where each loads the whole model.
 [[nodiscard]] inline std::uint64_t fully_loaded_bytes(const planned_tensor& tensor) noexcept {
-  return tensor.way == route::full_copy ? tensor.partition.bytes() : 0;
+  return tensor.route == route::full_copy ? tensor.partition.bytes() : 0;
 }
 /// What is read again of a tensor by the rank that reads most of it, so that all ranks take as many turns.
 [[nodiscard]] inline std::uint64_t reread_bytes(const planned_tensor& tensor) noexcept {
-  return tensor.captured || tensor.generated ? 0 : tensor.partition.slot_bytes();
+  return tensor.from_buffer || tensor.generated ? 0 : tensor.partition.reserved_bytes();
 }
 
 /// Parts of tensors that the source does not have.
@@ -97,7 +97,7 @@ inline void write_kept_parts(const step_writer& write) {
   region_position whole{.kind = region_kind::full_copy};
   for (std::size_t i = 0; i < write.made().tensors.size(); ++i) {
     const planned_tensor& tensor = write.tensor(i);
-    if (tensor.way != route::full_copy) {
+    if (tensor.route != route::full_copy) {
       continue;
     }
     write.place_global(i, 0, tensor.partition.bytes(), whole);
@@ -143,7 +143,7 @@ class reread_steps {
         by_several ? sum(part) : compare(part);
         begin = end;
       }
-      if (by_several && each.end == tensor.partition.slot_bytes()) {
+      if (by_several && each.end == tensor.partition.reserved_bytes()) {
         store(each.tensor, held);
         store(each.tensor, again);
       }

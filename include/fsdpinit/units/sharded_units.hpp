@@ -69,19 +69,19 @@ class sharded_units {
   using gradients = unit_gradients<staging>;
 
   /// Collective. Takes the slots of a module that was initialised over these ranks.
-  /// \param links  A Communicator, or `channels{data, control}`; what it refers to outlives this object.
-  /// \param how    The options of the initialisation: its mesh, its units, what it left alone; and a deadline.
+  /// \param ranks    A Communicator, or `channels{data, control}`; what it refers to outlives this object.
+  /// \param options  The options of the initialisation: its mesh, its units, what it left alone; and a deadline.
   /// \param memory `Space`, where the module's shards live, or nothing: a space of this rank's own.
   /// \throws error, the same on every rank: invalid_argument naming the FQN of a slot that is on meta, holds another part, or
   /// lies elsewhere than its unit's slab has it; disagreement where ranks differ in slots, units or what is trained.
   template <ShardableModule Module, class Channels, class Given = default_memory>
     requires detail::AreLinks<Channels> && (std::same_as<Given, Space> || std::same_as<Given, default_memory>)
-  sharded_units(Module& module, Channels&& links, const options& how = {}, Given memory = {})
-      : ranks_(detail::channels_of(links).data, detail::channels_of(links).control, how.deadline_seconds) {
+  sharded_units(Module& module, Channels&& ranks, const options& options = {}, Given memory = {})
+      : ranks_(detail::channels_of(ranks).data, detail::channels_of(ranks).control, options.deadline_seconds) {
     static_assert(std::is_lvalue_reference_v<Channels> || detail::is_channels<std::remove_cvref_t<Channels>>,
-                  "fsdpinit: `links` must outlive the units; give a communicator that has a name, not a temporary one");
+                  "fsdpinit: `ranks` must outlive the units; give a communicator that has a name, not a temporary one");
     ranks_.all_or_nothing([&] {
-      detail::require_equal_calls(ranks_.control(), how.deadline_seconds, [&] {
+      detail::require_equal_calls(ranks_.control(), options.deadline_seconds, [&] {
         detail::require_equal_ranks(ranks_.link(), ranks_.control());
         if constexpr (std::same_as<Given, Space>) {
           memory_.emplace(memory);
@@ -91,8 +91,8 @@ class sharded_units {
         host_.emplace(detail::staging_for(*memory_));
         wholes_.emplace(*memory_);
         gathered_.emplace(gathering_memory());
-        take(module, how);
-        std::string manifest = concat("replicas ", how.replicas, "\n");
+        take(module, options);
+        std::string manifest = concat("replicas ", options.replicas, "\n");
         append_manifest(manifest, view_);
         return manifest;
       });
@@ -290,7 +290,7 @@ class sharded_units {
   }
 
   template <class Module>
-  void take(Module& module, const options& how) {
+  void take(Module& module, const options& options) {
     module_traits<Module>::visit_slots(module, []<class Slot>(std::string_view /*fqn*/, Slot& /*slot*/) {
       if constexpr (detail::require_slot<Slot>()) {
         constexpr bool is_lending = LendingSlot<Slot>;
@@ -300,9 +300,9 @@ class sharded_units {
             "that returns the local_shard which was adopted");
       }
     });
-    detail::require_valid(how, ranks_.data().size());
+    detail::require_valid(options, ranks_.data().size());
     const std::size_t rank = ranks_.data().rank();
-    const mesh ranks{.shards = ranks_.data().size() / how.replicas, .replicas = how.replicas};
+    const mesh ranks{.shards = ranks_.data().size() / options.replicas, .replicas = options.replicas};
     where_ = {.shards = ranks.shards, .index = ranks.shard_of(rank)};
     for (std::size_t shard = 0; shard < ranks.shards; ++shard) {
       shard_group_.push_back(ranks.rank_of(ranks.replica_of(rank), shard));
@@ -310,7 +310,7 @@ class sharded_units {
     for (std::size_t replica = 0; replica < ranks.replicas; ++replica) {
       replica_group_.push_back(ranks.rank_of(replica, where_.index));
     }
-    view_ = view_of(module, how.unit_prefixes, how.ignored_prefixes);
+    view_ = view_of(module, options.unit_prefixes, options.ignored_prefixes);
     units_.reserve(view_.units.size());
     for (std::size_t unit = 0; unit < view_.units.size(); ++unit) {
       units_.push_back({.layout = lay_out_unit(view_, unit, where_),
@@ -363,8 +363,8 @@ template <>
 class sharded_units<detail::rejected_links, detail::rejected_links, host_memory> {
  public:
   template <class Module, class Channels, class Given = default_memory>
-  explicit sharded_units(Module& /*module*/, Channels&& /*links*/, const options& /*how*/ = {}, Given /*memory*/ = {}) {
-  }
+  explicit sharded_units(Module& /*module*/, Channels&& /*ranks*/, const options& /*options*/ = {},
+                         Given /*memory*/ = {}) {}
 };
 
 template <class Module, class Channels, class Given = default_memory>

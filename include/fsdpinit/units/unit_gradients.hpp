@@ -70,7 +70,7 @@ struct gradient_layout {
         made.whole_offset = layout.whole_bytes;
         layout.whole_bytes = align_up(layout.whole_bytes + bytes, slab_alignment);
       }
-      layout.block_bytes = align_up(layout.block_bytes + made.partition.slot_bytes(), slab_alignment);
+      layout.block_bytes = align_up(layout.block_bytes + made.partition.reserved_bytes(), slab_alignment);
       layout.tensors.push_back(made);
     }
     layout.replicated_begin = replicated ? layout.replicated_begin : layout.block_bytes;
