@@ -123,10 +123,10 @@ TEST(SourcePerNode, NeedsACommunicatorThatKnowsNodes) {
   for (const auto& each : errors) {
     ASSERT_TRUE(each.has_value());
     EXPECT_EQ(each->code(), errc::invalid_argument);
-    EXPECT_STREQ(
-        each->what(),
-        "sources: one source per node needs a data communicator that knows nodes (node_of) and works in groups; use "
-        "source_ranks::one");
+    EXPECT_STREQ(each->what(),
+                 "source_ranks: one source per node needs a data communicator that knows nodes (node_of) and works in "
+                 "groups; use "
+                 "source_ranks::one");
   }
 }
 
