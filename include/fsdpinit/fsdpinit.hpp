@@ -8,7 +8,7 @@
 #include <fsdpinit/communicators/collectives.hpp>
 #include <fsdpinit/communicators/self.hpp>
 #include <fsdpinit/communicators/threads.hpp>
-#include <fsdpinit/concepts/slot.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/core.hpp>
 #include <fsdpinit/init/initialize.hpp>
 #include <fsdpinit/init/positional.hpp>

@@ -13,7 +13,7 @@ compiler=${CXX:-g++}
 # In millions, for g++ 12; about 4,100 are a second on the machine that the aims are from: 0.5 s and 1.0 s. <memory>, <string>, <vector>,
 # <span> and <map> are half of fsdpinit.hpp. The limits keep both from growing. The engine, and predict over programs, are ordinary code, and
 # so are paid for where they are included, not where they are called; a program over fsdpinit::compiled does not include them.
-declare -A limit=([core.hpp]=2850 [fsdpinit.hpp]=10100 [fsdpinit.hpp compiled]=6400)
+declare -A limit=([core.hpp]=2850 [fsdpinit.hpp]=10200 [fsdpinit.hpp compiled]=6400)
 headers=(core.hpp fsdpinit.hpp)
 forbidden='/(nlohmann|fmt)/|/(ranges|iostream|regex|mpi\.h)$|/boost/hana\.hpp$|/gsl/gsl$'
 

@@ -2,8 +2,8 @@
 #include "support/archetypes.hpp"
 #include "support/fake_device_memory.hpp"
 #include <fsdpinit/communicators/self.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/optimizer.hpp>
-#include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/modules/dynamic_module.hpp>
 #include <fsdpinit/sources/in_memory.hpp>
 #include <fsdpinit/testing/faults.hpp>

@@ -2,6 +2,7 @@
 
 #include <fsdpinit/communicators/threads.hpp>
 #include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
 #include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>

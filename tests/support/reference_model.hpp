@@ -1,7 +1,7 @@
 #pragma once
 
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
-#include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/index/mesh.hpp>
 #include <fsdpinit/memory/block.hpp>
 #include <fsdpinit/memory/host_memory.hpp>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <fsdpinit/concepts/slot.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/error.hpp>

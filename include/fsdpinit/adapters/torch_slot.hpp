@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fsdpinit/adapters/torch_first.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/shape.hpp>

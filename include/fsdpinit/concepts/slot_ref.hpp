@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/dtype.hpp>
 #include <fsdpinit/core/shape.hpp>

@@ -1,7 +1,7 @@
 #pragma once
 
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_ref.hpp>
-#include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/checksum.hpp>
 #include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/engine/program_runner.hpp>

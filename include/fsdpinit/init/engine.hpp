@@ -1,7 +1,7 @@
 #pragma once
 
 #include <fsdpinit/concepts/control_ref.hpp>
-#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/concepts/module_ref.hpp>
 #include <fsdpinit/core/compiler.hpp>
 #include <fsdpinit/engine/payload_link.hpp>
 #include <fsdpinit/init/extras.hpp>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <fsdpinit/concepts/shardable_module.hpp>
+#include <fsdpinit/concepts/module_ref.hpp>
 #include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/concepts/slot_ref.hpp>
 #include <fsdpinit/core/error.hpp>

@@ -1,8 +1,8 @@
 #pragma once
 
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/optimizer.hpp>
 #include <fsdpinit/concepts/shardable_module.hpp>
-#include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/shape.hpp>
 #include <fsdpinit/core/text.hpp>
 #include <fsdpinit/init/optimizer_binding.hpp>

@@ -1,9 +1,9 @@
 #pragma once
 
 #include <fsdpinit/concepts/communicator.hpp>
+#include <fsdpinit/concepts/local_shard.hpp>
 #include <fsdpinit/concepts/memory_ref.hpp>
 #include <fsdpinit/concepts/memory_space.hpp>
-#include <fsdpinit/concepts/slot.hpp>
 #include <fsdpinit/core/bytes.hpp>
 #include <fsdpinit/core/error.hpp>
 #include <fsdpinit/core/text.hpp>
