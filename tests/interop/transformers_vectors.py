@@ -204,7 +204,7 @@ def llama():
 
 
 def gpt2():
-    """Is loaded as it is, but for the causal masks. With linear layers in place of Conv1D it computes the same."""
+    """Is loaded as it is, except for the causal masks. With linear layers in place of Conv1D it computes the same."""
     positions = 6
     shapes = {"wte.weight": (vocab, hidden), "wpe.weight": (positions, hidden), "ln_f.weight": (hidden,), "ln_f.bias": (hidden,)}
     for i in range(layers):

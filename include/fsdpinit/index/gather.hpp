@@ -25,8 +25,7 @@ namespace fsdpinit::index_map {
 
 /// Runs at least as long go straight to their place; shorter ones are read together where they are neighbours.
 inline constexpr std::uint64_t direct_run_bytes = 16 * kib;
-/// Between such neighbours, gaps below it are read along, however little lies between them: a request takes as long as copying so much
-/// out of the page cache, and files are read in pages.
+/// Between such neighbours, gaps below it are read along, however little lies between them: files are read in pages of that size.
 inline constexpr std::uint64_t joined_gap_bytes = 4 * kib;
 /// Room for an element, as it is stored and as it is made.
 inline constexpr std::uint64_t least_tile_bytes = 16;

@@ -20,7 +20,7 @@
 namespace fsdpinit {
 
 /// Any function that says how to load: scatter, broadcast, own_read, or automatic, which is by the size of chunks. It is given all
-/// tensors, and the plan's options but for the transport. What std::function would be, but `<functional>` is a tenth of what
+/// tensors, and the plan's options except the transport. What std::function would be, but `<functional>` is a tenth of what
 /// fsdpinit.hpp takes to include.
 class transport_choice {
  public:
